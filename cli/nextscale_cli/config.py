@@ -1,0 +1,52 @@
+"""``nextscale config``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, ConfigFile, Modality, Overrides, Preset
+
+app = typer.Typer(**PLAIN, no_args_is_help=True, help="List presets, show and check configurations.")
+
+
+@app.command("ls")
+def ls() -> None:
+    """List the presets of every modality."""
+    from nextscale.plugins import discover
+    from nextscale.runconfig import preset_summary, presets
+    from nextscale_cli.tables import print_rows
+
+    rows = [
+        {
+            "modality": name,
+            "preset": preset,
+            "": "default" if preset == plugin.spec.default_preset else "",
+            "summary": preset_summary(path),
+        }
+        for name, plugin in discover().modalities.items()
+        for preset, path in presets(name).items()
+    ]
+    print_rows(rows)
+
+
+@app.command("show")
+def show(
+    overrides: Overrides = None, modality: Modality = None, preset: Preset = None, config: ConfigFile = None
+) -> None:
+    """Show a resolved configuration as YAML, every setting with its description."""
+    from nextscale.runconfig import dump_config, load_config
+
+    settings = load_config(modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY)
+    typer.echo(dump_config(settings, comments=True), nl=False)
+
+
+@app.command("validate")
+def validate(file: Annotated[Path, typer.Argument(help="A YAML file of settings.")]) -> None:
+    """Check a configuration file; exit code 2 and one line where it is wrong."""
+    from nextscale.runconfig import load_config
+
+    load_config(file=file, default_modality=DEFAULT_MODALITY)
+    typer.echo("ok")

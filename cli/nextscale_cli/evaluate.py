@@ -1,0 +1,60 @@
+"""``nextscale eval``"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nextscale_cli.options import Device, Run
+
+
+class Features(StrEnum):
+    classifier = "classifier"
+    efficientnet = "efficientnet"
+    both = "both"
+
+
+def evaluate(
+    run: Run,
+    samples: Annotated[int, typer.Option(min=2, help="How many samples at each guidance.")] = 1000,
+    guidance: Annotated[str, typer.Option(metavar="T,T,...", help="Guidance values.")] = "0,2",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
+    features: Annotated[Features, typer.Option(help="Features that distances are measured on.")] = Features.classifier,
+    inception: Annotated[
+        Path | None, typer.Option(help="Standard Inception weights, for a distance that may be called FID.")
+    ] = None,
+    reconstruction_only: Annotated[
+        bool, typer.Option("--reconstruction-only", help="Measure the tokenizer only; draw no samples.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Measure reconstruction and sample quality of a trained run.
+
+    Writes RUN/eval.json. Every distance stands beside its real-against-real floor at the same sample count.
+    """
+    values = _guidance(guidance)
+    options: dict[str, Any] = {"features": features.value, "reconstruction_only": reconstruction_only}
+    if inception is not None:
+        options["inception"] = inception
+    from nextscale.evaluation import evaluate as evaluate_run
+
+    from nextscale_cli.tables import print_results
+
+    results = evaluate_run(run, samples=samples, guidance=values, seed=seed, device=device, options=options)
+    print_results(results)
+    typer.echo(run / "eval.json")
+
+
+def _guidance(text: str) -> list[float]:
+    from nextscale.errors import ConfigError
+
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 <= value < float("inf") for value in values):
+        raise ConfigError(f"--guidance {text!r} should be numbers from 0 up, separated by commas, such as 0,2")
+    return values

@@ -1,0 +1,119 @@
+"""``nextscale``: commands are found by name and imported when they are used, so that help is fast."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from nextscale_cli.errors import one_line_errors
+from nextscale_cli.options import PLAIN
+
+COMMANDS = {
+    "train": ("nextscale_cli.train:train", "Train both stages of a model, or one of them."),
+    "tokenize": ("nextscale_cli.tokenize:tokenize", "Write a run's token cache anew."),
+    "sample": ("nextscale_cli.sample:sample", "Draw samples from a trained run."),
+    "eval": ("nextscale_cli.evaluate:evaluate", "Measure reconstruction and sample quality of a trained run."),
+    "bench": ("nextscale_cli.bench:app", "Time this installation on this machine."),
+    "plugins": ("nextscale_cli.plugins:app", "List the modalities that are installed."),
+    "config": ("nextscale_cli.config:app", "List presets, show and check configurations."),
+    "doctor": ("nextscale_cli.doctor:doctor", "Check this installation."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Help shows names and summaries; only the command that is used is imported.
+
+    Commands of plugins cost a look at every plugin's entry module, which is taken only where a distribution other
+    than nextscale's own registers one.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self._paths: dict[str, str] = {}
+        self._listing = False
+        for name, (path, summary) in COMMANDS.items():
+            self._add(name, path, summary)
+        self._plugins_added = False
+
+    def _add(self, name: str, path: str, summary: str) -> None:
+        self._paths[name] = path
+        self.commands[name] = TyperCommand(name, help=summary)
+
+    def _add_plugins(self) -> None:
+        if self._plugins_added:
+            return
+        self._plugins_added = True
+        from nextscale.plugins import discover, third_party
+
+        if third_party():
+            for command in discover().commands():
+                if command.name not in COMMANDS:  # `doctor` and `plugins ls` say so
+                    self._add(command.name, command.function, command.summary)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self._add_plugins()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self._paths:
+            self._add_plugins()
+        if self._listing or cmd_name not in self._paths:
+            return self.commands.get(cmd_name)
+        return _build(cmd_name, self._paths[cmd_name])
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+    def invoke(self, ctx: Any) -> Any:
+        # Inside typer's own handling, which would turn an interrupt or a full disk into something else.
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
+def _build(name: str, path: str) -> Any:
+    from nextscale.plugins import load_object
+
+    found = load_object(path)
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(**PLAIN)
+        single.command(name)(found)
+        found = single
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, **PLAIN)
+
+
+def _show_version(show: bool) -> None:
+    if show:
+        import nextscale
+
+        typer.echo(f"nextscale {nextscale.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _nextscale(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Next-scale autoregressive modelling: train, sample, evaluate, for any kind of data."""
+
+
+def main() -> None:
+    """The console script."""
+    with one_line_errors():
+        try:
+            app(prog_name="nextscale")
+        finally:
+            sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last breath

@@ -1,0 +1,18 @@
+"""``nextscale tokenize``"""
+
+from __future__ import annotations
+
+import typer
+
+from nextscale_cli.options import Overrides, Run
+
+
+def tokenize(run: Run, overrides: Overrides = None) -> None:
+    """Write a run's token cache anew.
+
+    With the run's own settings, then KEY=VALUE: training.transformer.cache_passes=4, data.flip=true ...
+    """
+    from nextscale.training.run import tokenize as tokenize_run
+
+    for path in tokenize_run(run, overrides or ()):
+        typer.echo(path)

@@ -1,0 +1,90 @@
+"""``nextscale train``"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextscale_cli.options import DEFAULT_MODALITY, ConfigFile, Modality, Overrides, Preset
+
+if TYPE_CHECKING:
+    from nextscale.runconfig import RunConfig
+
+
+class Stage(StrEnum):
+    all = "all"
+    tokenizer = "tokenizer"
+    transformer = "transformer"
+
+
+def train(
+    overrides: Overrides = None,
+    modality: Modality = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    stage: Annotated[Stage, typer.Option(help="Both stages, or one of them.")] = Stage.all,
+    name: Annotated[str | None, typer.Option(help="The run's name.", show_default="the preset's")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="auto|PATH", help="Go on with an existing run: its latest checkpoint, or this one."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")] = False,
+) -> None:
+    """Train both stages of a model, or one of them.
+
+    Settings: preset, then --config, then KEY=VALUE. A run that is resumed keeps its own, then KEY=VALUE.
+    """
+    from nextscale.runconfig import dump_config, load_config, load_run_config
+
+    folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
+    if resume is None or folder is None or not (folder / "config.yaml").exists():
+        settings = load_config(modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY)
+        folder = folder or _default_folder(settings)
+    if resume is not None and (folder / "config.yaml").exists():
+        settings = load_run_config(folder, overrides or ())
+        _check_same(settings, folder, modality, preset, config)
+
+    if dry_run:
+        typer.echo(dump_config(settings), nl=False)
+        from nextscale.training.run import describe
+        from nextscale_cli.tables import print_results
+
+        typer.echo()
+        print_results({"run": str(folder), **describe(settings)})
+        return
+
+    from nextscale.training.run import train as train_run
+
+    train_run(settings, folder, stage.value, resume)
+
+
+def _default_folder(settings: RunConfig) -> Path:
+    from nextscale.runconfig import NO_PRESET
+
+    named = settings.preset not in (None, NO_PRESET)
+    return Path("runs") / (str(settings.preset) if named else settings.modality)
+
+
+def _folder_of(resume: str | None) -> Path | None:
+    """The run that a checkpoint to resume from lies in; None for ``auto``, or where no run holds it."""
+    if resume in (None, "auto"):
+        return None
+    path = Path(str(resume))
+    return next((folder for folder in (path, *path.parents) if (folder / "config.yaml").exists()), None)
+
+
+def _check_same(
+    settings: RunConfig, folder: Path, modality: str | None, preset: str | None, config: Path | None
+) -> None:
+    """A resumed run keeps its configuration; say so where the command line names another."""
+    from nextscale.errors import ConfigError
+
+    for kind, asked, kept in (("modality", modality, settings.modality), ("preset", preset, settings.preset)):
+        if asked is not None and asked != kept:
+            raise ConfigError(f"run folder {folder} has {kind} {kept!r}, not {asked!r}: name another with --out")
+    if config is not None:
+        typer.echo(f"note: {config} is not read again: the run goes on with {folder / 'config.yaml'}", err=True)

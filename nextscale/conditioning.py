@@ -1,0 +1,95 @@
+"""Named conditions: class labels, vectors; each with a null for classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+
+from nextscale.errors import NextscaleError, unknown
+
+
+class ConditionSpec(BaseModel):
+    """One conditioning input. ``class``: integers below ``size``; ``vector``: B x ``size`` floats."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Literal["class", "vector"] = "class"
+    size: PositiveInt
+    names: tuple[str, ...] = ()
+
+
+class Conditioner(nn.Module):
+    """Embeds named conditions and adds them up to one vector a sample, the transformer's start token and adaLN input.
+
+    Every condition has a learned null, used where it is dropped in training and for the unconditional half of
+    guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598). With no condition at all, the vector is one
+    learned start.
+    """
+
+    def __init__(self, specs: Sequence[ConditionSpec], width: int) -> None:
+        super().__init__()
+        self.specs = tuple(specs)
+        self.width = width
+        self.embed = nn.ModuleDict()
+        self.null = nn.ParameterDict()
+        for spec in self.specs:
+            is_class = spec.kind == "class"
+            self.embed[spec.name] = (
+                nn.Embedding(spec.size, width) if is_class else nn.Linear(spec.size, width)
+            )
+            self.null[spec.name] = nn.Parameter(torch.empty(width))
+        if not self.specs:
+            self.null["start"] = nn.Parameter(torch.empty(width))
+
+    def forward(
+        self, conditions: Mapping[str, Tensor], num_samples: int, drop: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """B D.
+
+        A condition that is absent from ``conditions`` is null for the whole batch; ``drop[name]`` (B booleans)
+        makes it null for some samples.
+        """
+        parts = []
+        for spec in self.specs:
+            null_BD = self.null[spec.name].expand(num_samples, -1)
+            if spec.name not in conditions:
+                parts.append(null_BD)
+                continue
+            embedded_BD = self.embed[spec.name](conditions[spec.name])
+            if drop is not None and spec.name in drop:
+                embedded_BD = torch.where(
+                    drop[spec.name][:, None], null_BD.to(embedded_BD.dtype), embedded_BD
+                )
+            parts.append(embedded_BD)
+        if not parts:
+            return self.null["start"].expand(num_samples, -1)
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def check(self, conditions: Mapping[str, Tensor]) -> None:
+        """Raise NextscaleError for an unknown name, a label out of range or a wrong size."""
+        check_conditions(self.specs, conditions)
+
+
+def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Tensor]) -> None:
+    """Raise NextscaleError for an unknown condition, a label out of range, or a vector of the wrong size."""
+    by_name = {spec.name: spec for spec in specs}
+    for name, value in conditions.items():
+        if name not in by_name:
+            raise NextscaleError(unknown("condition", name, by_name))
+        spec = by_name[name]
+        if (
+            spec.kind == "class"
+            and value.numel()
+            and not 0 <= int(value.min()) <= int(value.max()) < spec.size
+        ):
+            bad = int(value.max()) if int(value.max()) >= spec.size else int(value.min())
+            raise NextscaleError(
+                f"{name} {bad} is out of range: this model knows {name}s 0 to {spec.size - 1}"
+            )
+        if spec.kind == "vector" and value.shape[-1] != spec.size:
+            raise NextscaleError(f"{name} has {value.shape[-1]} numbers; this model takes {spec.size}")

@@ -1,0 +1,38 @@
+"""Errors meant for the user: one line that says what was wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NextscaleError(Exception):
+    """Base of every error the user can act on. The command line prints it as one line and exits with 2."""
+
+
+class ConfigError(NextscaleError):
+    """A preset, configuration file or ``key=value`` override is wrong."""
+
+
+class DataError(NextscaleError):
+    """A data source is missing, empty, unreadable or inconsistent."""
+
+
+class CheckpointError(NextscaleError):
+    """A run, checkpoint or token cache is missing, damaged, or belongs to something else."""
+
+
+class PluginError(NextscaleError):
+    """A plugin is missing, broken, or clashes with another."""
+
+
+class TrainingError(NextscaleError):
+    """Training cannot go on (loss not finite, disk full)."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """``unknown preset 'digts'; did you mean 'digits'? (known: digits, fashion)``"""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})"

@@ -1,0 +1,9 @@
+"""N-dimensional residual pyramids (1-D, 2-D, 3-D): what every modality on a regular grid shares."""
+
+from nextscale.grid.phi import Phi
+from nextscale.grid.pyramid import ResidualPyramid
+from nextscale.grid.quantizer import VectorQuantizer
+from nextscale.grid.resample import resample
+from nextscale.grid.tokenizer import GridState, GridTokenizer
+
+__all__ = ["GridState", "GridTokenizer", "Phi", "ResidualPyramid", "VectorQuantizer", "resample"]

@@ -1,0 +1,108 @@
+"""Vector quantization with one codebook shared by all scales."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-code quantization (VQ-VAE, https://arxiv.org/abs/1711.00937).
+
+    Args:
+        num_codes: V.
+        dim: C, length of a code.
+        distance: ``euclidean``, or ``cosine`` (codes are compared by direction; the raw code is what comes out).
+        update: ``gradient`` (the codebook is a parameter, moved by a codebook loss) or ``ema`` (moving averages of
+            the vectors assigned to each code, https://arxiv.org/abs/1906.00446).
+        num_scales: K, for the usage statistics.
+    """
+
+    codebook: Tensor
+    usage_KV: Tensor
+    ema_count: Tensor
+    ema_sum: Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        distance: Literal["euclidean", "cosine"] = "euclidean",
+        update: Literal["gradient", "ema"] = "gradient",
+        ema_decay: float = 0.99,
+        num_scales: int = 1,
+    ) -> None:
+        super().__init__()
+        self.num_codes, self.dim = num_codes, dim
+        self.distance, self.update, self.ema_decay = distance, update, ema_decay
+        codebook = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
+        if update == "gradient":
+            self.codebook = nn.Parameter(codebook)
+        else:
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("ema_count", torch.zeros(num_codes))
+            self.register_buffer("ema_sum", torch.zeros(num_codes, dim))
+        self.register_buffer("usage_KV", torch.zeros(num_scales, num_codes))
+
+    @torch.no_grad()
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """R integers: the code nearest to each of ``vectors`` (R C)."""
+        if self.distance == "cosine":
+            return (F.normalize(vectors, dim=-1) @ F.normalize(self.codebook, dim=-1).T).argmax(-1)
+        # |v - c|^2 without |v|^2, which does not change the order.
+        return torch.addmm(self.codebook.square().sum(-1), vectors, self.codebook.T, alpha=-2).argmin(-1)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Codes of ``tokens``: *shape C."""
+        return F.embedding(tokens, self.codebook)
+
+    @torch.no_grad()
+    def record(self, counts_KV: Tensor, decay: float = 0.99) -> None:
+        """Follow how often each code is used at each scale; ``counts_KV`` are this batch's, over all processes."""
+        share = counts_KV / counts_KV.sum(-1, keepdim=True).clamp_min(1)
+        first = self.usage_KV.sum() == 0
+        self.usage_KV.copy_(torch.where(first, share, self.usage_KV.lerp(share, 1 - decay)))
+
+    @torch.no_grad()
+    def update_codebook(self, vectors: Tensor, tokens: Tensor) -> None:
+        """One step of the moving averages: ``vectors`` R C were assigned to ``tokens`` R."""
+        count = torch.bincount(tokens, minlength=self.num_codes).to(vectors)
+        total = torch.zeros_like(self.ema_sum).index_add_(0, tokens, vectors)
+        _sum_over_processes(count, total)
+        self.ema_count.lerp_(count, 1 - self.ema_decay)
+        self.ema_sum.lerp_(total, 1 - self.ema_decay)
+        known = self.ema_count > 1e-3  # a code never used keeps its place
+        self.codebook.copy_(
+            torch.where(known[:, None], self.ema_sum / self.ema_count.clamp_min(1e-3)[:, None], self.codebook)
+        )
+
+    @torch.no_grad()
+    def revive(self, vectors: Tensor, below: float, generator: torch.Generator) -> int:
+        """Move every code whose share of uses is below ``below`` / V onto one of ``vectors`` (R C); how many.
+
+        ``vectors`` must be the same on every process, or the codebooks would drift apart.
+        """
+        share = self.usage_KV.mean(0)
+        dead = (share < below / self.num_codes).nonzero()[:, 0]
+        number = min(len(dead), len(vectors))
+        if number == 0:
+            return 0
+        # Deadest first, if there are not vectors enough.
+        dead = dead[share[dead].argsort()][:number]
+        picked = torch.randperm(len(vectors), generator=generator)[:number].to(vectors.device)
+        self.codebook[dead] = vectors[picked].to(self.codebook.dtype)
+        self.usage_KV[:, dead] = 1 / self.num_codes  # a fair trial before it can be called dead again
+        if self.update == "ema":
+            self.ema_count[dead] = 1.0
+            self.ema_sum[dead] = self.codebook[dead]
+        return number
+
+
+def _sum_over_processes(*tensors: Tensor) -> None:
+    if dist.is_available() and dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)

@@ -1,0 +1,75 @@
+"""The hooks a plugin may implement. Reading this module must stay cheap: no torch, no pydantic.
+
+A distribution registers an entry module (or object) in the entry-point group ``nextscale``::
+
+    [project.entry-points.nextscale]
+    audio = "nextscale_audio.plugin"
+
+and decorates functions in it with ``hookimpl``. Hooks return records; they never call back into a registry, so
+the core can say which distribution a record came from, and name both where two clash. An entry module must not
+import torch: it is read at the start of commands that only print something.
+
+Take the arguments a hook needs, by name and without defaults: pluggy never passes an argument that has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from nextscale.modality import ModalitySpec
+    from nextscale.runconfig import RunConfig
+    from nextscale.training.callbacks import TrainingCallback
+
+PROJECT = "nextscale"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """An extra command of the command line.
+
+    Attributes:
+        name: what the user writes after ``nextscale``; a built-in command's name is refused.
+        summary: one line for ``nextscale --help``.
+        function: dotted path ``package.module:function`` of a function that typer can turn into a command (or
+            of a ``typer.Typer`` for a group of commands); imported when the command is used.
+    """
+
+    name: str
+    summary: str
+    function: str
+
+
+@hookspec
+def nextscale_modalities() -> Iterable[ModalitySpec]:  # type: ignore[empty-body]
+    """The modalities this plugin brings.
+
+    Called once, when plugins are discovered. Each spec names its classes by dotted path, so nothing heavy is
+    imported before a command needs it. Two distributions that offer the same name clash: neither is used.
+    """
+
+
+@hookspec
+def nextscale_commands() -> Iterable[CommandSpec]:  # type: ignore[empty-body]
+    """Extra commands for the ``nextscale`` command line.
+
+    Called once, when plugins are discovered.
+    """
+
+
+@hookspec
+def nextscale_callbacks(config: RunConfig, folder: Path) -> Iterable[TrainingCallback]:  # type: ignore[empty-body]
+    """Callbacks for one training run, asked for before its first step.
+
+    Args:
+        config: the run's resolved configuration; a plugin that does not concern its modality returns nothing.
+        folder: the run's folder.
+    """

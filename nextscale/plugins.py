@@ -1,0 +1,334 @@
+"""How plugins are found: entry points of the group ``nextscale``, each loaded inside its own guard. No torch.
+
+A broken plugin is recorded and the rest works. Every entry point gets a pluggy manager of its own, so a hook
+that raises cannot end the call for the others, and every record can be traced to its distribution.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from nextscale import hookspecs
+from nextscale.errors import PluginError, unknown
+from nextscale.hookspecs import PROJECT, CommandSpec
+
+if TYPE_CHECKING:
+    from nextscale.modality import Modality, ModalityConfig, ModalitySpec
+    from nextscale.runconfig import RunConfig
+    from nextscale.training.callbacks import TrainingCallback
+
+GROUP = "nextscale"
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModalityPlugin:
+    """A modality and the distribution that offers it."""
+
+    spec: ModalitySpec
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """What is wrong with an entry point, in one line. What else it offers may still work."""
+
+    name: str
+    distribution: str
+    version: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} of {self.distribution} {self.version} is broken: {self.error}"
+
+
+@dataclass(frozen=True)
+class Clash:
+    """A name that several entry points offer; ``offers`` holds each one's distribution and version."""
+
+    kind: str
+    name: str
+    offers: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        offers = " and ".join(f"{distribution} {version}" for distribution, version in self.offers)
+        distributions = {distribution for distribution, _ in self.offers}
+        cure = "uninstall one of them" if len(distributions) > 1 else "it is registered twice"
+        return f"{self.kind} {self.name!r} is offered by {offers}: {cure}"
+
+
+@dataclass
+class Plugins:
+    """Everything that was found, by name."""
+
+    modalities: dict[str, ModalityPlugin] = field(default_factory=dict)
+    broken: list[BrokenPlugin] = field(default_factory=list)
+    clashes: list[Clash] = field(default_factory=list)
+    _commands: dict[str, CommandSpec] = field(default_factory=dict)
+    _loaded: list[_Loaded] = field(default_factory=list)
+
+    def get(self, name: str) -> ModalitySpec:
+        """The modality ``name``.
+
+        Raises:
+            PluginError: it is unknown (names the nearest), its plugin is broken, or two plugins offer it.
+        """
+        if name in self.modalities:
+            return self.modalities[name].spec
+        for clash in self.clashes:
+            if (clash.kind, clash.name) == ("modality", name):
+                raise PluginError(str(clash))
+        for broken in self.broken:
+            if broken.name == name:
+                raise PluginError(str(broken))
+        raise PluginError(unknown("modality", name, self.modalities))
+
+    def commands(self) -> list[CommandSpec]:
+        """The extra commands, sorted by name; clashing ones are left out."""
+        return [self._commands[name] for name in sorted(self._commands)]
+
+    def callbacks(self, config: RunConfig, folder: Path) -> list[TrainingCallback]:
+        """Every plugin's training callbacks; a plugin that fails is recorded, logged as a warning, and left out."""
+        from nextscale.training.callbacks import TrainingCallback
+
+        callbacks: list[TrainingCallback] = []
+        for loaded in self._loaded:
+            known = len(loaded.problems)
+            callbacks += loaded.call("nextscale_callbacks", TrainingCallback, config=config, folder=folder)
+            for problem in loaded.problems[known:]:
+                broken = loaded.broken(problem)
+                logger.warning("%s", broken)
+                if broken not in self.broken:  # an earlier run may have met it too
+                    self.broken.append(broken)
+        return callbacks
+
+
+@dataclass
+class _Loaded:
+    """An entry point that could be imported, its own manager, and what was found wrong with it so far."""
+
+    name: str
+    distribution: str
+    version: str
+    manager: pluggy.PluginManager
+    problems: list[str] = field(default_factory=list)
+
+    def broken(self, problem: str) -> BrokenPlugin:
+        return BrokenPlugin(self.name, self.distribution, self.version, problem)
+
+    def call(self, hook: str, kind: type[T], **arguments: Any) -> list[T]:
+        """The records this plugin's ``hook`` returns, less those that are not a ``kind``."""
+        records: list[T] = []
+        try:
+            for returned in getattr(self.manager.hook, hook)(**arguments):
+                if not isinstance(returned, Iterable) or isinstance(returned, str):
+                    self.problems.append(f"{hook} returned {_shown(returned)}, not an iterable of {kind.__name__}")
+                    continue
+                for record in returned:
+                    if isinstance(record, kind):
+                        records.append(record)
+                    else:
+                        self.problems.append(f"{hook} returned {_shown(record)} where a {kind.__name__} was due")
+        except (Exception, SystemExit) as error:
+            self.problems.append(f"{hook} raised {_one_line(error)}")
+        return records
+
+
+@lru_cache(maxsize=1)
+def discover() -> Plugins:
+    """Find, load and question every plugin. Never raises for a plugin's sake.
+
+    Cached; ``discover.cache_clear()`` makes the next call look again.
+    """
+    from nextscale.modality import ModalitySpec
+
+    plugins = Plugins()
+    modalities: dict[str, list[ModalityPlugin]] = {}
+    commands: dict[str, list[tuple[_Loaded, CommandSpec]]] = {}
+    for entry_point in sorted(entry_points(group=GROUP), key=lambda entry: (*_origin(entry), entry.name)):
+        loaded = _load(entry_point)
+        if isinstance(loaded, BrokenPlugin):
+            plugins.broken.append(loaded)
+            continue
+        plugins._loaded.append(loaded)
+        for spec in loaded.call("nextscale_modalities", ModalitySpec):
+            problem = _wrong_with(spec)
+            if problem:
+                loaded.problems.append(problem)
+            else:
+                plugin = ModalityPlugin(spec, loaded.distribution, loaded.version)
+                modalities.setdefault(spec.name, []).append(plugin)
+        for command in loaded.call("nextscale_commands", CommandSpec):
+            commands.setdefault(command.name, []).append((loaded, command))
+        plugins.broken += [loaded.broken(problem) for problem in loaded.problems]
+
+    for name in sorted(modalities):
+        offers = modalities[name]
+        if len(offers) == 1:
+            plugins.modalities[name] = offers[0]
+        else:
+            origins = tuple((offer.distribution, offer.version) for offer in offers)
+            plugins.clashes.append(Clash("modality", name, origins))
+    for name in sorted(commands):
+        if len(commands[name]) == 1:
+            plugins._commands[name] = commands[name][0][1]
+        else:
+            origins = tuple((loaded.distribution, loaded.version) for loaded, _ in commands[name])
+            plugins.clashes.append(Clash("command", name, origins))
+    return plugins
+
+
+def third_party() -> bool:
+    """Whether any distribution but nextscale itself registers a plugin. Reads metadata, loads nothing."""
+    return any(_origin(entry_point)[0] != PROJECT for entry_point in entry_points(group=GROUP))
+
+
+def load_object(path: str) -> Any:
+    """What the dotted path ``package.module:attribute`` names.
+
+    Raises:
+        PluginError: the path is malformed, its module cannot be imported, or has no such attribute.
+    """
+    module_name, colon, attribute = path.partition(":")
+    if not (module_name and colon and attribute):
+        raise PluginError(f"{path!r} is not a dotted path 'package.module:attribute'")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise PluginError(f"cannot import {module_name} (for {path}): {_one_line(error)}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise PluginError(f"{path}: {unknown('attribute', part, _public(found))}")
+        found = getattr(found, part)
+    return found
+
+
+def modality(name: str) -> Modality:
+    """The implementation of modality ``name`` (imports what it needs, torch among it).
+
+    Raises:
+        PluginError: the modality or its implementation is unknown or broken.
+    """
+    from nextscale.modality import Modality
+
+    path = discover().get(name).implementation
+    implementation = load_object(path)
+    if not (inspect.isclass(implementation) and issubclass(implementation, Modality)):
+        raise PluginError(f"modality {name!r}: {path} is not a subclass of nextscale.modality.Modality")
+    try:
+        return implementation()
+    except Exception as error:
+        raise PluginError(f"modality {name!r}: cannot create {path}: {_one_line(error)}") from error
+
+
+def modality_config(name: str) -> ModalityConfig:
+    """The configuration sections of modality ``name``, without torch.
+
+    Raises:
+        PluginError: the modality or its configuration is unknown or broken.
+    """
+    from nextscale.modality import ModalityConfig
+
+    path = discover().get(name).config
+    config = load_object(path)
+    if not isinstance(config, ModalityConfig):
+        raise PluginError(f"modality {name!r}: {path} is {_shown(config)}, not a nextscale.modality.ModalityConfig")
+    return config
+
+
+def _origin(entry_point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution an entry point belongs to."""
+    distribution = entry_point.dist
+    if distribution is None:
+        return "unknown distribution", "?"
+    return distribution.metadata["Name"] or "unnamed distribution", distribution.metadata["Version"] or "?"
+
+
+def _load(entry_point: EntryPoint) -> _Loaded | BrokenPlugin:
+    distribution, version = _origin(entry_point)
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    loaded = _Loaded(entry_point.name, distribution, version, manager)
+    try:
+        plugin = entry_point.load()
+        manager.register(plugin, entry_point.name)
+        loaded.problems += _hook_problems(manager, plugin)
+    except (Exception, SystemExit) as error:
+        return loaded.broken(_one_line(error))
+    return loaded
+
+
+def _hook_problems(manager: pluggy.PluginManager, plugin: object) -> list[str]:
+    """What pluggy lets pass in silence: hooks misspelt, undecorated, or with defaults that hide arguments."""
+    specs = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")}
+    callers = {caller.name: caller for caller in manager.get_hookcallers(plugin) or []}
+    problems = []
+    for name in sorted({*callers} - specs):
+        problems.append(unknown("hook", name, specs))
+    for name in sorted({*callers} & specs):
+        for implementation in callers[name].get_hookimpls():
+            if implementation.kwargnames:
+                hidden = ", ".join(implementation.kwargnames)
+                problems.append(f"{name}: arguments with a default are never passed; remove it from {hidden}")
+    for name in dir(plugin):
+        if not name.startswith(f"{PROJECT}_") or name in callers or not inspect.isroutine(getattr(plugin, name)):
+            continue
+        problems.append(f"{name} lacks @hookimpl" if name in specs else unknown("hook", name, specs))
+    return problems
+
+
+def _wrong_with(spec: ModalitySpec) -> str | None:
+    from nextscale.modality import API_VERSION
+
+    if spec.api_version != API_VERSION:
+        side = "upgrade nextscale" if _newer(spec.api_version, API_VERSION) else "upgrade the plugin"
+        versions = f"interface version {spec.api_version}; this nextscale has version {API_VERSION}"
+        return f"modality {spec.name!r} was written for {versions}: {side}"
+    for attribute in ("name", "summary", "config", "implementation", "default_preset"):
+        if not isinstance(getattr(spec, attribute), str):
+            return f"modality {spec.name!r}: {attribute} is {_shown(getattr(spec, attribute))}, not text"
+    if not isinstance(spec.presets, Path):
+        return f"modality {spec.name!r}: presets is {_shown(spec.presets)}, not a pathlib.Path"
+    return None
+
+
+def _newer(version: Any, known: int) -> bool:
+    return isinstance(version, int) and version > known
+
+
+def _public(module: Any) -> list[str]:
+    return [name for name in dir(module) if not name.startswith("_")]
+
+
+def _shown(value: object) -> str:
+    return f"a {type(value).__name__}" if value is not None else "None"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+__all__ = [
+    "BrokenPlugin",
+    "Clash",
+    "ModalityPlugin",
+    "Plugins",
+    "discover",
+    "load_object",
+    "modality",
+    "modality_config",
+    "third_party",
+]

@@ -1,0 +1,131 @@
+"""Scales, schedules and token pyramids: the shape of a coarse-to-fine description.
+
+Shape letters, here and everywhere: B batch, L tokens in all scales, K scales, V codes, C channels, D model width,
+H heads, N grid axes. A name such as ``x_BLD`` carries its tensor's shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One prediction block: ``shape`` is its grid (``(h, w)``, ``(t,)``, ...), or ``(n,)`` for n tokens of a set."""
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(axis < 1 for axis in self.shape):
+            raise ValueError(f"a scale needs at least one axis and positive sizes, got {self.shape}")
+
+    @property
+    def length(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The scales of a sample, coarsest first. Immutable and hashable; it belongs to a batch, not to a model."""
+
+    scales: tuple[Scale, ...]
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise ValueError("a schedule needs at least one scale")
+
+    @classmethod
+    def of(cls, shapes: Sequence[Sequence[int]]) -> Schedule:
+        """``Schedule.of([(1, 1), (2, 2)])``"""
+        return cls(tuple(Scale(tuple(int(axis) for axis in shape)) for shape in shapes))
+
+    @classmethod
+    def grid(cls, finest: Sequence[int], sides: Sequence[int]) -> Schedule:
+        """Grids that grow to ``finest`` with its aspect ratio.
+
+        ``sides`` are the lengths of the longest axis, coarsest first, relative to its last entry: VAR's
+        ``1 2 3 4 5 6 8 10 13 16`` on a 16 x 16 latent is itself, on a 24 x 32 latent every side is doubled and the
+        first axis follows at 3/4.
+
+        Raises:
+            ValueError: if ``sides`` is empty, not positive, or does not grow.
+        """
+        if not sides or min(sides) < 1 or any(b <= a for a, b in zip(sides, sides[1:], strict=False)):
+            raise ValueError(f"scales must be positive and strictly growing, got {list(sides)}")
+        shapes = [[max(1, math.floor(axis * side / sides[-1] + 0.5)) for axis in finest] for side in sides]
+        return cls.of(shapes)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(scale.length for scale in self.scales)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each scale begins in the packed axis L; one longer than K, the last entry being L."""
+        return (0, *torch.tensor(self.lengths).cumsum(0).tolist())
+
+    @property
+    def length(self) -> int:
+        """L, tokens in all scales."""
+        return self.offsets[-1]
+
+    def __len__(self) -> int:
+        return len(self.scales)
+
+    def span(self, k: int) -> slice:
+        """The slice of the packed axis that scale k fills."""
+        return slice(self.offsets[k], self.offsets[k + 1])
+
+    def scale_ids(self, device: torch.device | str = "cpu") -> Tensor:
+        """L integers: the scale each token belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self)), torch.tensor(self.lengths)).to(device)
+
+    def coordinates(self, k: int, device: torch.device | str = "cpu") -> Tensor:
+        """L_k N: centres of scale k's cells, measured in cells of the finest grid.
+
+        So tokens of different scales that cover the same place have the same coordinates.
+        """
+        finest, shape = self.scales[-1].shape, self.scales[k].shape
+        axes = [(torch.arange(n, device=device) + 0.5) * (m / n) for n, m in zip(shape, finest, strict=True)]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
+
+
+@dataclass
+class TokenPyramid:
+    """The tokens of all scales of a batch, packed along L.
+
+    ``tokens`` is B L (codes) or B L *token_shape; ``mask`` is B L booleans, False on padding, None where every
+    sample fills the schedule.
+    """
+
+    tokens: Tensor
+    schedule: Schedule
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens.shape[1] != self.schedule.length:
+            raise ValueError(
+                f"{self.tokens.shape[1]} tokens do not fill a schedule of {self.schedule.length}"
+            )
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def to(self, device: torch.device | str) -> TokenPyramid:
+        mask = None if self.mask is None else self.mask.to(device)
+        return TokenPyramid(self.tokens.to(device), self.schedule, mask)
+
+    def scale(self, k: int) -> Tensor:
+        """B L_k: the tokens of scale k."""
+        return self.tokens[:, self.schedule.span(k)]
+
+    @classmethod
+    def pack(cls, scales: Sequence[Tensor], schedule: Schedule, mask: Tensor | None = None) -> TokenPyramid:
+        """From one tensor a scale, each B L_k."""
+        return cls(torch.cat(list(scales), 1), schedule, mask)

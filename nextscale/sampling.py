@@ -1,0 +1,220 @@
+"""Sampling: small functions that run the tokenizer's state machine with the transformer's predictions.
+
+``generate`` draws scale after scale; with ``known`` tokens it edits: kept tokens are taken over, the rest redrawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from nextscale.config import SamplingConfig
+from nextscale.errors import ConfigError, NextscaleError
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
+from nextscale.tokenspace import Codes, Generators, filter_logits, uniform
+from nextscale.transformer import KVCache, ScaleTransformer
+
+T = TypeVar("T", int, float)
+
+
+@dataclass
+class Generation:
+    """What ``generate`` drew: tokens of each scale (B L_k), and the state before the first and after each scale."""
+
+    tokens: list[Tensor]
+    states: list[Any]
+
+    @property
+    def state(self) -> Any:
+        return self.states[-1]
+
+    def pyramid(self, schedule: Schedule) -> TokenPyramid:
+        return TokenPyramid.pack(self.tokens, schedule)
+
+
+def at_scale(value: T | Sequence[T], k: int, name: str) -> T:
+    """A setting at scale k: itself, or entry k where there is one for each scale."""
+    if isinstance(value, int | float):
+        return value  # type: ignore[return-value]
+    if k >= len(value):
+        raise ConfigError(f"sampling.{name} has {len(value)} values, one a scale; there is a scale {k + 1}")
+    return value[k]
+
+
+def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
+    """t of (1 + t) conditional - t unconditional at scale k."""
+    if config.guidance_schedule == "constant" or num_scales == 1:
+        return config.guidance
+    return config.guidance * k / (num_scales - 1)
+
+
+def check_sampling(config: SamplingConfig, transformer: ScaleTransformer, num_scales: int) -> None:
+    """Raise ConfigError where per-scale settings do not match the number of scales, or steps need training."""
+    for name in ("temperature", "top_k", "top_p", "steps"):
+        value = getattr(config, name)
+        if isinstance(value, tuple) and len(value) != num_scales:
+            raise ConfigError(f"sampling.{name} has {len(value)} values; this model has {num_scales} scales")
+    steps = config.steps if isinstance(config.steps, tuple) else (config.steps,)
+    if max(steps) > 1 and not transformer.config.in_scale_steps:
+        raise ConfigError(
+            "sampling.steps > 1 needs a transformer trained with transformer.in_scale_steps=true"
+        )
+    if config.smooth and not isinstance(transformer.token_space, Codes):
+        raise ConfigError("sampling.smooth mixes codes: this model's tokens are not codes")
+
+
+@torch.inference_mode()
+def generate(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    num_samples: int,
+    conditions: Mapping[str, Tensor] | None = None,
+    config: SamplingConfig | None = None,
+    generator: Generators = None,
+    schedule: Schedule | None = None,
+    known: TokenPyramid | None = None,
+    keep: Tensor | None = None,
+) -> Generation:
+    """Draw ``num_samples`` samples.
+
+    Args:
+        conditions: tensors with first axis B; an absent one is null.
+        generator: one for the batch, or one a sample (then sample i does not depend on its batch mates).
+        schedule: other than the tokenizer's default (needs positions computed from coordinates).
+        known, keep: editing: where ``keep`` (B L booleans) is True, the token of ``known`` is taken.
+
+    Raises:
+        ConfigError, NextscaleError: settings or conditions that this model cannot take.
+    """
+    config = config or SamplingConfig()
+    conditions = dict(conditions or {})
+    transformer.conditioner.check(conditions)
+    if isinstance(generator, Sequence) and len(generator) != num_samples:
+        raise NextscaleError(
+            f"{len(generator)} generators for {num_samples} samples: pass one, or one a sample"
+        )
+    schedule = schedule if known is None else known.schedule
+    state = tokenizer.initial_state(num_samples, conditions, schedule)
+    check_sampling(config, transformer, tokenizer.num_scales(state))
+    cond_BD = transformer.conditioner(conditions, num_samples)
+    guided = config.guidance > 0 and bool(conditions)
+    if guided:
+        cond_BD = torch.cat([cond_BD, transformer.conditioner({}, num_samples)])
+    cache = KVCache(transformer.schedule.length)
+    result = Generation([], [state])
+    k = 0
+    while k < tokenizer.num_scales(state):
+        inputs = tokenizer.scale_input(state, k)
+        guidance = guidance_at(config, k, tokenizer.num_scales(state)) if guided else 0.0
+
+        def predict(
+            revealed: tuple[Tensor, Tensor] | None,
+            inputs: ScaleInput = inputs,
+            guidance: float = guidance,
+        ) -> Tensor:
+            doubled = _repeat(inputs, 2) if guided else inputs
+            if guided and revealed is not None:
+                revealed = (revealed[0].repeat(2, 1), revealed[1].repeat(2, 1))
+            logits = transformer(doubled, cond_BD, cache, revealed)
+            if guided:
+                logits, null = logits.chunk(2)
+                logits = (1 + guidance) * logits - guidance * null
+            return logits if inputs.legal is None else logits.masked_fill(~inputs.legal, -torch.inf)
+
+        kept = None
+        if known is not None and keep is not None:
+            kept = (known.scale(k), keep[:, known.schedule.span(k)])
+        tokens, logits = draw_scale(predict, transformer, inputs, num_samples, config, k, generator, kept)
+        if config.smooth:
+            ratio = k / max(1, tokenizer.num_scales(state) - 1)
+            state = tokenizer.update_soft(state, k, _soft(logits, tokens, config, k, ratio, generator, kept))
+        else:
+            state = tokenizer.update(state, k, tokens)
+        result.tokens.append(tokens)
+        result.states.append(state)
+        k += 1
+    return result
+
+
+def draw_scale(
+    predict: Callable[[tuple[Tensor, Tensor] | None], Tensor],
+    transformer: ScaleTransformer,
+    inputs: ScaleInput,
+    num_samples: int,
+    config: SamplingConfig,
+    k: int,
+    generator: Generators,
+    kept: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Tokens B L_k of one scale, in ``config.steps`` sub-steps, and the logits of the last."""
+    space, length = transformer.token_space, inputs.length
+    settings = (
+        at_scale(config.temperature, k, "temperature"),
+        at_scale(config.top_k, k, "top_k"),
+        at_scale(config.top_p, k, "top_p"),
+    )
+    steps = min(at_scale(config.steps, k, "steps"), length)
+    if not transformer.config.in_scale_steps:
+        logits = predict(None)
+        tokens = space.draw(logits, generator, *settings)
+        return (tokens if kept is None else torch.where(kept[1], kept[0], tokens)), logits
+
+    device = inputs.scale_ids.device
+    tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
+    known = torch.zeros(num_samples, length, dtype=torch.bool, device=device)
+    if kept is not None:
+        tokens, known = torch.where(kept[1], kept[0], tokens), kept[1]
+    logits = None
+    for step in range(steps):
+        logits = predict((tokens, known))
+        drawn = space.draw(logits, generator, *settings)
+        if config.reveal == "confidence":
+            priority = -space.loss(logits, drawn)
+        else:
+            priority = uniform((num_samples, length), generator, device)
+        # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
+        order = priority.masked_fill(known, torch.inf).argsort(1, descending=True).argsort(1)
+        now = (order < length * (step + 1) // steps) & ~known
+        tokens = torch.where(now.view(*now.shape, *[1] * len(space.token_shape)), drawn, tokens)
+        known = known | now
+    assert logits is not None
+    return tokens, logits
+
+
+def _repeat(inputs: ScaleInput, times: int) -> ScaleInput:
+    """The same inputs for the conditional and the unconditional half."""
+
+    def tile(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else torch.cat([tensor] * times)
+
+    coordinates = (
+        inputs.coordinates if inputs.coordinates.dim() == 2 else torch.cat([inputs.coordinates] * times)
+    )
+    features, mask = tile(inputs.features), tile(inputs.mask)
+    return ScaleInput(features, coordinates, inputs.scale_ids, mask, None, inputs.start)
+
+
+def _soft(
+    logits: Tensor,
+    tokens: Tensor,
+    config: SamplingConfig,
+    k: int,
+    ratio: float,
+    generator: Generators,
+    kept: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """B L_k V weights of a Gumbel-softmax, cooler at finer scales, as published VAR's ``more_smooth``."""
+    settings = (at_scale(config.top_k, k, "top_k"), at_scale(config.top_p, k, "top_p"))
+    sharpened = logits / at_scale(config.temperature, k, "temperature") * (1 + ratio)
+    noise = -torch.log(-torch.log(uniform(logits.shape, generator, logits.device).clamp(1e-20, 1 - 1e-7)))
+    temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
+    weights = ((filter_logits(sharpened, *settings) + noise) / temperature).softmax(-1)
+    if kept is None:
+        return weights
+    exact = torch.nn.functional.one_hot(tokens, logits.shape[-1]).to(weights.dtype)
+    return torch.where(kept[1][..., None], exact, weights)

@@ -1,0 +1,123 @@
+"""Trained models on disk: ``config.json`` says how to build one, ``model.safetensors`` holds its weights.
+
+No code runs from a file, and nothing here needs the training data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nextscale import plugins
+from nextscale.conditioning import ConditionSpec
+from nextscale.config import TransformerConfig
+from nextscale.errors import CheckpointError
+from nextscale.files import load_tensors, save_tensors_atomic, write_json_atomic
+from nextscale.pyramid import Schedule
+from nextscale.runconfig import RunConfig
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.transformer import ScaleTransformer
+
+
+def new_transformer(
+    config: TransformerConfig,
+    tokenizer: MultiscaleTokenizer,
+    conditions: Sequence[ConditionSpec],
+    schedule: Schedule | None = None,
+) -> ScaleTransformer:
+    """A fresh transformer for a tokenizer's tokens and inputs."""
+    return ScaleTransformer(
+        config, tokenizer.token_space, tokenizer.feature_dim, schedule or tokenizer.schedule(), conditions
+    )
+
+
+def save_tokenizer(
+    run: Path, tokenizer: MultiscaleTokenizer, config: RunConfig, description: dict[str, Any]
+) -> None:
+    body = {
+        "modality": config.modality,
+        "tokenizer": config.tokenizer.model_dump(mode="json"),
+        "description": description,
+    }
+    _save(run / "tokenizer", tokenizer, body)
+
+
+def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleTokenizer:
+    """The tokenizer that stage 1 left in a run folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    body = _config(run, "tokenizer")
+    modality = plugins.modality(body["modality"])
+    config = plugins.modality_config(body["modality"]).tokenizer.model_validate(body["tokenizer"])
+    tokenizer = modality.build_tokenizer(config, body["description"])
+    tokenizer.description = body["description"]
+    _fill(run / "tokenizer", tokenizer)
+    return tokenizer.to(device).eval()
+
+
+def save_transformer(run: Path, transformer: ScaleTransformer) -> None:
+    body = {
+        "transformer": transformer.config.model_dump(mode="json"),
+        "conditions": [spec.model_dump(mode="json") for spec in transformer.conditioner.specs],
+        "schedule": [list(scale.shape) for scale in transformer.schedule.scales],
+        "token_space": transformer.token_space.describe(),
+    }
+    _save(run / "transformer", transformer, body)
+
+
+def load_transformer(
+    run: Path, tokenizer: MultiscaleTokenizer, device: torch.device | str = "cpu"
+) -> ScaleTransformer:
+    """The transformer that stage 2 left in a run folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it speaks of other tokens than the tokenizer.
+    """
+    body = _config(run, "transformer")
+    if body["token_space"] != tokenizer.token_space.describe():
+        raise CheckpointError(
+            f"{run}/transformer predicts {body['token_space']}; this tokenizer has {tokenizer.token_space.describe()}"
+        )
+    conditions = [ConditionSpec.model_validate(spec) for spec in body["conditions"]]
+    config = TransformerConfig.model_validate(body["transformer"])
+    transformer = new_transformer(config, tokenizer, conditions, Schedule.of(body["schedule"]))
+    _fill(run / "transformer", transformer)
+    return transformer.to(device).eval()
+
+
+def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    write_json_atomic(folder / "config.json", body)
+    # Last, as its presence says that the stage is done.
+    save_tensors_atomic(folder / "model.safetensors", model.state_dict())
+
+
+def _config(run: Path, part: str) -> dict[str, Any]:
+    run = Path(run)
+    if not run.is_dir():
+        raise CheckpointError(f"no run folder at {run}")
+    if not (run / part / "model.safetensors").exists():
+        raise CheckpointError(
+            f"{run} holds no trained {part}: run `nextscale train` with --stage {part} (or --resume auto) first"
+        )
+    path = run / part / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is missing or damaged: {error}") from None
+
+
+def _fill(folder: Path, model: nn.Module) -> None:
+    path = folder / "model.safetensors"
+    try:
+        model.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointError(f"{path} does not fit {folder}/config.json: {first}") from None

@@ -1,0 +1,161 @@
+"""What one token is: one of V codes, or d independent bits. A token space owns its loss and how it is drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for the batch (as the reference draws), one a sample, or None for torch's own."""
+
+
+class TokenSpace(ABC):
+    """``num_logits`` numbers of the transformer's head describe one token, stored as integers below ``vocabulary``
+    of shape ``token_shape``."""
+
+    vocabulary: int
+    num_logits: int
+    token_shape: tuple[int, ...] = ()
+
+    @abstractmethod
+    def loss(self, logits: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """B L: negative log-likelihood of each token in nats."""
+
+    @abstractmethod
+    def accuracy(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """B L: 1 where the likeliest token is the right one (for bits: the share of right bits)."""
+
+    @abstractmethod
+    def draw(
+        self,
+        logits: Tensor,
+        generator: Generators = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Tensor:
+        """B L *token_shape: tokens drawn from the (filtered) law that ``logits`` describe."""
+
+    @abstractmethod
+    def embedding(self, width: int) -> nn.Module:
+        """A module from tokens B L *token_shape to B L width, for tokens already revealed within a scale."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON-able; two equal descriptions are the same space."""
+
+
+def draw_rows(probs: Tensor, generator: Generators) -> Tensor:
+    """B L: one category for each row of ``probs`` B L V."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view(probs.shape[:2])
+    rows = [torch.multinomial(p, 1, generator=g)[:, 0] for p, g in zip(probs, generator, strict=True)]
+    return torch.stack(rows)
+
+
+def uniform(shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
+    """Uniform numbers whose first axis is B, from one generator or one a sample."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return torch.rand(tuple(shape), generator=generator, device=device)
+    return torch.stack([torch.rand(tuple(shape[1:]), generator=g, device=device) for g in generator])
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Set all but the ``top_k`` likeliest, then all outside the smallest set of probability ``top_p``, to -inf.
+
+    The likeliest token always stays. Nucleus sampling: https://arxiv.org/abs/1904.09751.
+    """
+    if 0 < top_k < logits.shape[-1]:
+        kth = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p < 1:
+        ascending, order = logits.sort(dim=-1)
+        outside = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
+        outside[..., -1] = False
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    return logits
+
+
+class Codes(TokenSpace):
+    """A token is one of ``num_codes`` codes."""
+
+    def __init__(self, num_codes: int) -> None:
+        self.vocabulary = self.num_logits = num_codes
+
+    def loss(self, logits: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        flat = F.cross_entropy(
+            logits.flatten(0, 1), tokens.flatten(), reduction="none", label_smoothing=label_smoothing
+        )
+        return flat.view(tokens.shape)
+
+    def accuracy(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        return (logits.argmax(-1) == tokens).float()
+
+    def draw(
+        self,
+        logits: Tensor,
+        generator: Generators = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Tensor:
+        return draw_rows(filter_logits(logits / temperature, top_k, top_p).softmax(-1), generator)
+
+    def embedding(self, width: int) -> nn.Module:
+        return nn.Embedding(self.vocabulary, width)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "codes", "codes": self.vocabulary}
+
+
+class Bits(TokenSpace):
+    """A token is d independent bits (Infinity, https://arxiv.org/abs/2412.04431): 2^d codes for d logits."""
+
+    vocabulary = 2
+
+    def __init__(self, num_bits: int) -> None:
+        self.num_logits = num_bits
+        self.token_shape = (num_bits,)
+
+    def loss(self, logits: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        target = tokens.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
+
+    def accuracy(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        return ((logits > 0) == tokens.bool()).float().mean(-1)
+
+    def draw(
+        self,
+        logits: Tensor,
+        generator: Generators = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Tensor:
+        """``top_k`` = 1 takes the likelier value of every bit, and so does a bit whose likelier value alone has
+        probability ``top_p``."""
+        probs = (logits / temperature).sigmoid()
+        drawn = uniform(probs.shape, generator, probs.device) < probs
+        likelier = probs > 0.5
+        certain = torch.maximum(probs, 1 - probs) >= top_p
+        if top_k == 1:
+            certain = torch.ones_like(certain)
+        elif top_p >= 1:
+            certain = torch.zeros_like(certain)
+        return torch.where(certain, likelier, drawn).long()
+
+    def embedding(self, width: int) -> nn.Module:
+        return _BitEmbedding(self.num_logits, width)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "bits", "bits": self.num_logits}
+
+
+class _BitEmbedding(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(2 * input.to(self.weight.dtype) - 1)

@@ -1,0 +1,84 @@
+"""Filling the token cache: every sample once a pass, each pass with its own augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from nextscale.data import DataSplits, SampleSource
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokenstore import TokenStore, hash_module
+from nextscale.training import distributed
+from nextscale.training.log import RunLog
+from nextscale.training.randomness import mixed_seed, sample_seeds
+
+BATCH = 256
+
+
+def open_or_write_tokens(
+    run: Path,
+    tokenizer: MultiscaleTokenizer,
+    data: DataSplits,
+    passes: int,
+    seed: int,
+    log: RunLog,
+    rewrite: bool = False,
+) -> tuple[TokenStore, TokenStore]:
+    """The token stores of the training and of the validation split; written first where they are missing.
+
+    Raises:
+        CheckpointError: a store is another tokenizer's, or damaged.
+    """
+    written_by = hash_module(tokenizer, {"schedule": str(tokenizer.schedule())})
+    stores = []
+    # Held-out samples are tokenized once and as they are.
+    for name, source, count in (("train", data.train, passes), ("validation", data.validation, 1)):
+        path = run / "tokens.zarr" / name
+        if distributed.is_main() and (rewrite or not path.exists()):
+            augmented = None if name == "validation" else mixed_seed(seed, 3)
+            write_tokens(path, tokenizer, source, data, count, augmented, written_by, log)
+        distributed.barrier()
+        stores.append(TokenStore.open(path, written_by))
+    return stores[0], stores[1]
+
+
+@torch.no_grad()
+def write_tokens(
+    path: Path,
+    tokenizer: MultiscaleTokenizer,
+    source: SampleSource,
+    data: DataSplits,
+    passes: int,
+    seed: int | None,
+    written_by: str,
+    log: RunLog,
+) -> None:
+    """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation."""
+    size = len(source)
+    specs = {
+        spec.name: ((), np.int64) if spec.kind == "class" else ((spec.size,), np.float32)
+        for spec in data.conditions
+    }
+    store = TokenStore.create(
+        path,
+        schedule=tokenizer.schedule(),
+        vocabulary=tokenizer.token_space.vocabulary,
+        token_shape=tokenizer.token_space.token_shape,
+        num_rows=passes * size,
+        tokenizer_hash=written_by,
+        conditions=specs,
+        passes=passes,
+        num_samples=size,
+    )
+    hidden = not (log.main and log.console.is_terminal)
+    with store as writer, Progress(console=log.console, transient=True, disable=hidden) as progress:
+        for number in progress.track(range(passes), description=f"tokens of {path.name}"):
+            for first in range(0, size, BATCH):
+                indices = np.arange(first, min(first + BATCH, size))
+                seeds = None if seed is None else sample_seeds(seed, number * size + indices)
+                batch = source.batch(indices, seeds).to(tokenizer.device)
+                writer.append(tokenizer.encode(batch.samples), batch.conditions)
+    log.note(f"tokens of {passes} x {size:,} samples: {path}")

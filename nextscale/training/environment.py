@@ -1,0 +1,32 @@
+"""What a run records of where it ran, and the seeds of weights."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from nextscale.training import distributed
+
+
+def seed_everything(seed: int) -> None:
+    """Seed what initialises weights; training itself draws from ``Draws`` alone."""
+    torch.manual_seed(seed)
+
+
+def describe_environment() -> dict[str, Any]:
+    return {
+        "nextscale": version("nextscale"),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processes": distributed.world_size(),
+        "command": sys.argv,
+    }

@@ -1,0 +1,137 @@
+"""What a run writes down while it trains: progress for the person, metrics.jsonl for everything else."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nextscale.errors import NextscaleError
+from nextscale.files import write_text_atomic
+from nextscale.training import distributed
+from nextscale.training.callbacks import TrainingCallback, TrainingEvent
+
+if TYPE_CHECKING:
+    from nextscale.training.loop import Trainer
+
+
+class RunLog:
+    """Metrics, progress and callbacks of one run folder; silent on all processes but the first."""
+
+    def __init__(
+        self, folder: Path, callbacks: list[TrainingCallback] | None = None, tensorboard: bool = False
+    ):
+        self.folder, self.callbacks = folder, callbacks or []
+        self.path = folder / "metrics.jsonl"
+        self.main = distributed.is_main()
+        self.console = Console(stderr=True, quiet=not self.main)
+        self.writer: Any = None
+        if tensorboard and self.main:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise NextscaleError(
+                    "training.tensorboard needs TensorBoard: pip install 'nextscale[track]'"
+                ) from None
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, stage: str, step: int, metrics: dict[str, float], kind: str) -> None:
+        """Append one line ``{"stage": ..., "step": ..., "kind": "train" | "validation", ...}``."""
+        if not self.main:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, "kind": kind, **metrics}) + "\n")
+        if self.writer:
+            for key, value in metrics.items():
+                self.writer.add_scalar(f"{stage}/{kind}/{key}", value, step)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget what a resumed stage will write again: its lines after ``step``."""
+        if not self.main or not self.path.exists():
+            return
+        kept = []
+        for text in self.path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue  # the process was killed while it wrote this line
+            if line["stage"] != stage or line["step"] <= step:
+                kept.append(text + "\n")
+        write_text_atomic(self.path, "".join(kept))
+
+    def note(self, message: str) -> None:
+        self.console.print(message, highlight=False, markup=False)
+
+    @contextmanager
+    def stage(self, trainer: Trainer) -> Iterator[StageDisplay]:
+        with StageDisplay(self, trainer) as display:
+            yield display
+        if self.writer:
+            self.writer.flush()
+
+
+class StageDisplay:
+    """The progress bar of one stage; on a pipe or in a file, a line now and then instead."""
+
+    QUIET_SECONDS = 20.0
+
+    def __init__(self, log: RunLog, trainer: Trainer) -> None:
+        self.log, self.name, self.total = log, trainer.stage.name, trainer.config.steps
+        self.samples_per_step = trainer.config.batch_size
+        self.tokens_per_step = trainer.config.batch_size * trainer.stage.tokens_per_sample
+        self.started, self.first_step = time.perf_counter(), trainer.step
+        self.last_line = self.started
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=log.console,
+            disable=not (log.main and log.console.is_terminal),
+        )
+        self.task = self.progress.add_task(self.name, total=self.total, completed=trainer.step, status="")
+
+    def __enter__(self) -> StageDisplay:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.progress.stop()
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        elapsed = time.perf_counter() - self.started
+        tokens = self.tokens_per_step * (step - self.first_step) / max(elapsed, 1e-9)
+        self.log.write(self.name, step, {**metrics, "tokens_per_second": round(tokens, 1)}, "train")
+        status = f"loss {metrics['loss']:.4f}  {tokens:,.0f} tokens/s"
+        self.progress.update(self.task, completed=step, status=status)
+        now = time.perf_counter()
+        if self.progress.disable and (now - self.last_line > self.QUIET_SECONDS or step == self.total):
+            left = elapsed / max(1, step - self.first_step) * (self.total - step)
+            self.log.note(f"{self.name} {step}/{self.total}  {status}  {left:,.0f} s left")
+            self.last_line = now
+        self._call("on_step", step, metrics, None)
+
+    def validation(self, step: int, metrics: dict[str, float]) -> None:
+        self.log.write(self.name, step, metrics, "validation")
+        scalars = [f"{key} {value:.4f}" for key, value in metrics.items() if "/" not in key]
+        self.log.note(f"{self.name} {step}/{self.total}  validation: {'  '.join(scalars)}")
+
+    def samples(self, step: int, path: Path | None) -> None:
+        if path is not None:
+            self._call("on_samples", step, None, path)
+
+    def checkpoint(self, step: int, path: Path | None) -> None:
+        if path is not None:
+            self._call("on_checkpoint", step, None, path)
+
+    def _call(self, hook: str, step: int, metrics: dict[str, float] | None, path: Path | None) -> None:
+        if self.log.main:
+            for callback in self.log.callbacks:
+                getattr(callback, hook)(TrainingEvent(self.name, step, metrics, path))

@@ -1,0 +1,245 @@
+"""The training loop, the same for both stages: step, validate, save; interrupt and resume exactly.
+
+Everything random is a function of (seed, step, position), so a checkpoint is weights, optimizer state and a step
+number, and it does not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nextscale.data import Batch
+from nextscale.errors import ConfigError, TrainingError
+from nextscale.training import distributed
+from nextscale.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from nextscale.training.log import RunLog
+from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, lr_factor
+from nextscale.training.randomness import Draws, mixed_seed
+from nextscale.training.signals import InterruptFlag
+from nextscale.training.stage import Stage
+
+
+class Trainer:
+    """Trains one stage into ``folder`` (its checkpoints) until its last step.
+
+    Raises:
+        ConfigError: if the batch cannot be split over the processes.
+        TrainingError: if the loss is not finite (the last good checkpoint stays), or the disk is full.
+        Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
+    """
+
+    def __init__(self, stage: Stage, folder: Path, log: RunLog, seed: int, device: torch.device) -> None:
+        self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
+        self.seed = mixed_seed(seed, *stage.name.encode())
+        parts = distributed.world_size() * self.config.accumulate
+        if self.config.batch_size % parts:
+            raise ConfigError(
+                f"training.{stage.name}.batch_size {self.config.batch_size} is not a multiple of "
+                f"{distributed.world_size()} processes x {self.config.accumulate} accumulated micro-batches"
+            )
+        self.micro_batch = self.config.batch_size // parts
+        for objective in stage.objectives:
+            objective.to(device).train()
+        self.optimizers = [
+            build_optimizer(objective.model, self.config, lr)
+            for objective, lr in zip(stage.objectives, stage.learning_rates, strict=True)
+        ]
+        self.ema = EMA(stage.model, self.config.ema) if self.config.ema > 0 else None
+        self.dtype = autocast_dtype(self.config.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.step = 0
+        self.best = {"loss": math.inf, "step": -1}
+        if self.config.compile:
+            stage.model.compile()
+        self.wrapped: list[nn.Module] = [self._wrap(objective) for objective in stage.objectives]
+
+    def _wrap(self, objective: nn.Module) -> nn.Module:
+        if distributed.world_size() == 1:
+            return objective
+        ids = [self.device] if self.device.type == "cuda" else None
+        # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
+        return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
+
+    @property
+    def result(self) -> nn.Module:
+        """What is validated, sampled and kept: the moving average where there is one."""
+        return self.ema.model if self.ema else self.stage.model
+
+    def run(self, resume: Path | None = None) -> None:
+        if resume is not None:
+            self._restore(resume)
+        with InterruptFlag() as flag, ThreadPoolExecutor(1) as reader, self.log.stage(self) as show:
+            upcoming = reader.submit(self._read, self.step)
+            while self.step < self.config.steps:
+                batches = upcoming.result()
+                if self.step + 1 < self.config.steps:
+                    upcoming = reader.submit(self._read, self.step + 1)
+                metrics = self._train_step(batches)
+                self.step += 1
+                interrupted = self._agree(metrics, flag)
+                last = self.step == self.config.steps
+                if self.step % self.config.log_every == 0 or last:
+                    show.step(self.step, metrics)
+                if self.step % self.config.validate_every == 0 or last:
+                    show.validation(self.step, self.validate())
+                if self.config.samples_every and (self.step % self.config.samples_every == 0 or last):
+                    show.samples(self.step, self._picture())
+                if self.step % self.config.checkpoint_every == 0 or last or interrupted:
+                    show.checkpoint(self.step, self._save())
+                if interrupted and not last:
+                    flag.stop(self.stage.name, self.step)
+        self._restore_best()
+
+    # One step.
+
+    def _read(self, step: int) -> list[Batch]:
+        positions = step * self.config.batch_size + np.arange(self.config.batch_size)
+        return [self.stage.batch(positions[rows]) for rows in self._rows()]
+
+    def _rows(self) -> list[slice]:
+        """The rows of the global batch that each of this process's micro-batches holds."""
+        first = distributed.rank() * self.config.accumulate
+        size = self.micro_batch
+        return [slice((first + i) * size, (first + i + 1) * size) for i in range(self.config.accumulate)]
+
+    def _train_step(self, batches: list[Batch]) -> dict[str, float]:
+        factor = lr_factor(self.step, self.config)
+        batches = [batch.to(self.device) for batch in batches]
+        metrics: dict[str, float] = {}
+        for number, (objective, module, optimizer, lr) in enumerate(
+            zip(self.stage.objectives, self.wrapped, self.optimizers, self.stage.learning_rates, strict=True)
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+            sums = self._backward(module, batches, number)
+            self.scaler.unscale_(optimizer)
+            clip = self.config.clip or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(objective.model.parameters(), clip)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+            prefix = "" if number == 0 else f"{objective.name}/"
+            metrics |= {f"{prefix}{key}": value for key, value in sums.items()}
+            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": float(norm)}
+        self.scaler.update()
+        for objective in self.stage.objectives:
+            objective.after_step(self.step, self._draws(slice(0, 0), salt=1000))
+        if self.ema:
+            self.ema.update(self.stage.model, self.step)
+        return metrics
+
+    def _backward(self, module: nn.Module, batches: list[Batch], number: int) -> dict[str, float]:
+        """Accumulate the gradients of all micro-batches; the mean of each logged scalar."""
+        sums: dict[str, float] = {}
+        for i, (batch, rows) in enumerate(zip(batches, self._rows(), strict=True)):
+            last = i == len(batches) - 1
+            hold = isinstance(module, DistributedDataParallel) and not last
+            with module.no_sync() if hold else nullcontext():  # type: ignore[operator]
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    loss, extra = module(batch, self.step, self._draws(rows, salt=number))
+                self.scaler.scale(loss / len(batches)).backward()
+            for key, value in {"loss": loss, **extra}.items():
+                sums[key] = sums.get(key, 0.0) + float(value.detach()) / len(batches)
+        return sums
+
+    def _draws(self, rows: slice, salt: int) -> Draws:
+        return Draws(mixed_seed(self.seed, salt), self.step, rows, self.config.batch_size, self.device)
+
+    def _agree(self, metrics: dict[str, float], flag: InterruptFlag) -> bool:
+        """Average metrics over processes, stop all of them if the loss is not finite; was one interrupted?"""
+        if distributed.world_size() > 1:
+            values = torch.tensor(
+                [*metrics.values(), float(flag.raised)], dtype=torch.float64, device=self.device
+            )
+            *means, raised = (distributed.total(values) / distributed.world_size()).tolist()
+            metrics.update(zip(metrics, means, strict=True))
+            flag.raised = flag.raised or raised > 0
+        if not math.isfinite(metrics["loss"]):
+            good = latest_checkpoint(self.folder)
+            kept = f"the last good checkpoint is {good}" if good else "no checkpoint was saved yet"
+            raise TrainingError(
+                f"{self.stage.name} loss is {metrics['loss']} at step {self.step}: training stopped, {kept}; "
+                f"try a lower training.{self.stage.name}.lr"
+            )
+        return flag.raised
+
+    # Validation, pictures, checkpoints.
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean of each validation scalar; keeps the weights if ``loss`` is the lowest so far."""
+        model, objective = self.result, self.stage.objectives[0]
+        was_training = model.training
+        model.eval()
+        sums: dict[str, float] = {}
+        count = 0
+        for i, indices in enumerate(self.stage.validation()):
+            if i % distributed.world_size() != distributed.rank():
+                continue
+            batch = self.stage.validation_batch(indices).to(self.device)
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                scalars = objective.validate(model, batch)
+            for key, value in scalars.items():
+                sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
+            count += len(indices)
+        model.train(was_training)
+        keys = sorted(sums)
+        totals = torch.tensor([*(sums[key] for key in keys), count], dtype=torch.float64, device=self.device)
+        *values, whole = distributed.total(totals).tolist()
+        means = {key: value / whole for key, value in zip(keys, values, strict=True)}
+        if means["loss"] < self.best["loss"]:
+            self.best = {"loss": means["loss"], "step": self.step}
+            if distributed.is_main():
+                save_checkpoint(
+                    self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name="best"
+                )
+        return means
+
+    @torch.no_grad()
+    def _picture(self) -> Path | None:
+        if not distributed.is_main():
+            return None
+        model = self.result
+        was_training = model.training
+        model.eval()
+        path = self.log.folder / "samples" / f"{self.stage.name}-{self.step:08d}"
+        written = self.stage.draw_samples(model, path)
+        model.train(was_training)
+        return written
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = {objective.name: objective.model for objective in self.stage.objectives}
+        return modules | ({"ema": self.ema.model} if self.ema else {})
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            o.name: optimizer for o, optimizer in zip(self.stage.objectives, self.optimizers, strict=True)
+        }
+
+    def _save(self) -> Path | None:
+        if not distributed.is_main():
+            return None
+        state = {"best": self.best, "scaler": self.scaler.state_dict(), "time": time.time()}
+        keep = self.config.keep
+        return save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
+
+    def _restore(self, path: Path) -> None:
+        saved = load_checkpoint(path, self._modules(), self._optimizers(), self.device)
+        self.step, self.best = saved["step"], saved["best"]
+        if saved.get("scaler"):
+            self.scaler.load_state_dict(saved["scaler"])
+        self.log.rewind(self.stage.name, self.step)
+
+    def _restore_best(self) -> None:
+        """Leave the best weights in ``stage.model``."""
+        distributed.barrier()
+        load_checkpoint(self.folder / "best", {"model": self.stage.model}, {}, self.device)
+        self.stage.model.eval()

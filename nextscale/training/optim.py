@@ -1,0 +1,63 @@
+"""Optimizer, learning rate, moving average and precision."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from nextscale.config import StageConfig
+
+
+def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.optim.AdamW:
+    """AdamW that decays weight matrices only: not biases, norms, embeddings, positions or learned scales."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    linear = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, linear)} - embeddings
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) in matrices], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
+
+
+def lr_factor(step: int, config: StageConfig) -> float:
+    """Learning rate at ``step`` over its peak: linear warm-up from 0.5%, then the schedule down to ``final_lr``."""
+    warmup = round(config.warmup * config.steps)
+    if step < warmup:
+        return 0.005 + 0.995 * step / warmup
+    progress = (step - warmup) / max(1, config.steps - 1 - warmup)
+    if config.schedule == "constant":
+        return 1.0
+    fall = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    return config.final_lr + (1 - config.final_lr) * fall
+
+
+class EMA:
+    """An exponential moving average of a module's weights; buffers are copied. Warms up over the first steps."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averaged, current = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype to autocast to, or None for fp32. ``auto`` is bf16 where the device computes it faster."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,0 +1,83 @@
+"""The order in which training visits stored rows, as a function of (seed, position).
+
+There is no state to save: a run that stopped after n samples goes on at position n, on any number of
+processes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from nextscale.training.randomness import mixed_seed, sample_seeds
+
+# What a permutation is of; keeps the two apart where seed and epoch agree.
+_SHARDS, _ROWS = 0, 1
+
+
+class StreamOrder:
+    """An infinite stream of row numbers, epoch after epoch; every epoch visits every row exactly once.
+
+    Without shards an epoch is one permutation of all rows. With shards it permutes the shards, takes
+    ``shards_per_buffer`` of them at a time and permutes the rows of these: neighbours in the stream then come
+    from few shards, each of which is read once an epoch.
+
+    The permutations sort splitmix64 hashes, so that unlike a random generator's they are the same in every
+    version of numpy.
+
+    Args:
+        num_rows: rows stored.
+        seed: of the order.
+        shard_rows: rows of a shard (the last may hold fewer); None for no shards.
+        shards_per_buffer: shards whose rows are shuffled together.
+
+    Raises:
+        ValueError: an argument is not positive.
+    """
+
+    def __init__(self, num_rows: int, seed: int, shard_rows: int | None = None, shards_per_buffer: int = 8) -> None:
+        if min(num_rows, num_rows if shard_rows is None else shard_rows, shards_per_buffer) < 1:
+            raise ValueError("num_rows, shard_rows and shards_per_buffer must be positive")
+        self.num_rows, self.seed = num_rows, seed
+        # All rows in one shard are all rows in one buffer.
+        self.shard_rows = min(shard_rows or num_rows, num_rows)
+        self.shards_per_buffer = shards_per_buffer
+        # Two epochs and two buffers are in use where a batch straddles their border.
+        self._plan_of = lru_cache(2)(self._plan)
+        self._buffer_of = lru_cache(2)(self._buffer)
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """B row numbers (int64) for B positions in the stream (int64, from 0)."""
+        positions = np.asarray(positions, np.int64)
+        epochs, places = np.divmod(positions, self.num_rows)
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            starts = self._plan_of(epoch)[0]
+            here = np.flatnonzero(epochs == epoch)
+            buffers = np.searchsorted(starts, places[here], side="right") - 1
+            for buffer in np.unique(buffers).tolist():
+                inside = here[buffers == buffer]
+                rows[inside] = self._buffer_of(epoch, buffer)[places[inside] - starts[buffer]]
+        return rows
+
+    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where each buffer of the epoch begins, and the epoch's permutation of shards."""
+        num_shards = -(-self.num_rows // self.shard_rows)
+        shards = self._permutation(num_shards, _SHARDS, epoch)
+        sizes = np.minimum(self.shard_rows, self.num_rows - shards * self.shard_rows)
+        first = np.arange(0, num_shards, self.shards_per_buffer)
+        return (np.cumsum(sizes) - sizes)[first], shards
+
+    def _buffer(self, epoch: int, buffer: int) -> np.ndarray:
+        """The rows of one shuffle buffer, shuffled."""
+        chosen = self._plan_of(epoch)[1][buffer * self.shards_per_buffer : (buffer + 1) * self.shards_per_buffer]
+        spans = [
+            np.arange(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)) for shard in chosen
+        ]
+        rows = np.concatenate(spans)
+        return rows[self._permutation(len(rows), _ROWS, epoch, buffer)]
+
+    def _permutation(self, length: int, *parts: int) -> np.ndarray:
+        seed = mixed_seed(self.seed, self.seed >> 32, *parts)
+        return np.argsort(sample_seeds(seed, np.arange(length)), kind="stable")

@@ -1,0 +1,56 @@
+"""Randomness as a function of (seed, step, sample): independent of process count, batch split and resumption.
+
+Nothing here has state, so a checkpoint needs no random-number state, and a resumed run is exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mixed_seed(*parts: int) -> int:
+    """One 63-bit seed from several integers, well mixed (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence([p & 0xFFFFFFFF for p in parts]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def sample_seeds(seed: int, positions: np.ndarray) -> np.ndarray:
+    """B of uint64: one seed for each position in the training stream (splitmix64 of seed and position)."""
+    with np.errstate(over="ignore"):
+        z = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(mixed_seed(seed))
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+class Draws:
+    """Random numbers of one training step.
+
+    Each draw is made for the whole global batch and cut to this process's rows, so two processes see together
+    exactly what one would see alone. Drawn on the CPU, so every device sees the same.
+
+    Args:
+        seed, step: what the numbers are a function of.
+        rows: the rows of the global batch this process (or micro-batch) holds.
+        global_batch: samples in the global batch.
+    """
+
+    def __init__(
+        self, seed: int, step: int, rows: slice, global_batch: int, device: torch.device | str = "cpu"
+    ):
+        self.rows, self.global_batch, self.device = rows, global_batch, device
+        self.generator = torch.Generator().manual_seed(mixed_seed(seed, step))
+
+    def uniform(self, *shape: int) -> Tensor:
+        """B *shape, in [0, 1)."""
+        return torch.rand(self.global_batch, *shape, generator=self.generator)[self.rows].to(self.device)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """B *shape, in [0, high)."""
+        whole = torch.randint(high, (self.global_batch, *shape), generator=self.generator)
+        return whole[self.rows].to(self.device)
+
+    def shared(self) -> torch.Generator:
+        """A generator that is the same on every process (for choices that are the batch's, not a sample's)."""
+        return self.generator

@@ -1,0 +1,44 @@
+"""A stage: what the loop needs to know of what it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from nextscale.config import StageConfig
+from nextscale.data import Batch
+from nextscale.training.objective import Objective
+
+
+class Stage(ABC):
+    """Batches by position in the data stream, the objectives that learn from them, and pictures to look at."""
+
+    name: str
+    config: StageConfig
+    objectives: list[Objective]
+    learning_rates: list[float]
+    """Peak learning rate of each objective."""
+    tokens_per_sample: int
+
+    @property
+    def model(self) -> nn.Module:
+        """The stage's result."""
+        return self.objectives[0].model
+
+    @abstractmethod
+    def batch(self, positions: np.ndarray) -> Batch:
+        """The training samples at these positions of the stream (a pure function of seed and position)."""
+
+    @abstractmethod
+    def validation(self) -> list[np.ndarray]:
+        """Index batches of the validation samples."""
+
+    @abstractmethod
+    def validation_batch(self, indices: np.ndarray) -> Batch: ...
+
+    @abstractmethod
+    def draw_samples(self, model: nn.Module, path: Path) -> Path | None:
+        """Write a picture of what ``model`` does at ``path`` (suffix chosen by the modality); None if it cannot."""

@@ -1,0 +1,68 @@
+"""Stage 1: train a multiscale tokenizer on samples, with the modality's objectives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from nextscale.config import TokenizerStageConfig
+from nextscale.data import Batch, DataSplits
+from nextscale.modality import Modality
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.order import StreamOrder
+from nextscale.training.randomness import mixed_seed, sample_seeds
+from nextscale.training.stage import Stage
+
+
+class TokenizerStage(Stage):
+    name = "tokenizer"
+
+    def __init__(
+        self,
+        modality: Modality,
+        tokenizer: MultiscaleTokenizer,
+        tokenizer_config: Any,
+        data: DataSplits,
+        config: TokenizerStageConfig,
+        seed: int,
+    ) -> None:
+        self.modality, self.data, self.config = modality, data, config
+        self.objectives = modality.tokenizer_objectives(tokenizer, tokenizer_config)
+        self.learning_rates = [objective.lr or config.lr for objective in self.objectives]
+        self.tokens_per_sample = tokenizer.schedule().length
+        self.seed = mixed_seed(seed, 1)
+        self.order = StreamOrder(len(data.train), self.seed)
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        return self.data.train.batch(self.order.rows(positions), sample_seeds(self.seed, positions))
+
+    def validation(self) -> list[np.ndarray]:
+        return validation_batches(len(self.data.validation), self.config.validation_samples)
+
+    def validation_batch(self, indices: np.ndarray) -> Batch:
+        return self.data.validation.batch(indices, None)
+
+    def draw_samples(self, model: nn.Module, path: Path) -> Path | None:
+        """Held-out samples and, below each, its reconstruction."""
+        assert isinstance(model, MultiscaleTokenizer)
+        return draw_reconstructions(self.modality, model, self.data, path)
+
+
+def validation_batches(available: int, limit: int, size: int = 128) -> list[np.ndarray]:
+    """Index batches of up to ``limit`` samples spread evenly over the split."""
+    count = min(available, limit)
+    indices = np.linspace(0, available, count, endpoint=False).astype(np.int64)
+    return np.array_split(indices, -(-count // size))
+
+
+def draw_reconstructions(
+    modality: Modality, tokenizer: MultiscaleTokenizer, data: DataSplits, path: Path, count: int = 8
+) -> Path | None:
+    """The film strip of held-out samples: decoded after each scale, the last column being the sample itself."""
+    indices = validation_batches(len(data.validation), count)[0]
+    samples = data.validation.batch(indices, None).to(tokenizer.device).samples
+    states = tokenizer.states(tokenizer.encode(samples))
+    return modality.write_film([*(tokenizer.decode(state) for state in states[1:]), samples], path)

@@ -1,0 +1,198 @@
+"""Stage 2: train a scale-wise transformer on token pyramids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nextscale.config import SamplingConfig, TransformerStageConfig
+from nextscale.data import Batch, DataSplits
+from nextscale.modality import Modality
+from nextscale.pyramid import TokenPyramid
+from nextscale.sampling import generate
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokenstore import TokenStore
+from nextscale.training.objective import Objective
+from nextscale.training.order import StreamOrder
+from nextscale.training.randomness import Draws, mixed_seed, sample_seeds
+from nextscale.training.stage import Stage
+from nextscale.training.tokenizer_stage import validation_batches
+from nextscale.transformer import ScaleTransformer
+
+
+class TransformerObjective(Objective):
+    """Cross-entropy of every token, given the ground truth of all coarser scales (teacher forcing).
+
+    A batch holds a token pyramid, or samples, which are then tokenized here.
+    """
+
+    name = "transformer"
+
+    def __init__(
+        self, transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, config: TransformerStageConfig
+    ) -> None:
+        super().__init__()
+        self.model = transformer
+        self.config = config
+        # In a tuple, the tokenizer is no submodule: it is neither trained nor saved with the transformer.
+        self._frozen = (tokenizer.eval().requires_grad_(False),)
+
+    @property
+    def tokenizer(self) -> MultiscaleTokenizer:
+        return self._frozen[0]
+
+    def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        pyramid = self.pyramid(batch)
+        with torch.no_grad():
+            seen = (
+                corrupt(pyramid, self.config.corrupt, self.tokenizer, draws)
+                if self.config.corrupt
+                else pyramid
+            )
+            inputs = self.tokenizer.teacher_forcing(seen, batch.conditions)
+        drop = {
+            spec.name: draws.uniform() < self.config.condition_drop for spec in self.model.conditioner.specs
+        }
+        if drop:  # all conditions of a sample fall together: guidance needs the law without any
+            first = next(iter(drop.values()))
+            drop = dict.fromkeys(drop, first)
+        cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
+        revealed = reveal_some(pyramid, draws) if self.model.config.in_scale_steps else None
+        keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
+        logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep)
+        loss_BL = self.model.token_space.loss(logits, pyramid.tokens, self.config.label_smoothing)
+        weight_BL = self._weights(pyramid, None if revealed is None else ~revealed[1])
+        accuracy_BL = self.model.token_space.accuracy(logits.detach(), pyramid.tokens)
+        total = weight_BL.sum().clamp_min(1e-9)
+        return (loss_BL * weight_BL).sum() / total, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
+
+    def pyramid(self, batch: Batch) -> TokenPyramid:
+        if isinstance(batch.samples, TokenPyramid):
+            return batch.samples
+        with torch.no_grad():
+            return self.tokenizer.encode(batch.samples)
+
+    def _weights(self, pyramid: TokenPyramid, predicted: Tensor | None) -> Tensor:
+        """B L: what each token's loss counts; 0 on padding and on tokens that the input reveals."""
+        weight = torch.ones(pyramid.tokens.shape[:2], device=pyramid.tokens.device)
+        if self.config.scale_weights is not None:
+            lengths = torch.tensor(pyramid.schedule.lengths, device=weight.device)
+            per_scale = torch.tensor(self.config.scale_weights, device=weight.device) / lengths
+            weight = weight * per_scale[pyramid.schedule.scale_ids(weight.device)]
+        for mask in (pyramid.mask, predicted):
+            weight = weight if mask is None else weight * mask
+        return weight
+
+    def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Mean loss and accuracy, of all tokens and of each scale; nothing dropped, corrupted or smoothed."""
+        assert isinstance(model, ScaleTransformer)
+        pyramid = self.pyramid(batch)
+        inputs = self.tokenizer.teacher_forcing(pyramid, batch.conditions)
+        logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)))
+        loss_BL = model.token_space.loss(logits, pyramid.tokens)
+        accuracy_BL = model.token_space.accuracy(logits, pyramid.tokens)
+        mask_BL = torch.ones_like(loss_BL) if pyramid.mask is None else pyramid.mask.to(loss_BL.dtype)
+        scalars = {"loss": _mean(loss_BL, mask_BL), "accuracy": _mean(accuracy_BL, mask_BL)}
+        for k in range(len(pyramid.schedule)):
+            span = pyramid.schedule.span(k)
+            scalars[f"loss/scale{k}"] = _mean(loss_BL[:, span], mask_BL[:, span])
+            scalars[f"accuracy/scale{k}"] = _mean(accuracy_BL[:, span], mask_BL[:, span])
+        return scalars
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum().clamp_min(1)
+
+
+def corrupt(
+    pyramid: TokenPyramid, share: float, tokenizer: MultiscaleTokenizer, draws: Draws
+) -> TokenPyramid:
+    """Replace ``share`` of the tokens at random, so that the model learns to live with its own mistakes."""
+    hit_BL = draws.uniform(pyramid.schedule.length) < share
+    other = draws.integers(tokenizer.token_space.vocabulary, *pyramid.tokens.shape[1:])
+    hit_BL = hit_BL.view(*hit_BL.shape, *[1] * (pyramid.tokens.dim() - 2))
+    return TokenPyramid(torch.where(hit_BL, other, pyramid.tokens), pyramid.schedule, pyramid.mask)
+
+
+def reveal_some(pyramid: TokenPyramid, draws: Draws) -> tuple[Tensor, Tensor]:
+    """For in-scale steps: reveal a random share of each scale, none of it half of the time."""
+    schedule, device = pyramid.schedule, pyramid.tokens.device
+    share_BK = (draws.uniform(len(schedule)) * 2 - 1).clamp_min(0)
+    known = draws.uniform(schedule.length) < share_BK[:, schedule.scale_ids(device)]
+    return pyramid.tokens, known
+
+
+def stochastic_depth(depth: int, rate: float, draws: Draws) -> Tensor | None:
+    """B depth 2 multipliers: 0 with a probability that grows linearly to ``rate``, else 1 / keep probability.
+
+    https://arxiv.org/abs/1603.09382
+    """
+    if rate == 0:
+        return None
+    drop = torch.linspace(0, rate, depth, device=draws.device)[:, None]
+    return (draws.uniform(depth, 2) >= drop).float() / (1 - drop)
+
+
+class TransformerStage(Stage):
+    name = "transformer"
+
+    def __init__(
+        self,
+        modality: Modality,
+        tokenizer: MultiscaleTokenizer,
+        transformer: ScaleTransformer,
+        data: DataSplits,
+        stores: tuple[TokenStore, TokenStore] | None,
+        config: TransformerStageConfig,
+        sampling: SamplingConfig,
+        seed: int,
+    ) -> None:
+        """``stores``: cached tokens of the training and of the validation split; None tokenizes on the fly."""
+        self.modality, self.data, self.stores, self.config = modality, data, stores, config
+        self.sampling = sampling
+        self.objectives = [TransformerObjective(transformer, tokenizer, config)]
+        self.learning_rates = [config.lr]
+        self.tokens_per_sample = transformer.schedule.length
+        self.seed = mixed_seed(seed, 2)
+        rows, shard = (
+            (len(data.train), None) if stores is None else (stores[0].num_rows, stores[0].shard_rows)
+        )
+        self.order = StreamOrder(rows, self.seed, shard)
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        rows = self.order.rows(positions)
+        if self.stores is None:
+            return self.data.train.batch(rows, sample_seeds(self.seed, positions))
+        return cached_batch(self.stores[0], rows)
+
+    def validation(self) -> list[np.ndarray]:
+        available = len(self.data.validation) if self.stores is None else self.stores[1].num_rows
+        return validation_batches(available, self.config.validation_samples)
+
+    def validation_batch(self, indices: np.ndarray) -> Batch:
+        if self.stores is None:
+            return self.data.validation.batch(indices, None)
+        return cached_batch(self.stores[1], indices)
+
+    def draw_samples(self, model: nn.Module, path: Path) -> Path | None:
+        assert isinstance(model, ScaleTransformer)
+        tokenizer = self.objectives[0].tokenizer  # type: ignore[attr-defined]
+        number = 64
+        conditions = spread_conditions(model.conditioner.specs, number, tokenizer.device)
+        generator = torch.Generator(tokenizer.device).manual_seed(0)
+        drawn = generate(tokenizer, model, number, conditions, self.sampling, generator)
+        return self.modality.write_grid(tokenizer.decode(drawn.state), path)
+
+
+def cached_batch(store: TokenStore, rows: np.ndarray) -> Batch:
+    tokens, conditions, mask = store.rows(rows)
+    return Batch(TokenPyramid(tokens, store.schedule, mask), conditions)
+
+
+def spread_conditions(specs: tuple, number: int, device: torch.device | str) -> dict[str, Tensor]:
+    """Every class equally often, in order; vectors are left null."""
+    index = torch.arange(number, device=device)
+    return {spec.name: index % spec.size for spec in specs if spec.kind == "class"}

@@ -1,0 +1,145 @@
+"""Attention between scales: who may look at whom, the key/value cache, and the layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from nextscale.config import TransformerConfig
+from nextscale.errors import ConfigError
+from nextscale.tokenizer import ScaleInput
+from nextscale.transformer.positions import rotate
+
+
+class ScaleAttention:
+    """The K x K matrix that says which scales a scale may look at.
+
+    ``full``: itself and all coarser ones. ``markov``: itself alone, as history arrives through its input. Or a
+    matrix of booleans, row = the scale that looks.
+
+    Raises:
+        ConfigError: if a matrix lets a scale look at a finer one, or not at itself.
+    """
+
+    def __init__(self, rule: Literal["full", "markov"] | Sequence[Sequence[bool]]) -> None:
+        self.rule = rule
+        if not isinstance(rule, str):
+            matrix = torch.tensor(rule, dtype=torch.bool)
+            if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+                raise ConfigError("transformer.attention must be a square matrix, one row and column a scale")
+            if matrix.triu(1).any() or not matrix.diagonal().all():
+                raise ConfigError("transformer.attention: a scale looks at itself and never at a finer scale")
+            self.matrix = matrix
+
+    def allowed(self, query_ids: Tensor, key_ids: Tensor) -> Tensor | None:
+        """L_q L_k booleans, from the scale each query and key belongs to; None where all are allowed."""
+        query, key = query_ids[:, None], key_ids[None, :]
+        if self.rule == "full":
+            allowed = key <= query
+        elif self.rule == "markov":
+            allowed = key == query
+        else:
+            allowed = self.matrix.to(query.device)[query, key]
+        return None if bool(allowed.all()) else allowed
+
+
+class KVCache:
+    """Keys and values of the scales seen so far, preallocated for ``length`` tokens and grown if there are more.
+
+    ``begin`` opens a scale; opening the same scale again (an in-scale sub-step) overwrites it.
+    """
+
+    def __init__(self, length: int = 0) -> None:
+        self.capacity = length
+        self.scale_ids = torch.empty(0, dtype=torch.long)
+        self.mask: Tensor | None = None
+        self.start = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+
+    def begin(self, inputs: ScaleInput) -> None:
+        """Make room for the scale (or packed scales) of ``inputs``; what was cached of finer scales is dropped."""
+        before = self.scale_ids.to(inputs.scale_ids.device)
+        before = before[before < inputs.scale_ids[0]]
+        self.start = len(before)
+        self.scale_ids = torch.cat([before, inputs.scale_ids])
+        if inputs.mask is not None or self.mask is not None:
+            rows = inputs.mask.shape[0] if inputs.mask is not None else self.mask.shape[0]  # type: ignore[union-attr]
+            device = inputs.scale_ids.device
+            old = torch.ones(rows, self.start, dtype=torch.bool, device=device)
+            old = old if self.mask is None else self.mask[:, : self.start]
+            new = torch.ones(rows, inputs.length, dtype=torch.bool, device=device)
+            self.mask = torch.cat([old, new if inputs.mask is None else inputs.mask], 1)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the open scale's B H L_k d keys and values of ``layer``; B H L d views of all so far."""
+        if layer == len(self._keys):
+            capacity = max(self.capacity, len(self.scale_ids))
+            self._keys.append(k.new_empty(*k.shape[:2], capacity, k.shape[3]))
+            self._values.append(v.new_empty(*v.shape[:2], capacity, v.shape[3]))
+        end = self.start + k.shape[2]
+        for store, new in ((self._keys, k), (self._values, v)):
+            if end > store[layer].shape[2]:
+                store[layer] = F.pad(
+                    store[layer], (0, 0, 0, max(end, 2 * self.start) - store[layer].shape[2])
+                )
+            store[layer][:, :, self.start : end] = new
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+
+def attention_mask(rule: ScaleAttention, inputs: ScaleInput, cache: KVCache | None) -> Tensor | None:
+    """(B or 1) 1 L_q L_k booleans for scaled_dot_product_attention; None where everything is allowed."""
+    key_ids = inputs.scale_ids if cache is None else cache.scale_ids
+    key_mask = inputs.mask if cache is None else cache.mask
+    allowed = rule.allowed(inputs.scale_ids, key_ids)
+    if key_mask is None:
+        return None if allowed is None else allowed[None, None]
+    # A padded query would look at nothing and give NaN: let it look at itself.
+    own = torch.arange(len(inputs.scale_ids), device=key_ids.device) + (len(key_ids) - len(inputs.scale_ids))
+    itself = own[:, None] == torch.arange(len(key_ids), device=key_ids.device)
+    mask = key_mask[:, None, None, :]
+    return (mask if allowed is None else mask & allowed) | itself
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, with published VAR's QK-norm: unit queries and keys, a learned scale a head."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, self.heads = config.model_width, config.num_heads
+        self.qk_norm = config.qk_norm
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        # Keys need no bias: it would add the same to every logit of a query.
+        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+        if self.qk_norm:
+            self.log_scale = nn.Parameter(torch.full((self.heads, 1, 1), math.log(4)))
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        mask: Tensor | None,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x_BLD, self.qkv.weight, bias)
+        q, k, v = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads).unbind(0)
+        if self.qk_norm:
+            # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
+            q = F.normalize(q, dim=-1) * self.log_scale.clamp_max(math.log(100)).exp().to(q.dtype)
+            k = F.normalize(k, dim=-1)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        scale = 1.0 if self.qk_norm else 0.25 / math.sqrt(q.shape[-1])
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, scale=scale)
+        return self.proj(rearrange(out, "b h l d -> b l (h d)"))

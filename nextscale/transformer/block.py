@@ -1,0 +1,87 @@
+"""The transformer block: attention and MLP, each modulated by the condition (adaLN)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextscale.config import TransformerConfig
+from nextscale.transformer.attention import Attention, KVCache
+
+
+def normalize(x: Tensor, kind: str) -> Tensor:
+    """LayerNorm or RMSNorm without weights: adaLN brings its own scale and shift."""
+    if kind == "rmsnorm":
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def modulate(x: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
+    return torch.addcmul(shift_B1D, x, scale_B1D + 1)
+
+
+class MLP(nn.Module):
+    """GELU (tanh), or SwiGLU with as many weights (https://arxiv.org/abs/2002.05202)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, hidden = config.model_width, round(config.model_width * config.mlp_ratio)
+        self.gated = config.mlp == "swiglu"
+        if self.gated:
+            hidden = -(-2 * hidden // 3 // 8) * 8
+        self.fc1 = nn.Linear(width, 2 * hidden if self.gated else hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        if self.gated:
+            gate, x = x.chunk(2, dim=-1)
+            x = F.silu(gate) * x
+        else:
+            x = F.gelu(x, approximate="tanh")
+        return self.fc2(x)
+
+
+class Block(nn.Module):
+    """``x + gamma1 attention(adaLN(x))``, then ``x + gamma2 MLP(adaLN(x))`` (DiT, https://arxiv.org/abs/2212.09748).
+
+    Six vectors a sample (gamma1 gamma2 scale1 scale2 shift1 shift2) come from the condition: through the block's
+    own projection, or (``adaln: shared``) through one for all blocks, to which each block adds a learned constant.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width = config.model_width
+        self.norm = config.norm
+        self.attention = Attention(config)
+        self.mlp = MLP(config)
+        if config.adaln == "block":
+            self.adaln = nn.Linear(width, 6 * width)
+        else:
+            self.adaln_offset = nn.Parameter(torch.empty(6, width))
+        self.shared = config.adaln == "shared"
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        cond_BD: Tensor,
+        mask: Tensor | None,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        keep_B2: Tensor | None = None,
+    ) -> Tensor:
+        """``cond_BD`` is the activated condition, or (shared) the six projected vectors B 6 D.
+
+        ``keep_B2`` scales each sample's two branches (stochastic depth: 0, or 1 / keep probability).
+        """
+        six_B6D = self.adaln_offset + cond_BD if self.shared else self.adaln(cond_BD).unflatten(-1, (6, -1))
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = six_B6D[:, :, None].unbind(1)
+        if keep_B2 is not None:
+            gamma1 = gamma1 * keep_B2[:, 0, None, None].to(gamma1.dtype)
+            gamma2 = gamma2 * keep_B2[:, 1, None, None].to(gamma2.dtype)
+        h = modulate(normalize(x_BLD, self.norm), scale1, shift1)
+        x_BLD = torch.addcmul(x_BLD, self.attention(h, mask, rotation, cache, layer), gamma1)
+        h = modulate(normalize(x_BLD, self.norm), scale2, shift2)
+        return torch.addcmul(x_BLD, self.mlp(h), gamma2)

@@ -1,0 +1,103 @@
+"""The image modality's own configuration sections. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from nextscale.config import Fraction, Section
+from nextscale.modality import ModalityConfig
+
+
+class ImageDataConfig(Section):
+    """Where images come from, and how they are brought to one size."""
+
+    shorthand: ClassVar[str] = "source"
+    """``data=X`` means ``data.source=X``."""
+
+    source: str = "digits"
+    """digits (built in), an IDX folder (MNIST's layout, .gz or not), an image folder, an .npz file, or hf:NAME."""
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width after resizing (one number: square); None keeps the images' own, which must then agree."""
+    crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width of crops: random in training, central in evaluation; None keeps the whole image."""
+    flip: bool = False
+    """Flip left-right at random in training."""
+    channels: Literal[1, 3] | None = None
+    """1 grey, 3 colour; None takes what the data has (mixed data become colour)."""
+    labels: bool = True
+    """Use the class labels, where the data has any."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, instead of stopping at the first."""
+    validation: Fraction = 0.1
+    """Share of the training split that is held out where the data has no validation split."""
+    split_seed: int = 0
+    """Seed of that hold-out; it is not the run's seed, so that runs are compared on the same split."""
+
+
+class QuantizerConfig(Section):
+    codes: PositiveInt = 4096
+    """V, the size of the codebook shared by all scales."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    update: Literal["gradient", "ema"] = "gradient"
+    """How codes learn: by the codebook loss (straight-through, as VAR), or by moving averages (VQ-VAE-2)."""
+    ema_decay: Fraction = 0.99
+    commitment: NonNegativeFloat = 0.25
+    """Weight of the commitment loss (beta)."""
+    revive_below: NonNegativeFloat = 0.0
+    """A code is dead, and re-seeded from the data, when its share of uses falls below this / V; 0 revives none."""
+    revive_every: PositiveInt = 100
+    """Steps between revivals."""
+    scale_dropout: Fraction = 0.0
+    """Share of training samples whose finer scales are dropped, so that every prefix decodes well."""
+    phi: Literal["none", "shared", "partial", "scale"] = "partial"
+    """Convolutions after upsampling: none, one for all scales, a few shared by neighbours, or one a scale."""
+    phi_count: PositiveInt = 4
+    """Convolutions of phi = partial."""
+    phi_ratio: Fraction = 0.5
+    """phi(x) = (1 - ratio) x + ratio conv(x)."""
+    upsample: Literal["cubic", "linear"] = "cubic"
+
+
+class PerceptualConfig(Section):
+    weight: NonNegativeFloat = 0.0
+    """Weight of the perceptual loss on EfficientNet-Lite0 features (extra: perceptual)."""
+
+
+class AdversarialConfig(Section):
+    weight: NonNegativeFloat = 0.0
+    """Weight of the PatchGAN loss; with ``adaptive``, relative to the reconstruction loss's gradient."""
+    adaptive: bool = True
+    start: NonNegativeInt = 0
+    """Step at which it begins."""
+    width: PositiveInt = 64
+    layers: PositiveInt = 3
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+
+
+class ImageTokenizerConfig(Section):
+    """Multiscale VQ-VAE: a convolutional encoder and decoder of VQGAN kind around a residual pyramid."""
+
+    scales: tuple[PositiveInt, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    """Length of the longest side of each scale, relative to the last."""
+    channels: PositiveInt = 32
+    """C of the latent."""
+    width: PositiveInt = 160
+    """Channels of the highest resolution."""
+    multipliers: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
+    """Channels of each resolution over ``width``; each entry but the first halves the resolution."""
+    blocks: PositiveInt = 2
+    """Residual blocks a resolution (the decoder has one more)."""
+    attention: bool = True
+    """Self-attention at the lowest resolution."""
+    quantizer: QuantizerConfig = QuantizerConfig()
+    l1: NonNegativeFloat = 0.0
+    """Weight of the mean absolute error."""
+    l2: NonNegativeFloat = 1.0
+    """Weight of the mean squared error."""
+    perceptual: PerceptualConfig = PerceptualConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
+
+
+CONFIG = ModalityConfig(data=ImageDataConfig, tokenizer=ImageTokenizerConfig)

@@ -1,0 +1,223 @@
+"""The image modality's data: from ``data.source`` to splits of one shape."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nextscale.conditioning import ConditionSpec
+from nextscale.data import DataSplits
+from nextscale.errors import DataError
+from nextscale_image.config import ImageDataConfig
+from nextscale_image.decoding import (
+    LazyImages,
+    Shape,
+    check_size,
+    planes,
+    read_images,
+    unreadable,
+    upright_size,
+)
+from nextscale_image.holdout import hold_out
+from nextscale_image.readers import read_source
+from nextscale_image.readers.raw import ArrayImages, ImageSet, RawSplit, RawSplits
+from nextscale_image.source import ImageSource, Pixels
+
+log = logging.getLogger("nextscale.image")
+
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes of uint8 pixels that are kept decoded; larger data is decoded batch by batch."""
+
+
+@dataclass
+class Split:
+    """One raw split, brought to one shape: ``rows`` of ``pixels`` (N C H W) are readable."""
+
+    pixels: Pixels
+    rows: np.ndarray
+    labels: np.ndarray | None
+    colour: bool
+
+
+def open_images(config: ImageDataConfig) -> DataSplits:
+    """Open the images that ``config.source`` names, as ``ImageSource`` splits.
+
+    Without a validation split in the source, ``config.validation`` of the training split is held out, by class.
+    ``description`` is ``{"channels", "height", "width", "classes"}``, sizes after cropping.
+
+    Raises:
+        DataError: the source is missing, empty, damaged, or inconsistent in sizes or classes.
+    """
+    raw = read_source(config.source)
+    classes = common_classes(raw, config.source) if config.labels else ()
+    shape = expected_shape(raw, config)
+    crop = crop_size(shape, config)
+
+    pixels = sum(len(split.images) for split in raw.values()) * shape.height * shape.width
+    in_memory = pixels * shape.channels <= MEMORY_LIMIT
+    splits = {name: load(split, shape, in_memory, config) for name, split in raw.items()}
+    if config.channels is None and not any(split.colour for split in splits.values()):
+        shape = replace(shape, channels=1)
+        for split in splits.values():
+            split.pixels = grey(split.pixels, shape)
+
+    def source(split: Split, rows: np.ndarray) -> ImageSource:
+        return ImageSource(split.pixels, rows, split.labels if classes else None, crop, config.flip)
+
+    train_rows, train = splits["train"].rows, splits["train"]
+    if "validation" in splits:
+        validation = source(splits["validation"], splits["validation"].rows)
+    else:
+        train_rows, held_rows = hold_out_validation(train, config)
+        validation = source(train, held_rows)
+    return DataSplits(
+        train=source(train, train_rows),
+        validation=validation,
+        test=source(splits["test"], splits["test"].rows) if "test" in splits else None,
+        conditions=(ConditionSpec(name="label", size=len(classes), names=classes),) if classes else (),
+        description={
+            "channels": shape.channels,
+            "height": crop[0],
+            "width": crop[1],
+            "classes": list(classes),
+        },
+    )
+
+
+def common_classes(raw: RawSplits, source: str) -> tuple[str, ...]:
+    """The class names of all splits; empty where the data has no labels.
+
+    Named classes must be the same in every split. Where the data has numbers only, they are the names, and the
+    training split must have every label of the others.
+    """
+    train = raw["train"]
+    for name, split in raw.items():
+        if (split.labels is None) != (train.labels is None):
+            labelled, flat = ("train", name) if split.labels is None else (name, "train")
+            raise DataError(
+                f"classes differ between splits of {source}: {labelled} has classes, {flat} has none "
+                "(data.labels=false leaves them out)"
+            )
+        if split.labels is None or train.labels is None:
+            continue
+        if split.classes:
+            check_labels(split.labels, len(split.classes), split.images)
+        here, there = class_names(split), class_names(train)
+        more, fewer = set(here) - set(there), set(there) - set(here) if split.classes else set()
+        if more or fewer:
+            lacking, having, names = (name, "train", fewer) if fewer else ("train", name, more)
+            raise DataError(
+                f"classes differ between splits of {source}: {lacking} lacks {', '.join(sorted(names))}, "
+                f"which {having} has"
+            )
+        if split.classes and here != there:
+            raise DataError(f"{name} and train of {source} have the same classes, but in another order")
+    if train.labels is None:
+        return ()
+    return train.classes or tuple(str(label) for label in range(int(train.labels.max(initial=0)) + 1))
+
+
+def class_names(split: RawSplit) -> tuple[str, ...]:
+    """Those the source gives, or the numbers that occur."""
+    return split.classes or tuple(str(label) for label in np.unique(split.labels))  # pyright: ignore
+
+
+def check_labels(labels: np.ndarray, count: int, images: ImageSet) -> None:
+    """Raise DataError for a label that has no name (Hugging Face writes -1 where a label is withheld)."""
+    bad = np.flatnonzero((labels < 0) | (labels >= count))
+    if len(bad):
+        raise DataError(
+            f"{images.name(int(bad[0]))} has label {labels[bad[0]]}: it must be 0 to {count - 1} "
+            "(data.labels=false leaves labels out)"
+        )
+
+
+def expected_shape(raw: RawSplits, config: ImageDataConfig) -> Shape:
+    """What images are decoded to: the configured size, or that of the first.
+
+    Where ``config.channels`` leaves it to files to say, they are decoded in colour, and made grey afterwards if none
+    had any: reading every header first would take a third as long as decoding.
+    """
+    if any(not len(split.images) for split in raw.values()):
+        raise DataError(f"no images in {config.source}")
+    arrays = [split.images.array for split in raw.values() if isinstance(split.images, ArrayImages)]
+    grey = len(arrays) == len(raw) and all(array.shape[-1] == 1 for array in arrays)
+    channels = config.channels or (1 if grey else 3)
+    if config.size is not None:
+        return Shape(channels, *pair(config.size))
+    images = raw["train"].images
+    for index in range(len(images)):
+        try:
+            with images.open(index) as image:
+                height, width = upright_size(image)
+        except Exception as error:  # a damaged file may raise anything in Pillow
+            if not config.skip_unreadable:
+                raise unreadable(images, index, error) from None
+            continue
+        return Shape(channels, height, width, as_in=images.name(index))
+    raise DataError(f"no readable image in {config.source}")
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def crop_size(shape: Shape, config: ImageDataConfig) -> tuple[int, int]:
+    if config.crop is None:
+        return shape.height, shape.width
+    height, width = pair(config.crop)
+    if height > shape.height or width > shape.width:
+        raise DataError(
+            f"data.crop of {height} x {width} is larger than the images of {config.source}, "
+            f"{shape.height} x {shape.width} (height x width)"
+        )
+    return height, width
+
+
+def load(raw: RawSplit, shape: Shape, in_memory: bool, config: ImageDataConfig) -> Split:
+    """Decode a split now, or get ready to decode it batch by batch."""
+    images, skip = raw.images, config.skip_unreadable
+    if isinstance(images, ArrayImages):
+        check_size(images, 0, images.array.shape[1:3], shape)
+    if isinstance(images, ArrayImages) and images.array.shape[1:3] == (shape.height, shape.width):
+        found: list[bool | None] = [images.array.shape[-1] == 3] * len(images)
+        pixels = planes(images.array, shape.channels)
+    elif in_memory:
+        pixels = np.empty((len(images), shape.channels, shape.height, shape.width), np.uint8)
+        found = read_images(images, shape, skip, out=pixels)
+    else:
+        # A batch cannot leave an image out any more, so those to be skipped are found now.
+        pixels = LazyImages(images, shape)
+        found = read_images(images, shape, skip, headers_only=not skip)
+    missing = [row for row, colour in enumerate(found) if colour is None]
+    if len(missing) == len(found):
+        raise DataError(f"no readable image in {config.source}")
+    if missing:
+        name = images.name(missing[0])
+        log.warning("left out %d of %d images as unreadable, first %s", len(missing), len(found), name)
+    rows = np.flatnonzero([colour is not None for colour in found])
+    return Split(pixels, rows, raw.labels, any(found))
+
+
+def grey(pixels: Pixels, shape: Shape) -> Pixels:
+    """One of the three equal channels."""
+    if isinstance(pixels, LazyImages):
+        return replace(pixels, shape=shape)
+    return np.ascontiguousarray(pixels[:, :1])  # pyright: ignore
+
+
+def hold_out_validation(train: Split, config: ImageDataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the training split to train on, and to validate with."""
+    labels, count = train.labels, len(train.rows)
+    if labels is not None:
+        labels = labels[train.rows]
+        labels = labels - labels.min()  # unnamed ones, which data.labels=false lets pass, may be -1
+    kept, held = hold_out(labels, count, config.validation, config.split_seed)
+    if not len(kept) or not len(held):
+        raise DataError(
+            f"too few images: data.validation={config.validation} of the {count} training images of "
+            f"{config.source} leaves {len(kept)} to train on and {len(held)} to validate with"
+        )
+    return train.rows[kept], train.rows[held]

@@ -1,0 +1,61 @@
+"""The image modality: how the core's records map to images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextscale.data import DataSplits
+from nextscale.modality import Modality
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.objective import Objective
+from nextscale_image import writers
+from nextscale_image.config import ImageDataConfig, ImageTokenizerConfig
+from nextscale_image.data import open_images
+from nextscale_image.objectives import CriticObjective, TokenizerObjective
+from nextscale_image.tokenizer import ImageTokenizer
+
+
+class ImageModality(Modality):
+    name = "image"
+
+    def open_data(self, config: ImageDataConfig) -> DataSplits:
+        return open_images(config)
+
+    def build_tokenizer(self, config: ImageTokenizerConfig, description: dict[str, Any]) -> ImageTokenizer:
+        return ImageTokenizer(config, description)
+
+    def tokenizer_objectives(
+        self, tokenizer: MultiscaleTokenizer, config: ImageTokenizerConfig
+    ) -> list[Objective]:
+        assert isinstance(tokenizer, ImageTokenizer)
+        if config.adversarial.weight == 0:
+            return [TokenizerObjective(tokenizer, config)]
+        critic = CriticObjective(config.adversarial, tokenizer.channels, min(tokenizer.sample_shape))
+        return [TokenizerObjective(tokenizer, config, critic), critic]
+
+    def write_samples(self, samples: Tensor, folder: Path) -> list[Path]:
+        return writers.write_samples(samples, folder)
+
+    def write_grid(self, samples: Tensor, path: Path, columns: int | None = None) -> Path:
+        return writers.write_grid(samples, path, columns)
+
+    def write_film(self, steps: list[Tensor], path: Path) -> Path:
+        return writers.write_film(steps, path)
+
+    def evaluate_tokenizer(
+        self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
+    ) -> dict[str, Any]:
+        from nextscale_image.evaluate import evaluate_reconstruction
+
+        return evaluate_reconstruction(tokenizer, data, device)
+
+    def evaluate_samples(
+        self, samples: Tensor, conditions: dict[str, Tensor], data: DataSplits, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        from nextscale_image.evaluate import evaluate_samples
+
+        return evaluate_samples(samples, conditions, data, options)

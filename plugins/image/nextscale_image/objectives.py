@@ -1,0 +1,115 @@
+"""What stage 1 minimises: reconstruction, quantization, perceptual and adversarial losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextscale.data import Batch
+from nextscale.training.distributed import rank, total, world_size
+from nextscale.training.objective import Objective
+from nextscale.training.randomness import Draws
+from nextscale_image.config import AdversarialConfig, ImageTokenizerConfig
+from nextscale_image.discriminator import (
+    PatchDiscriminator,
+    adaptive_weight,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+from nextscale_image.perceptual import PerceptualLoss
+from nextscale_image.tokenizer import ImageTokenizer
+
+REVIVAL_VECTORS = 4096
+
+
+class TokenizerObjective(Objective):
+    """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of the multiscale VQ-VAE."""
+
+    name = "tokenizer"
+
+    def __init__(
+        self, tokenizer: ImageTokenizer, config: ImageTokenizerConfig, critic: CriticObjective | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.config = tokenizer, config
+        perceptual = PerceptualLoss() if config.perceptual.weight > 0 else None
+        self._unregistered = (critic, perceptual)  # in a tuple: neither trained nor saved here
+        self._recent: Tensor | None = None
+
+    def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        images = batch.samples
+        quantizer_config = self.config.quantizer
+        kept = None
+        if quantizer_config.scale_dropout > 0:
+            number = len(self.model.schedule())
+            dropped = draws.uniform() < quantizer_config.scale_dropout
+            kept = torch.where(dropped, 1 + draws.integers(number), number)
+        reconstruction, quantized = self.model.reconstruct(images, kept)
+        quantizer = self.model.pyramid.quantizer
+        if quantizer.update == "ema":
+            quantizer.update_codebook(quantized.residuals, quantized.codes)
+        self._recent = quantized.residuals
+        scalars = self._reconstruction(reconstruction, images)
+        loss = scalars["reconstruction"] + quantized.loss
+        scalars["quantization"] = quantized.loss.detach()
+        critic = self._unregistered[0]
+        if critic is not None and step >= self.config.adversarial.start:
+            adversarial = hinge_generator_loss(critic.model(reconstruction))
+            weight = torch.tensor(self.config.adversarial.weight, device=images.device)
+            if self.config.adversarial.adaptive:
+                last = self.model.decoder.last_layer
+                weight = weight * adaptive_weight(scalars["reconstruction"], adversarial, last)
+            loss = loss + weight * adversarial
+            scalars |= {"adversarial": adversarial.detach(), "adversarial_weight": weight}
+        batch.scratch["reconstruction"] = reconstruction.detach()
+        return loss, {key: value.detach() for key, value in scalars.items()}
+
+    def _reconstruction(self, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
+        squared, absolute = F.mse_loss(reconstruction, images), F.l1_loss(reconstruction, images)
+        loss = self.config.l2 * squared + self.config.l1 * absolute
+        scalars = {"l1": absolute, "l2": squared}
+        perceptual = self._unregistered[1]
+        if perceptual is not None:
+            perceptual.to(images.device)
+            scalars["perceptual"] = perceptual(reconstruction, images)
+            loss = loss + self.config.perceptual.weight * scalars["perceptual"]
+        return scalars | {"reconstruction": loss}
+
+    def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, ImageTokenizer)
+        images = batch.samples
+        reconstruction = model.decode_tokens(model.encode(images)).float()
+        scalars = self._reconstruction(reconstruction.clamp(-1, 1), images)
+        # Peak is 2 in [-1, 1]; PSNR a picture, then the mean.
+        per_image = (reconstruction.clamp(-1, 1) - images).square().flatten(1).mean(1).clamp_min(1e-10)
+        psnr = (10 * torch.log10(4 / per_image)).mean()
+        used = (model.pyramid.quantizer.usage_KV.sum(0) > 0).float().mean()
+        return {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
+
+    def after_step(self, step: int, draws: Draws) -> None:
+        config, quantizer = self.config.quantizer, self.model.pyramid.quantizer
+        if config.revive_below == 0 or step % config.revive_every or self._recent is None:
+            return
+        vectors = self._recent[:REVIVAL_VECTORS].contiguous()
+        if world_size() > 1:  # everybody takes the first process's vectors
+            vectors = total(vectors if rank() == 0 else torch.zeros_like(vectors))
+        quantizer.revive(vectors, config.revive_below, draws.shared())
+
+
+class CriticObjective(Objective):
+    """The PatchGAN discriminator's hinge loss on the images that the tokenizer has just reconstructed."""
+
+    name = "discriminator"
+
+    def __init__(self, config: AdversarialConfig, channels: int, smallest_side: int) -> None:
+        super().__init__()
+        self.model = PatchDiscriminator(channels, config.width, config.layers, smallest_side)
+        self.lr, self.start = config.lr, config.start
+
+    def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        real, fake = self.model(batch.samples), self.model(batch.scratch["reconstruction"])
+        loss = hinge_discriminator_loss(real, fake)
+        if step < self.start:  # it still runs, so that every process has the same gradients to average
+            loss = loss * 0
+        return loss, {"real": real.mean().detach(), "fake": fake.mean().detach()}

@@ -1,0 +1,23 @@
+"""The entry module: names the modality without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nextscale.hookspecs import hookimpl
+from nextscale.modality import ModalitySpec
+
+
+@hookimpl
+def nextscale_modalities() -> Iterable[ModalitySpec]:
+    return [
+        ModalitySpec(
+            name="image",
+            summary="2-D images: multiscale VQ-VAE and VAR transformer",
+            config="nextscale_image.config:CONFIG",
+            implementation="nextscale_image.modality:ImageModality",
+            presets=Path(__file__).parent / "presets",
+            default_preset="digits",
+        )
+    ]

@@ -1,0 +1,94 @@
+"""One split of images, read as batches, with augmentation that is a function of each sample's seed."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextscale.data import Batch
+from nextscale.training.randomness import sample_seeds
+
+AUGMENTATION = 0x1A6E
+"""Keeps augmentation apart from whatever else is drawn from the same seeds."""
+OFFSET_BITS = 0x1FFFFF
+
+
+class Pixels(Protocol):
+    """N C H W of uint8: an array, or ``decoding.LazyImages``."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+class ImageSource:
+    """A ``nextscale.data.SampleSource``.
+
+    Args:
+        pixels: N C H W of uint8; several sources may share them.
+        rows: which of ``pixels`` this split has.
+        labels: N integers, one for each of ``pixels``, or None.
+        crop: height and width of what a batch holds.
+        flip: mirror left-right at random where seeds are given.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        rows: np.ndarray,
+        labels: np.ndarray | None,
+        crop: tuple[int, int],
+        flip: bool = False,
+    ) -> None:
+        self.pixels, self.rows, self.crop, self.flip = pixels, rows, crop, flip
+        self.labels: np.ndarray | None = None if labels is None else labels[rows]
+        """N int64, by this split's own indices."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+        """``samples`` B C H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 where labelled."""
+        images = augment(self.pixels[self.rows[indices]], seeds, self.crop, self.flip)
+        samples = torch.from_numpy(images).to(torch.float32).div_(127.5).sub_(1)
+        if self.labels is None:
+            return Batch(samples)
+        return Batch(samples, {"label": torch.from_numpy(self.labels[indices])})
+
+    def images_uint8(self, indices: np.ndarray) -> Tensor:
+        """B C H W of uint8: the real images, centrally cropped."""
+        return torch.from_numpy(augment(self.pixels[self.rows[indices]], None, self.crop, False))
+
+
+def augment(images: np.ndarray, seeds: np.ndarray | None, crop: tuple[int, int], flip: bool) -> np.ndarray:
+    """B C h w: random crop and mirroring of B C H W by B seeds; the central crop without seeds."""
+    (height, width), (crop_height, crop_width) = images.shape[2:], crop
+    spare_y, spare_x = height - crop_height, width - crop_width
+    if seeds is None:
+        top, left = spare_y // 2, spare_x // 2
+        return np.ascontiguousarray(images[:, :, top : top + crop_height, left : left + crop_width])
+    # Different bits of one well mixed number for each decision.
+    bits = sample_seeds(AUGMENTATION, seeds)
+    if spare_y or spare_x:
+        top = (bits & np.uint64(OFFSET_BITS)) % np.uint64(spare_y + 1)
+        left = ((bits >> np.uint64(21)) & np.uint64(OFFSET_BITS)) % np.uint64(spare_x + 1)
+        windows = np.lib.stride_tricks.sliding_window_view(images, crop, axis=(2, 3))
+        images = windows[np.arange(len(images)), :, top.astype(np.intp), left.astype(np.intp)]
+    if flip:
+        mirrored = (bits >> np.uint64(63)).astype(bool)
+        images[mirrored] = images[mirrored][..., ::-1]
+    return np.ascontiguousarray(images)
+
+
+def load_all(source: ImageSource, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """The real images of a split, N C H W of uint8, and their labels (N int64, or None).
+
+    With ``limit``, that many at most, drawn at random from all (the same ones at every call): files lie sorted
+    by class, so the first ones would be of one class.
+    """
+    indices = np.arange(len(source))
+    if limit is not None and limit < len(source):
+        indices = np.sort(np.argsort(sample_seeds(0, indices))[:limit])
+    labels = None if source.labels is None else torch.from_numpy(source.labels[indices])
+    return source.images_uint8(indices), labels

@@ -1,0 +1,74 @@
+"""The multiscale VQ-VAE of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nextscale.errors import ConfigError, DataError
+from nextscale.grid import GridTokenizer, Phi, ResidualPyramid, VectorQuantizer
+from nextscale_image.config import ImageTokenizerConfig
+from nextscale_image.networks import Decoder, Encoder
+
+
+class ImageTokenizer(GridTokenizer):
+    """B channels H W in [-1, 1] to token pyramids and back (VAR, https://arxiv.org/abs/2404.02905).
+
+    Args:
+        config: sizes of the networks and of the pyramid.
+        description: ``channels``, ``height`` and ``width`` of the data.
+
+    Raises:
+        ConfigError: scales that do not grow.
+        DataError: images too small for the scales.
+    """
+
+    decoder: Decoder
+
+    def __init__(self, config: ImageTokenizerConfig, description: dict[str, Any]) -> None:
+        self.channels = description["channels"]
+        shape = (description["height"], description["width"])
+        factor = 2 ** (len(config.multipliers) - 1)
+        _check_scales(config, shape, factor)
+        sizes = (
+            self.channels,
+            config.width,
+            config.multipliers,
+            config.blocks,
+            config.attention,
+            config.channels,
+        )
+        quantizer = VectorQuantizer(
+            config.quantizer.codes,
+            config.channels,
+            config.quantizer.distance,
+            config.quantizer.update,
+            config.quantizer.ema_decay,
+            len(config.scales),
+        )
+        phi = Phi(
+            2,
+            config.channels,
+            config.quantizer.phi,
+            config.quantizer.phi_count,
+            len(config.scales),
+            config.quantizer.phi_ratio,
+        )
+        pyramid = ResidualPyramid(quantizer, phi, config.quantizer.upsample, config.quantizer.commitment)
+        super().__init__(Encoder(*sizes), Decoder(*sizes), pyramid, config.scales, shape, (factor, factor))
+        # Convolutions on CPUs (and tensor cores) are two to three times faster with channels last.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _check_scales(config: ImageTokenizerConfig, shape: tuple[int, int], factor: int) -> None:
+    scales = config.scales
+    if any(b <= a for a, b in zip(scales, scales[1:], strict=False)):
+        raise ConfigError(f"tokenizer.scales must grow strictly, got {list(scales)}")
+    finest = max(-(-side // factor) for side in shape)
+    if finest < scales[-1]:
+        raise DataError(
+            f"images of {shape[0]} x {shape[1]} are too small: downsampled {factor} times their longest side is "
+            f"{finest}, less than the finest scale {scales[-1]}; use images of at least {scales[-1] * factor} "
+            "on the longest side (data.size=), fewer tokenizer.multipliers, or smaller tokenizer.scales"
+        )

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import nextscale.tokenstore as tokenstore
+from nextscale.errors import CheckpointError, TrainingError
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.tokenstore import TokenStore, hash_module
+from nextscale.training.order import StreamOrder
+
+SCHEDULE = Schedule.of([(1, 1), (2, 2), (3, 3)])
+
+
+def written(path: Path, num_rows: int = 50, vocabulary: int = 300, **options: Any) -> torch.Tensor:
+    """A store with a label and a vector as conditions; returns its tokens."""
+    settings = {"schedule": SCHEDULE, "tokenizer_hash": "abc123", "shard_rows": 16} | options
+    shape = (num_rows, SCHEDULE.length, *settings.get("token_shape", ()))
+    tokens = torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(num_rows))
+    conditions = {"label": ((), torch.int64), "text": ((3,), torch.float32)}
+    with TokenStore.create(path, vocabulary=vocabulary, num_rows=num_rows, conditions=conditions, **settings) as store:
+        for rows in torch.arange(num_rows).split(7):
+            mask = torch.arange(SCHEDULE.length) < rows[:, None] % 5 + 1 if settings.get("ragged") else None
+            store.append(
+                TokenPyramid(tokens[rows], SCHEDULE, mask),
+                {"label": rows, "text": rows[:, None] / 1.5 + torch.arange(3)},
+            )
+    return tokens
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    num_rows=st.integers(1, 60),
+    vocabulary=st.sampled_from([1, 2, 256, 257, 65536, 65537]),
+    token_shape=st.sampled_from([(), (4,), (2, 3)]),
+    ragged=st.booleans(),
+    shard_rows=st.none() | st.integers(8, 40),
+    keep_whole=st.booleans(),
+    data=st.data(),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    num_rows: int,
+    vocabulary: int,
+    token_shape: tuple[int, ...],
+    ragged: bool,
+    shard_rows: int | None,
+    keep_whole: bool,
+    data: st.DataObject,
+) -> None:
+    path = tmp_path_factory.mktemp("store") / "tokens.zarr"
+    tokens = written(
+        path, num_rows, vocabulary, token_shape=token_shape, ragged=ragged, shard_rows=shard_rows,
+        attributes={"note": [1, None]},
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenstore, "_KEEP_WHOLE_BYTES", 1 << 29 if keep_whole else 0)
+        store = TokenStore.open(path, "abc123", shards_per_buffer=2)
+    assert (store.num_rows, store.num_samples, store.passes) == (num_rows, num_rows, 1)
+    assert store.schedule == SCHEDULE
+    assert (store.token_vocabulary, store.token_shape) == (vocabulary, token_shape)
+    assert store.attributes == {"note": [1, None]}
+    indices = np.array(data.draw(st.lists(st.integers(0, num_rows - 1), max_size=40)), np.int64)
+    read, conditions, mask = store.rows(indices)
+    assert read.dtype == torch.int64
+    assert torch.equal(read, tokens[indices])
+    assert torch.equal(conditions["label"], torch.from_numpy(indices))
+    assert conditions["text"].dtype == torch.float32
+    assert torch.equal(conditions["text"], torch.from_numpy(indices)[:, None] / 1.5 + torch.arange(3))
+    if ragged:
+        assert mask is not None
+        assert mask.sum(1).tolist() == (indices % 5 + 1).tolist()
+    else:
+        assert mask is None
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65537, "uint32")])
+def test_tokens_take_the_smallest_integers(tmp_path: Path, vocabulary: int, dtype: str) -> None:
+    written(tmp_path / "t", vocabulary=vocabulary)
+    assert json.loads((tmp_path / "t/tokens/zarr.json").read_text())["data_type"] == dtype
+
+
+def test_a_stream_reads_each_shard_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenstore, "_KEEP_WHOLE_BYTES", 0)
+    tokens = written(tmp_path / "t", num_rows=200, shard_rows=8)
+    store = TokenStore.open(tmp_path / "t", shards_per_buffer=4)
+    order = StreamOrder(store.num_rows, 0, store.shard_rows, 4)
+    for epoch in range(2):
+        for start in range(0, 200, 10):
+            rows = order.rows(epoch * 200 + np.arange(start, start + 10))
+            assert torch.equal(store.rows(rows)[0], tokens[rows])
+    assert store._block_of.cache_info().misses <= 2 * 25
+    assert store._block_of.cache_info().currsize <= 5
+
+
+@pytest.mark.parametrize(("length", "rows"), [(30, 69908), (680, 1544), (5000, 1024)])
+def test_default_shards_take_two_megabytes(tmp_path: Path, length: int, rows: int) -> None:
+    options = {"vocabulary": 200 if length == 30 else 4096, "tokenizer_hash": "x"}
+    store = TokenStore.create(tmp_path / "t", schedule=Schedule.of([(length,)]), num_rows=10**6, **options)
+    assert store.shard_rows == rows
+
+
+# What is refused
+
+
+def test_refuses_another_tokenizers(tmp_path: Path) -> None:
+    written(tmp_path / "t")
+    with pytest.raises(CheckpointError, match="was written by tokenizer abc123, this run's is def456: run") as caught:
+        TokenStore.open(tmp_path / "t", "def456")
+    assert "\n" not in str(caught.value)
+    TokenStore.open(tmp_path / "t")
+
+
+def test_refuses_what_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no token cache at"):
+        TokenStore.open(tmp_path / "absent")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/precious").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    for name in ("other", "file"):
+        with pytest.raises(CheckpointError, match="is no token cache"):
+            TokenStore.open(tmp_path / name)
+        with pytest.raises(CheckpointError, match="exists and is no token cache"):
+            written(tmp_path / name)
+    assert (tmp_path / "other/precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_damage_is_noticed(tmp_path: Path, seed: int) -> None:
+    """Any file missing, cut short, or one bit changed: one line, or (spare space in JSON) the right rows."""
+    path, rng = tmp_path / "t", np.random.default_rng(seed)
+    tokens = written(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    victim = files[rng.integers(len(files))]
+    content = bytearray(victim.read_bytes())
+    kind = ("missing", "short", "changed")[seed % 3]
+    if kind == "missing":
+        victim.unlink()
+    elif kind == "short":
+        victim.write_bytes(content[: rng.integers(len(content))])
+    else:
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        victim.write_bytes(content)
+    try:
+        read, conditions, _ = TokenStore.open(path, "abc123").rows(np.arange(50))
+    except CheckpointError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        written(path)  # a damaged one may be replaced
+        assert torch.equal(TokenStore.open(path).rows(np.arange(50))[0], tokens)
+    else:
+        assert kind == "changed"
+        assert torch.equal(read, tokens) and torch.equal(conditions["label"], torch.arange(50))
+
+
+def test_wrong_rows_are_refused(tmp_path: Path) -> None:
+    good = TokenPyramid(torch.zeros(2, SCHEDULE.length, dtype=torch.int64), SCHEDULE)
+    label = {"label": torch.zeros(2, dtype=torch.int64)}
+    other = Schedule.of([(14,)])
+    wrong = {
+        "schedule": (TokenPyramid(good.tokens, other), label),
+        "leave the vocabulary": (TokenPyramid(good.tokens + 9, SCHEDULE), label),
+        "holds the conditions": (good, {}),
+        "announced with 3": (
+            TokenPyramid(good.tokens.repeat(2, 1), SCHEDULE),
+            {"label": label["label"].repeat(2)},
+        ),
+        "a mask needs": (TokenPyramid(good.tokens, SCHEDULE, good.tokens == 0), label),
+        "label is float32": (good, {"label": torch.zeros(2)}),
+        "has the shape": (good, {"label": torch.zeros(3, dtype=torch.int64)}),
+    }
+    for message, rows in wrong.items():
+        with (
+            pytest.raises(ValueError, match=message),
+            TokenStore.create(
+                tmp_path / "t", schedule=SCHEDULE, vocabulary=9, num_rows=3, tokenizer_hash="x",
+                conditions={"label": ((), "int64")},
+            ) as store,
+        ):  # fmt: skip
+            store.append(*rows)
+        assert not list(tmp_path.iterdir())
+
+
+def test_rows_outside_are_refused(tmp_path: Path) -> None:
+    written(tmp_path / "t")
+    for index in (-1, 50):
+        with pytest.raises(IndexError, match="leave the store's 50"):
+            TokenStore.open(tmp_path / "t").rows(np.array([index]))
+
+
+# Nothing half-written
+
+
+def test_too_few_rows_leave_the_store_before(tmp_path: Path) -> None:
+    tokens = written(tmp_path / "t")
+    with (
+        pytest.raises(CheckpointError, match="0 rows came of 9"),
+        TokenStore.create(tmp_path / "t", schedule=SCHEDULE, vocabulary=9, num_rows=9, tokenizer_hash="x"),
+    ):
+        pass
+    assert torch.equal(TokenStore.open(tmp_path / "t", "abc123").rows(np.arange(50))[0], tokens)
+    assert [file.name for file in tmp_path.iterdir()] == ["t"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    calls = []
+
+    def fail(*_: object, **__: object) -> None:
+        calls.append(1)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("zarr.storage._local._put", fail)
+    with pytest.raises(TrainingError, match="disk is full" if number == errno.ENOSPC else "Permission denied"):
+        written(tmp_path / "t")
+    assert calls
+    assert not list(tmp_path.iterdir())
+
+
+WRITE_UNTIL_KILLED = """
+import sys, torch
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.tokenstore import TokenStore
+
+schedule = Schedule.of([(14,)])
+zeros = TokenPyramid(torch.ones(16, 14, dtype=torch.int64), schedule)
+options = dict(schedule=schedule, vocabulary=9, num_rows=10**7, tokenizer_hash="x", shard_rows=16)
+with TokenStore.create(sys.argv[1], **options) as store:
+    while True:
+        store.append(zeros)
+"""
+
+
+def test_a_killed_writer_leaves_no_store_and_the_next_clears_up(tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    environment = os.environ | {"PYTHONPATH": str(Path(tokenstore.__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", WRITE_UNTIL_KILLED, str(path)], env=environment)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".t.partial/tokens/c/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert list(tmp_path.glob(".t.partial/tokens/c/*")) and not path.exists()
+    written(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["t"]
+
+
+def test_an_interrupted_replacement_is_undone(tmp_path: Path) -> None:
+    tokens = written(tmp_path / "t")
+    os.rename(tmp_path / "t", tmp_path / ".t.replaced")
+    assert torch.equal(TokenStore.open(tmp_path / "t").rows(np.arange(50))[0], tokens)
+
+
+# The hash
+
+
+def test_hash_module_sees_weights_buffers_and_configuration() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to(torch.bfloat16)
+    base = hash_module(module, {"b": 1, "a": (1, 2)})
+    assert base == hash_module(module, {"a": [1, 2], "b": 1})
+    assert len(base) == 16 and int(base, 16) >= 0
+    assert hash_module(module, {"a": [1, 2], "b": 2}) != base
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            before = value.clone()
+            value.view(-1)[-1] += 1
+            assert hash_module(module, {"b": 1, "a": (1, 2)}) != base
+            value.copy_(before)
+    assert hash_module(module, {"b": 1, "a": (1, 2)}) == base
