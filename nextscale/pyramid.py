@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class Schedule:
         Raises:
             ValueError: if ``sides`` is empty, not positive, or does not grow.
         """
-        if not sides or min(sides) < 1 or any(b <= a for a, b in zip(sides, sides[1:], strict=False)):
+        if not sides or min(sides) < 1 or any(b <= a for a, b in pairwise(sides)):
             raise ValueError(f"scales must be positive and strictly growing, got {list(sides)}")
         shapes = [[max(1, math.floor(axis * side / sides[-1] + 0.5)) for axis in finest] for side in sides]
         return cls.of(shapes)
@@ -68,7 +69,7 @@ class Schedule:
     @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Where each scale begins in the packed axis L; one longer than K, the last entry being L."""
-        return (0, *torch.tensor(self.lengths).cumsum(0).tolist())
+        return tuple(accumulate(self.lengths, initial=0))
 
     @property
     def length(self) -> int:

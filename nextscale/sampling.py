@@ -61,9 +61,7 @@ def check_sampling(config: SamplingConfig, transformer: ScaleTransformer, num_sc
             raise ConfigError(f"sampling.{name} has {len(value)} values; this model has {num_scales} scales")
     steps = config.steps if isinstance(config.steps, tuple) else (config.steps,)
     if max(steps) > 1 and not transformer.config.in_scale_steps:
-        raise ConfigError(
-            "sampling.steps > 1 needs a transformer trained with transformer.in_scale_steps=true"
-        )
+        raise ConfigError("sampling.steps > 1 needs a transformer trained with transformer.in_scale_steps=true")
     if config.smooth and not isinstance(transformer.token_space, Codes):
         raise ConfigError("sampling.smooth mixes codes: this model's tokens are not codes")
 
@@ -95,9 +93,7 @@ def generate(
     conditions = dict(conditions or {})
     transformer.conditioner.check(conditions)
     if isinstance(generator, Sequence) and len(generator) != num_samples:
-        raise NextscaleError(
-            f"{len(generator)} generators for {num_samples} samples: pass one, or one a sample"
-        )
+        raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one a sample")
     schedule = schedule if known is None else known.schedule
     state = tokenizer.initial_state(num_samples, conditions, schedule)
     check_sampling(config, transformer, tokenizer.num_scales(state))
@@ -119,7 +115,7 @@ def generate(
         ) -> Tensor:
             doubled = _repeat(inputs, 2) if guided else inputs
             if guided and revealed is not None:
-                revealed = (revealed[0].repeat(2, 1), revealed[1].repeat(2, 1))
+                revealed = (torch.cat([revealed[0]] * 2), torch.cat([revealed[1]] * 2))
             logits = transformer(doubled, cond_BD, cache, revealed)
             if guided:
                 logits, null = logits.chunk(2)
@@ -162,28 +158,33 @@ def draw_scale(
     if not transformer.config.in_scale_steps:
         logits = predict(None)
         tokens = space.draw(logits, generator, *settings)
-        return (tokens if kept is None else torch.where(kept[1], kept[0], tokens)), logits
+        return (tokens if kept is None else _where(kept[1], kept[0], tokens)), logits
 
     device = inputs.scale_ids.device
     tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
     known = torch.zeros(num_samples, length, dtype=torch.bool, device=device)
     if kept is not None:
-        tokens, known = torch.where(kept[1], kept[0], tokens), kept[1]
+        tokens, known = _where(kept[1], kept[0], tokens), kept[1]
     logits = None
     for step in range(steps):
         logits = predict((tokens, known))
         drawn = space.draw(logits, generator, *settings)
+        priority = uniform((num_samples, length), generator, device)
         if config.reveal == "confidence":
-            priority = -space.loss(logits, drawn)
-        else:
-            priority = uniform((num_samples, length), generator, device)
+            # A little chance, or rounding errors would choose among equally confident tokens.
+            priority = 1e-3 * priority - space.loss(logits, drawn)
         # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
         order = priority.masked_fill(known, torch.inf).argsort(1, descending=True).argsort(1)
         now = (order < length * (step + 1) // steps) & ~known
-        tokens = torch.where(now.view(*now.shape, *[1] * len(space.token_shape)), drawn, tokens)
+        tokens = _where(now, drawn, tokens)
         known = known | now
     assert logits is not None
     return tokens, logits
+
+
+def _where(chosen_BL: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
+    """B L *token_shape: ``tokens`` where chosen, ``others`` elsewhere."""
+    return torch.where(chosen_BL.view(*chosen_BL.shape, *[1] * (tokens.dim() - 2)), tokens, others)
 
 
 def _repeat(inputs: ScaleInput, times: int) -> ScaleInput:
@@ -192,9 +193,7 @@ def _repeat(inputs: ScaleInput, times: int) -> ScaleInput:
     def tile(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else torch.cat([tensor] * times)
 
-    coordinates = (
-        inputs.coordinates if inputs.coordinates.dim() == 2 else torch.cat([inputs.coordinates] * times)
-    )
+    coordinates = inputs.coordinates if inputs.coordinates.dim() == 2 else torch.cat([inputs.coordinates] * times)
     features, mask = tile(inputs.features), tile(inputs.mask)
     return ScaleInput(features, coordinates, inputs.scale_ids, mask, None, inputs.start)
 

@@ -50,7 +50,7 @@ def train(
 
     if dry_run:
         typer.echo(dump_config(settings), nl=False)
-        from nextscale.training.run import describe
+        from nextscale.training.describe import describe
         from nextscale_cli.tables import print_results
 
         typer.echo()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nextscale.config import TransformerConfig
 from nextscale.errors import ConfigError
 from nextscale.tokenizer import ScaleInput
+from nextscale.transformer.functions import scaled_unit
 from nextscale.transformer.positions import rotate
 
 
@@ -131,11 +132,13 @@ class Attention(nn.Module):
     ) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x_BLD, self.qkv.weight, bias)
-        q, k, v = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads).unbind(0)
+        qk, v = qkv.unflatten(-1, (3, self.heads, -1)).split((2, 1), dim=2)
         if self.qk_norm:
             # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
-            q = F.normalize(q, dim=-1) * self.log_scale.clamp_max(math.log(100)).exp().to(q.dtype)
-            k = F.normalize(k, dim=-1)
+            scale_H1 = self.log_scale.clamp_max(math.log(100)).exp().view(-1, 1)
+            qk = scaled_unit(qk, torch.stack([scale_H1, torch.ones_like(scale_H1)]))
+        # B H L d each, as views: nothing is copied.
+        (q, k), v = qk.transpose(1, 3).unbind(2), v.squeeze(2).transpose(1, 2)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nextscale.config import TransformerConfig
 from nextscale.transformer.attention import Attention, KVCache
+from nextscale.transformer.functions import gelu_tanh
 
 
 def normalize(x: Tensor, kind: str) -> Tensor:
@@ -39,7 +40,7 @@ class MLP(nn.Module):
             gate, x = x.chunk(2, dim=-1)
             x = F.silu(gate) * x
         else:
-            x = F.gelu(x, approximate="tanh")
+            x = gelu_tanh(x)
         return self.fc2(x)
 
 

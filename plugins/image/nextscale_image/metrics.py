@@ -67,9 +67,7 @@ def frechet_distance(a_ND: Tensor, b_ND: Tensor) -> float:
     return max(0.0, float(distance))  # rounding can leave -1e-15
 
 
-def kernel_distance(
-    a_ND: Tensor, b_ND: Tensor, subsets: int = 0, subset_size: int = 1000, seed: int = 0
-) -> float:
+def kernel_distance(a_ND: Tensor, b_ND: Tensor, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:
     """Kernel distance (KID, https://arxiv.org/abs/1801.01401): unbiased squared MMD, kernel (x.y / D + 1)^3.
 
     Its expectation is 0 where both sets come from one law, so values slightly below 0 are right. All members are

@@ -41,10 +41,10 @@ class ImageModality(Modality):
         return writers.write_samples(samples, folder)
 
     def write_grid(self, samples: Tensor, path: Path, columns: int | None = None) -> Path:
-        return writers.write_grid(samples, path, columns)
+        return writers.write_grid(samples, _png(path), columns)
 
     def write_film(self, steps: list[Tensor], path: Path) -> Path:
-        return writers.write_film(steps, path)
+        return writers.write_film(steps, _png(path))
 
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
@@ -59,3 +59,7 @@ class ImageModality(Modality):
         from nextscale_image.evaluate import evaluate_samples
 
         return evaluate_samples(samples, conditions, data, options)
+
+
+def _png(path: Path) -> Path:
+    return path if path.suffix else path.with_suffix(".png")

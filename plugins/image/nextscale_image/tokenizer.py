@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class ImageTokenizer(GridTokenizer):
 
 def _check_scales(config: ImageTokenizerConfig, shape: tuple[int, int], factor: int) -> None:
     scales = config.scales
-    if any(b <= a for a, b in zip(scales, scales[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(scales)):
         raise ConfigError(f"tokenizer.scales must grow strictly, got {list(scales)}")
     finest = max(-(-side // factor) for side in shape)
     if finest < scales[-1]:

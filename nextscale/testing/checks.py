@@ -1,0 +1,167 @@
+"""Invariants of a tokenizer alone, one plain function each: 1 schedule, 5 telescoping, 6 prefix, 8 round trip.
+
+``model_checks`` holds those of a tokenizer with a transformer, ``sampling_checks`` those of sampling. Every check
+raises AssertionError with the invariant, the scale and the sample, and needs neither pytest nor hypothesis. Models
+should be in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextscale.grid import GridTokenizer
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.testing.helpers import assert_same, assert_same_tree, leaves
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokenstore import TokenStore, hash_module
+
+Conditions = Mapping[str, Tensor] | None
+
+
+def check_schedule(schedule: Schedule, grid: bool = False) -> None:
+    """1. Lengths are positive, offsets add up, spans tile L; grids (``grid``) never shrink."""
+    name, count = "invariant 1 (schedule)", 0
+    assert len(schedule.offsets) == len(schedule) + 1, (
+        f"{name}: {len(schedule.offsets)} offsets, {len(schedule)} scales"
+    )
+    for k, scale in enumerate(schedule.scales):
+        length = math.prod(scale.shape)
+        assert length == scale.length == schedule.lengths[k] > 0, f"{name}: scale {k} has the length {scale.length}"
+        assert schedule.offsets[k] == count, f"{name}: scale {k} begins at {schedule.offsets[k]}, not {count}"
+        span, end = schedule.span(k), count + length
+        assert span == slice(count, end), f"{name}: scale {k} spans {span.start} to {span.stop}, not {count} to {end}"
+        count += length
+    assert schedule.length == schedule.offsets[-1] == count, f"{name}: L is {schedule.length}, not {count}"
+    expected = [k for k, scale in enumerate(schedule.scales) for _ in range(scale.length)]
+    assert schedule.scale_ids().tolist() == expected, f"{name}: scale_ids do not follow the lengths"
+    if not grid:
+        return
+    for k, (one, two) in enumerate(pairwise(schedule.scales), start=1):
+        grows = all(b >= a for a, b in zip(one.shape, two.shape, strict=True))
+        assert grows, f"{name}: scale {k} shrinks from {one.shape} to {two.shape}"
+    for k, scale in enumerate(schedule.scales):
+        places, finest = schedule.coordinates(k), torch.tensor(schedule.scales[-1].shape)
+        inside = bool(((places > 0) & (places < finest)).all())
+        assert inside and len(places.unique(dim=0)) == scale.length, f"{name}: coordinates of scale {k} are wrong"
+
+
+@torch.no_grad()
+def check_purity(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditions: Conditions = None) -> None:
+    """Under 3: no step modifies the state it is given, and a step repeated gives the same."""
+    name = "invariant 3 (states are never modified)"
+    state = tokenizer.initial_state(len(pyramid), conditions, pyramid.schedule)
+    for k in range(len(pyramid.schedule)):
+        before = deepcopy(state)
+        inputs = tokenizer.scale_input(state, k)
+        after = tokenizer.update(state, k, pyramid.scale(k))
+        tokenizer.decode(state)
+        kept = deepcopy(after)
+        assert_same_tree(name, "state", state, before, scale=k)
+        assert_same_tree(name, "scale_input", tokenizer.scale_input(state, k), inputs, scale=k)
+        assert_same_tree(name, "update", tokenizer.update(state, k, pyramid.scale(k)), kept, scale=k)
+        assert_same_tree(name, "state after it", after, kept, scale=k)
+        state = after
+
+
+@torch.no_grad()
+def check_telescoping(tokenizer: GridTokenizer, pyramid: TokenPyramid, atol: float = 1e-4) -> None:
+    """5. (Residual grids.) The state after k is the sum of the upsampled parts; the last state decodes."""
+    name, machine = "invariant 5 (telescoping)", tokenizer.pyramid
+    states = tokenizer.states(pyramid)
+    total = torch.zeros_like(states[0].f_hat)
+    assert_same(name, "f_hat before the first scale", states[0].f_hat, total)
+    for k in range(len(pyramid.schedule)):
+        total = total + machine.part(machine.quantizer.lookup(pyramid.scale(k)), k, pyramid.schedule)
+        assert_same(name, "f_hat", states[k + 1].f_hat, total, scale=k, atol=atol)
+    decoded = tokenizer.decode(states[-1])
+    assert_same(name, "decoded sample", tokenizer.decode_tokens(pyramid), decoded)
+    assert tuple(decoded.shape[2:]) == states[-1].sample_shape, f"{name}: decoded to {tuple(decoded.shape)}"
+
+
+@torch.no_grad()
+def check_stage_one(tokenizer: GridTokenizer, samples: Tensor, atol: float = 1e-3) -> None:
+    """5. (Residual grids.) What stage 1 trains on is what stage 2 uses: the same tokens, the same reconstruction."""
+    name, pyramid = "invariant 5 (stage 1 = stage 2)", tokenizer.encode(samples)
+    reconstruction, quantized = tokenizer.reconstruct(samples)
+    assert_same(name, "tokens", quantized.pyramid.tokens, pyramid.tokens)
+    assert_same(name, "reconstruction", reconstruction, tokenizer.decode_tokens(pyramid), atol=atol)
+    assert reconstruction.shape == samples.shape, f"{name}: {tuple(samples.shape)} became {tuple(reconstruction.shape)}"
+
+
+@torch.no_grad()
+def check_prefix(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditions: Conditions = None) -> list[Any]:
+    """6. A truncated pyramid decodes at every k: finite, of the full sample's kind, and blind to finer tokens.
+
+    Returns:
+        What each prefix decoded to, K + 1 batches, for the modality's own checks.
+    """
+    name, states = "invariant 6 (prefix)", tokenizer.states(pyramid, conditions)
+    decoded = [tokenizer.decode(state) for state in states]
+    for k, samples in enumerate(decoded):
+        for path, value in leaves(samples):
+            finite = not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all())
+            assert finite, f"{name}: after {k} scales, samples{path} are not finite"
+        if isinstance(samples, Tensor):
+            shapes = tuple(samples.shape), tuple(decoded[-1].shape)
+            assert shapes[0] == shapes[1], f"{name}: after {k} scales, samples are {shapes[0]}, not {shapes[1]}"
+        state = tokenizer.initial_state(len(pyramid), conditions, pyramid.schedule)
+        for i in range(k):
+            state = tokenizer.update(state, i, pyramid.scale(i))
+        assert_same_tree(name, "samples", samples, tokenizer.decode(state), scale=k - 1)
+    return decoded
+
+
+@torch.no_grad()
+def check_round_trip(
+    tokenizer: MultiscaleTokenizer,
+    samples: Any,
+    folder: Path,
+    conditions: Conditions = None,
+    lossless: bool = False,
+    others: Any = None,
+) -> None:
+    """8. encode -> store -> load -> decode is unchanged; ``lossless`` tokenizers give the samples back exactly.
+
+    ``others`` are encoded in between, so that a decoder that remembers what was encoded is found out.
+    """
+    name, pyramid = "invariant 8 (round trip)", tokenizer.encode(samples)
+    conditions = conditions or {}
+    writer = TokenStore.create(
+        folder / "tokens.zarr",
+        schedule=pyramid.schedule,
+        vocabulary=tokenizer.token_space.vocabulary,
+        token_shape=tokenizer.token_space.token_shape,
+        num_rows=len(pyramid),
+        tokenizer_hash=hash_module(tokenizer, {}),
+        conditions={key: (tuple(value.shape[1:]), value.dtype) for key, value in conditions.items()},
+        ragged=pyramid.mask is not None,
+    )
+    try:
+        with writer:
+            writer.append(pyramid, conditions)
+    except ValueError as error:
+        raise AssertionError(f"{name}: the tokens cannot be stored: {error}") from None
+    store = TokenStore.open(folder / "tokens.zarr", hash_module(tokenizer, {}))
+    tokens, stored, mask = store.rows(np.arange(len(pyramid)))
+    loaded = TokenPyramid(tokens, store.schedule, mask)
+    assert loaded.schedule == pyramid.schedule, f"{name}: the schedule became {loaded.schedule}"
+    assert_same(name, "tokens", loaded.tokens, pyramid.tokens)
+    assert_same(name, "mask", loaded.mask, pyramid.mask)
+    for key, value in conditions.items():
+        assert_same(name, key, stored[key], value)
+    decoded = tokenizer.decode(tokenizer.states(pyramid, conditions)[-1])
+    if others is not None:
+        tokenizer.encode(others)
+    again = tokenizer.decode(tokenizer.states(loaded, conditions)[-1])
+    assert_same_tree(name, "decoded sample", again, decoded)
+    if lossless:
+        assert_same_tree(f"{name}, lossless", "sample", decoded, samples)

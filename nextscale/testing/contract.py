@@ -1,0 +1,206 @@
+"""The contract of a tokenizer and the transformer on it, as a base class of pytest tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nextscale.conditioning import ConditionSpec
+from nextscale.config import TransformerConfig
+from nextscale.grid import GridTokenizer
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.testing import checks, model_checks, sampling_checks, strategies
+from nextscale.testing.helpers import random_pyramid
+from nextscale.testing.properties import PropertyTests
+from nextscale.testing.tiny import transformer_for
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokenspace import Codes
+from nextscale.transformer import ScaleTransformer
+
+
+class TokenizerContract(PropertyTests):
+    """Invariants 1 to 8 and 10 to 12 of a tokenizer. Subclass it as ``Test...``; two methods must be written."""
+
+    condition_specs: ClassVar[Sequence[ConditionSpec]] = (
+        ConditionSpec(name="label", size=3),
+        ConditionSpec(name="vector", kind="vector", size=2),
+    )
+    lossless: ClassVar[bool] = False
+    """decode(encode(samples)) is exactly ``samples``."""
+    max_samples: ClassVar[int] = 3
+
+    # What a plugin must write.
+
+    def build_tokenizer(self) -> MultiscaleTokenizer:
+        """A tiny tokenizer. Give its codebook weights of O(1), so that a wrong token makes a difference."""
+        raise NotImplementedError
+
+    def samples(self, tokenizer: MultiscaleTokenizer, num_samples: int, seed: int) -> Any:
+        """A batch of samples, as ``encode`` takes it."""
+        raise NotImplementedError
+
+    # What it may change.
+
+    def build_tokenizers(self) -> list[MultiscaleTokenizer]:
+        """Variants; each example takes one of them."""
+        return [self.build_tokenizer()]
+
+    def schedules(self, tokenizer: MultiscaleTokenizer) -> st.SearchStrategy[Schedule | None]:
+        return strategies.schedules_for(tokenizer)
+
+    def transformer_configs(self, num_scales: int, in_scale_steps: bool | None) -> st.SearchStrategy[TransformerConfig]:
+        return strategies.transformer_configs(num_scales, in_scale_steps)
+
+    def build_stem(self, tokenizer: MultiscaleTokenizer, width: int) -> nn.Module | None:
+        """The modality's own stem; None is the linear layer."""
+        return None
+
+    def ragged(self, tokenizer: MultiscaleTokenizer, seed: int) -> tuple[list[Any], Any] | None:
+        """Samples of different sizes, each as a batch of one, and all in one batch; None where there are none."""
+        return None
+
+    def check_samples(self, samples: Any, num_samples: int) -> None:
+        """Assert that decoded samples, complete or coarse, are valid samples of the modality."""
+
+    def conditions(self, num_samples: int, seed: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {}
+        for spec in self.condition_specs:
+            if spec.kind == "class":
+                drawn[spec.name] = torch.randint(spec.size, (num_samples,), generator=generator)
+            else:
+                drawn[spec.name] = torch.randn(num_samples, spec.size, generator=generator)
+        return drawn
+
+    # What the properties draw.
+
+    def draw_tokenizer(self, data: st.DataObject) -> MultiscaleTokenizer:
+        cls = type(self)
+        if "_built" not in cls.__dict__:
+            cls._built = [tokenizer.eval() for tokenizer in self.build_tokenizers()]  # type: ignore[attr-defined]
+        return cls._built[data.draw(st.integers(0, len(cls._built) - 1), "tokenizer")]  # type: ignore[attr-defined]
+
+    def draw_pyramid(self, data: st.DataObject) -> tuple[MultiscaleTokenizer, TokenPyramid, dict[str, Tensor], int]:
+        """A tokenizer, random tokens, their conditions, and a seed."""
+        tokenizer = self.draw_tokenizer(data)
+        number, seed = data.draw(st.integers(1, self.max_samples), "samples"), data.draw(strategies.seeds(), "seed")
+        conditions = self.conditions(number, seed) if data.draw(st.booleans(), "conditioned") else {}
+        schedule = data.draw(self.schedules(tokenizer), "schedule")
+        return tokenizer, random_pyramid(tokenizer, number, seed, conditions, schedule), conditions, seed
+
+    def draw_transformer(
+        self,
+        data: st.DataObject,
+        tokenizer: MultiscaleTokenizer,
+        pyramid: TokenPyramid,
+        in_scale_steps: bool | None = None,
+    ) -> ScaleTransformer:
+        schedule = pyramid.schedule
+        config = data.draw(self.transformer_configs(len(schedule), in_scale_steps), "transformer")
+        stem = self.build_stem(tokenizer, config.model_width)
+        weights = data.draw(strategies.seeds(), "weights")
+        return transformer_for(tokenizer, self.condition_specs, schedule, stem, config, weights)
+
+    # The invariants.
+
+    def property_schedule(self, data: st.DataObject) -> None:
+        tokenizer = self.draw_tokenizer(data)
+        grid = isinstance(tokenizer, GridTokenizer)
+        schedule = data.draw(self.schedules(tokenizer), "schedule") or tokenizer.schedule()
+        checks.check_schedule(schedule, grid)
+        encoded = tokenizer.encode(self.samples(tokenizer, 1, data.draw(strategies.seeds(), "seed")))
+        checks.check_schedule(encoded.schedule, grid)
+
+    def property_causality(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
+        transformer = self.draw_transformer(data, tokenizer, pyramid)
+        j = data.draw(st.integers(0, len(pyramid.schedule) - 1), "changed scale")
+        changed = random_pyramid(tokenizer, len(pyramid), seed + 1, conditions, like=pyramid, changed=j)
+        model_checks.check_causality(tokenizer, transformer, pyramid, changed, j, conditions)
+
+    def property_train_equals_sample(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
+        transformer = self.draw_transformer(data, tokenizer, pyramid)
+        steps = transformer.config.in_scale_steps
+        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps), "sampling")
+        keep = None if pyramid.mask is not None else data.draw(st.none() | strategies.keep_masks(pyramid))
+        model_checks.check_train_equals_sample(tokenizer, transformer, pyramid, conditions, config, keep, seed)
+
+    def property_purity(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, _ = self.draw_pyramid(data)
+        checks.check_purity(tokenizer, pyramid, conditions)
+
+    def property_cached_equals_full(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, _ = self.draw_pyramid(data)
+        transformer = self.draw_transformer(data, tokenizer, pyramid)
+        known = data.draw(strategies.keep_masks(pyramid)) if transformer.config.in_scale_steps else None
+        capacity = data.draw(st.sampled_from([0, 1, pyramid.schedule.length]), "capacity")
+        model_checks.check_cached_equals_full(tokenizer, transformer, pyramid, conditions, known, capacity)
+
+    def property_telescoping(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, _, seed = self.draw_pyramid(data)
+        if not isinstance(tokenizer, GridTokenizer):
+            pytest.skip("telescoping: only residual grids are sums of parts")
+        checks.check_telescoping(tokenizer, pyramid)
+        checks.check_stage_one(tokenizer, self.samples(tokenizer, len(pyramid), seed))
+
+    def property_prefix(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, _ = self.draw_pyramid(data)
+        for samples in checks.check_prefix(tokenizer, pyramid, conditions):
+            self.check_samples(samples, len(pyramid))
+
+    def property_ragged_equals_single(self, data: st.DataObject) -> None:
+        tokenizer = self.draw_tokenizer(data)
+        found = self.ragged(tokenizer, data.draw(strategies.seeds(), "seed"))
+        if found is None:
+            pytest.skip("ragged = single: this modality's batches hold samples of one size")
+        singles, joined = found
+        transformer = self.draw_transformer(data, tokenizer, tokenizer.encode(joined))
+        conditions = self.conditions(len(singles), 0)
+        model_checks.check_ragged_equals_single(tokenizer, transformer, singles, joined, conditions)
+
+    def test_round_trip(self, tmp_path: Path) -> None:
+        for number, tokenizer in enumerate(self.build_tokenizers()):
+            folder = tmp_path / str(number)
+            samples, others = (self.samples(tokenizer.eval(), self.max_samples, seed) for seed in (0, 1))
+            conditions = self.conditions(self.max_samples, 0)
+            checks.check_round_trip(tokenizer, samples, folder, conditions, self.lossless, others)
+
+    def property_determinism(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
+        transformer = self.draw_transformer(data, tokenizer, pyramid)
+        steps = transformer.config.in_scale_steps
+        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps), "sampling")
+        schedule = pyramid.schedule
+        sampling_checks.check_determinism(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
+
+    def property_guidance_zero(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
+        transformer = self.draw_transformer(data, tokenizer, pyramid, in_scale_steps=False)
+        config = data.draw(strategies.sampling_configs(len(pyramid.schedule)), "sampling")
+        schedule = pyramid.schedule
+        sampling_checks.check_guidance_zero(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
+
+    def property_edit_known(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
+        transformer = self.draw_transformer(data, tokenizer, pyramid)
+        steps = transformer.config.in_scale_steps
+        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps), "sampling")
+        keep = data.draw(strategies.keep_masks(pyramid))
+        sampling_checks.check_edit_known(tokenizer, transformer, pyramid, keep, seed, conditions, config)
+
+    def property_legality(self, data: st.DataObject) -> None:
+        tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
+        if not isinstance(tokenizer.token_space, Codes):
+            pytest.skip("legality: legal tokens are a mask over codes")
+        transformer = self.draw_transformer(data, tokenizer, pyramid)
+        steps = transformer.config.in_scale_steps
+        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps, extreme=True), "sampling")
+        schedule = pyramid.schedule
+        sampling_checks.check_legality(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)

@@ -1,0 +1,167 @@
+"""Invariants of a tokenizer with a transformer: 2 causality, 3 train = sample, 4 cached = full, 7 ragged = single.
+
+The transformer's weights should be random (``helpers.randomize``): a fresh one hides most mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextscale.config import SamplingConfig
+from nextscale.pyramid import TokenPyramid
+from nextscale.sampling import generate
+from nextscale.testing.checks import Conditions
+from nextscale.testing.helpers import assert_same
+from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
+from nextscale.transformer import KVCache, ScaleTransformer
+
+
+@torch.no_grad()
+def check_causality(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    pyramid: TokenPyramid,
+    changed: TokenPyramid,
+    j: int,
+    conditions: Conditions = None,
+) -> None:
+    """2. ``changed`` differs from ``pyramid`` from scale j on: no input and no logit of a scale <= j does.
+
+    Bit for bit where the two schedules agree; within 1e-4 where the number of finer scales depends on the tokens.
+    """
+    name, count = "invariant 2 (causality)", len(pyramid)
+    for k in range(j):
+        assert torch.equal(pyramid.scale(k), changed.scale(k)), f"{name}: the pyramids differ before scale {j}"
+    atol = None if pyramid.schedule == changed.schedule else 1e-4
+    before, after = (tokenizer.teacher_forcing(each, conditions) for each in (pyramid, changed))
+    logits, others = (packed_logits(transformer, inputs, count, conditions) for inputs in (before, after))
+    for k in range(j + 1):
+        span = pyramid.schedule.span(k)
+        _assert_same_inputs(name, _at(after, span, count), _at(before, span, count), k)
+        valid = None if pyramid.mask is None else pyramid.mask[:, span]
+        assert_same(name, "logits", others[:, span], logits[:, span], scale=k, atol=atol, valid=valid)
+
+
+@torch.no_grad()
+def check_train_equals_sample(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    pyramid: TokenPyramid,
+    conditions: Conditions = None,
+    config: SamplingConfig | None = None,
+    keep: Tensor | None = None,
+    seed: int = 0,
+) -> None:
+    """3. What the transformer sees while sampling equals teacher forcing on the tokens that came out, bit for bit.
+
+    ``keep`` (B L booleans) takes tokens from ``pyramid`` and leaves the others to chance; None takes all.
+    """
+    name, count = "invariant 3 (train = sample)", len(pyramid)
+    keep = torch.ones(pyramid.tokens.shape[:2], dtype=torch.bool) if keep is None else keep
+    seen: list[ScaleInput] = []
+    hook = transformer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        drawn = generate(tokenizer, transformer, count, conditions, config, generator, known=pyramid, keep=keep)
+    finally:
+        hook.remove()
+    forced = tokenizer.teacher_forcing(TokenPyramid.pack(drawn.tokens, pyramid.schedule, pyramid.mask), conditions)
+    assert {int(inputs.scale_ids[0]) for inputs in seen} == set(range(len(pyramid.schedule))), f"{name}: scales missing"
+    for inputs in seen:
+        k = int(inputs.scale_ids[0])
+        expected = _at(inputs, slice(0, inputs.length), count)
+        _assert_same_inputs(name, _at(forced, pyramid.schedule.span(k), count), expected, k)
+
+
+@torch.no_grad()
+def check_cached_equals_full(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    pyramid: TokenPyramid,
+    conditions: Conditions = None,
+    known: Tensor | None = None,
+    capacity: int = 0,
+    atol: float = 1e-4,
+) -> None:
+    """4. Logits scale by scale with the key/value cache equal the packed, masked forward's.
+
+    ``known`` (B L booleans): tokens revealed within their scale, for a transformer with in-scale steps. Each scale is
+    then predicted twice, first with nothing revealed. ``capacity``: tokens that the cache has room for at first.
+    """
+    name, inputs = "invariant 4 (cached = full)", tokenizer.teacher_forcing(pyramid, conditions)
+    revealed = None if known is None else (pyramid.tokens, known)
+    full = packed_logits(transformer, inputs, len(pyramid), conditions, revealed)
+    cond_BD = transformer.conditioner(conditions or {}, len(pyramid))
+    cache = KVCache(capacity)
+    state = tokenizer.initial_state(len(pyramid), conditions, pyramid.schedule)
+    for k in range(len(pyramid.schedule)):
+        span, inputs = pyramid.schedule.span(k), tokenizer.scale_input(state, k)
+        if known is not None:
+            transformer(inputs, cond_BD, cache, (pyramid.scale(k), torch.zeros_like(known[:, span])))
+        logits = transformer(inputs, cond_BD, cache, None if known is None else (pyramid.scale(k), known[:, span]))
+        valid = None if pyramid.mask is None else pyramid.mask[:, span]
+        assert_same(name, "logits", logits, full[:, span], scale=k, atol=atol, valid=valid)
+        state = tokenizer.update(state, k, pyramid.scale(k))
+
+
+@torch.no_grad()
+def check_ragged_equals_single(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    singles: Sequence[Any],
+    joined: Any,
+    conditions: Conditions = None,
+    atol: float = 1e-4,
+) -> None:
+    """7. Samples of different sizes: the same tokens and logits alone (``singles``) as padded in a batch."""
+    name, together = "invariant 7 (ragged = single)", tokenizer.encode(joined)
+    inputs = tokenizer.teacher_forcing(together, conditions)
+    logits = packed_logits(transformer, inputs, len(together), conditions)
+    assert len(together) == len(singles), f"{name}: {len(singles)} samples became {len(together)}"
+    for i, single in enumerate(singles):
+        alone = tokenizer.encode(single)
+        own = {key: value[i : i + 1] for key, value in (conditions or {}).items()}
+        own_logits = packed_logits(transformer, tokenizer.teacher_forcing(alone, own), 1, own)
+        for k in range(max(len(together.schedule), len(alone.schedule))):
+            parts = []
+            for pyramid, values, row in ((together, logits, i), (alone, own_logits, 0)):
+                span = pyramid.schedule.span(k) if k < len(pyramid.schedule) else slice(0, 0)
+                real = slice(None) if pyramid.mask is None else pyramid.mask[row, span]
+                parts.append((pyramid.tokens[row, span][real], values[row, span][real]))
+            (tokens, ours), (expected, theirs) = parts
+            assert_same(f"{name}, sample {i}", "tokens", tokens, expected, scale=k, batched=False)
+            assert_same(f"{name}, sample {i}", "logits", ours, theirs, scale=k, atol=atol, batched=False)
+
+
+def packed_logits(
+    transformer: ScaleTransformer,
+    inputs: ScaleInput,
+    num_samples: int,
+    conditions: Conditions,
+    revealed: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    return transformer(inputs, transformer.conditioner(conditions or {}, num_samples), revealed=revealed)
+
+
+def _at(inputs: ScaleInput, span: slice, num_samples: int) -> dict[str, Tensor | None]:
+    """One scale of (packed) inputs, in one form; the first B rows, as guidance doubles the batch."""
+    starts = inputs.features is None or span.stop <= inputs.start
+    mask = torch.ones(num_samples, inputs.length, dtype=torch.bool) if inputs.mask is None else inputs.mask
+    coordinates = (
+        inputs.coordinates.expand(num_samples, -1, -1) if inputs.coordinates.dim() == 2 else inputs.coordinates
+    )
+    return {
+        "features": None if starts else inputs.features[:num_samples, span],  # type: ignore[index]
+        "coordinates": coordinates[:num_samples, span],
+        "scale_ids": inputs.scale_ids[span].expand(num_samples, -1),
+        "mask": mask[:num_samples, span],
+    }
+
+
+def _assert_same_inputs(name: str, ours: dict[str, Any], expected: dict[str, Any], k: int) -> None:
+    for field, value in ours.items():
+        assert_same(name, f"input {field}", value, expected[field], scale=k)

@@ -1,0 +1,46 @@
+"""Base classes that bring property tests to every subclass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+class PropertyTests:
+    """Turns every method ``property_x(self, data)`` into a hypothesis test ``test_x``, anew for each subclass.
+
+    One ``@given`` shared by two subclasses fails hypothesis's ``differing_executors`` health check. To change or
+    leave out a test, override its property.
+    """
+
+    examples: ClassVar[int] = 50
+    """Examples of each of invariants 1 to 4."""
+    few_examples: ClassVar[int] = 15
+    """Examples of each other property."""
+    thorough: ClassVar[frozenset[str]] = frozenset(
+        {"schedule", "causality", "train_equals_sample", "cached_equals_full"}
+    )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for attribute in dir(cls):
+            name = attribute.removeprefix("property_")
+            if name != attribute and f"test_{name}" not in cls.__dict__:
+                number = cls.examples if name in cls.thorough else cls.few_examples
+                setattr(cls, f"test_{name}", _fresh(getattr(cls, attribute), f"test_{name}", cls, number))
+
+
+def _fresh(body: Callable[[Any, st.DataObject], None], name: str, cls: type, examples: int) -> Callable[..., None]:
+    def test(self: Any, data: st.DataObject) -> None:
+        with torch.no_grad():
+            body(self, data)
+
+    test.__doc__ = body.__doc__
+    quick = settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    fresh = quick(given(data=st.data())(test))
+    fresh.__name__, fresh.__qualname__, fresh.__module__ = name, f"{cls.__qualname__}.{name}", cls.__module__
+    return fresh

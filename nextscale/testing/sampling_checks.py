@@ -1,0 +1,156 @@
+"""Invariants of sampling: 10 determinism, 11 guidance 0 and editing, 12 legality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nextscale.config import SamplingConfig
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.sampling import at_scale, generate
+from nextscale.testing.checks import Conditions
+from nextscale.testing.helpers import assert_same
+from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
+from nextscale.transformer import KVCache, ScaleTransformer
+
+
+def check_determinism(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    num_samples: int,
+    seed: int,
+    conditions: Conditions = None,
+    config: SamplingConfig | None = None,
+    schedule: Schedule | None = None,
+) -> None:
+    """10. The same seed gives the same tokens, with one generator for the batch or one a sample.
+
+    With one a sample, sample i does not depend on its batch mates: alone, it comes out the same.
+    """
+    name = "invariant 10 (determinism)"
+
+    def tokens(rows: list[int], per_sample: bool) -> list[Tensor]:
+        own = {key: value[rows] for key, value in (conditions or {}).items()}
+        seeds = [torch.Generator().manual_seed(seed + i) for i in rows]
+        drawn = generate(tokenizer, transformer, len(rows), own, config, seeds if per_sample else seeds[0], schedule)
+        return drawn.tokens
+
+    every = list(range(num_samples))
+    for per_sample in (False, True):
+        first = tokens(every, per_sample)
+        torch.rand(1)  # nothing may hang on torch's own generator
+        again = tokens(every, per_sample)
+        for k, drawn in enumerate(first):
+            assert_same(name, "tokens drawn again", again[k], drawn, scale=k)
+    first = tokens(every, True)
+    for i in every:
+        alone = tokens([i], True)
+        for k, drawn in enumerate(first):
+            assert_same(f"{name}, sample {i}", "tokens drawn alone", alone[k][0], drawn[i], scale=k, batched=False)
+
+
+@torch.no_grad()
+def check_guidance_zero(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    num_samples: int,
+    seed: int,
+    conditions: Conditions = None,
+    config: SamplingConfig | None = None,
+    schedule: Schedule | None = None,
+) -> None:
+    """11. Guidance 0 draws from the conditional model: the same tokens as a bare loop over it.
+
+    ``config`` and the transformer without in-scale steps.
+    """
+    name = "invariant 11 (guidance 0 = conditional model)"
+    config = (config or SamplingConfig()).model_copy(update={"guidance": 0.0})
+    drawn = generate(
+        tokenizer, transformer, num_samples, conditions, config, torch.Generator().manual_seed(seed), schedule
+    )
+    generator = torch.Generator().manual_seed(seed)
+    cond_BD = transformer.conditioner(conditions or {}, num_samples)
+    cache = KVCache(transformer.schedule.length)
+    state, k = tokenizer.initial_state(num_samples, conditions, schedule), 0
+    while k < tokenizer.num_scales(state):
+        inputs = tokenizer.scale_input(state, k)
+        logits = transformer(inputs, cond_BD, cache)
+        if inputs.legal is not None:
+            logits = logits.masked_fill(~inputs.legal, -torch.inf)
+        settings = [at_scale(getattr(config, each), k, each) for each in ("temperature", "top_k", "top_p")]
+        tokens = transformer.token_space.draw(logits, generator, *settings)
+        assert_same(name, "tokens", drawn.tokens[k], tokens, scale=k)
+        state, k = tokenizer.update(state, k, tokens), k + 1
+    assert k == len(drawn.tokens), f"{name}: {len(drawn.tokens)} scales were drawn, not {k}"
+
+
+def check_edit_known(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    pyramid: TokenPyramid,
+    keep: Tensor,
+    seed: int,
+    conditions: Conditions = None,
+    config: SamplingConfig | None = None,
+) -> None:
+    """11. An edit returns the input's tokens wherever ``keep`` (B L booleans) says so; all kept, all returned."""
+    name = "invariant 11 (edit keeps what is known)"
+    for what, kept in (("all tokens known", torch.ones_like(keep)), ("some tokens known", keep)):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = generate(tokenizer, transformer, len(pyramid), conditions, config, generator, known=pyramid, keep=kept)
+        for k, tokens in enumerate(drawn.tokens[: len(pyramid.schedule)]):
+            valid = kept[:, pyramid.schedule.span(k)]
+            if pyramid.mask is not None:
+                valid = valid & pyramid.mask[:, pyramid.schedule.span(k)]
+            assert_same(name, f"tokens ({what})", tokens, pyramid.scale(k), scale=k, valid=valid)
+
+
+def check_legality(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    num_samples: int,
+    seed: int,
+    conditions: Conditions = None,
+    config: SamplingConfig | None = None,
+    schedule: Schedule | None = None,
+    share: float = 0.3,
+) -> None:
+    """12. (Codes.) No illegal token is ever drawn, whatever the settings.
+
+    On top of the tokenizer's own legal tokens, a random mask leaves about ``share`` of them, at least one a place.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with _restricted(tokenizer, num_samples, generator, share) as masks:
+        drawn = generate(
+            tokenizer, transformer, num_samples, conditions, config, torch.Generator().manual_seed(seed), schedule
+        )
+    assert masks.keys() == set(range(len(drawn.tokens)))
+    for k, tokens in enumerate(drawn.tokens):
+        allowed = masks[k].gather(-1, tokens[..., None])[..., 0]
+        assert_same("invariant 12 (legality)", "legality of tokens", allowed, torch.ones_like(allowed), scale=k)
+
+
+@contextmanager
+def _restricted(
+    tokenizer: MultiscaleTokenizer, num_samples: int, generator: torch.Generator, share: float
+) -> Iterator[dict[int, Tensor]]:
+    """Within the block, ``scale_input`` allows only random tokens; yields the masks B L_k V by scale."""
+    own_input, masks = tokenizer.scale_input, {}
+
+    def scale_input(state: object, k: int) -> ScaleInput:
+        inputs = own_input(state, k)
+        shape = (num_samples, inputs.length, tokenizer.token_space.vocabulary)
+        own = torch.ones(shape, dtype=torch.bool) if inputs.legal is None else inputs.legal
+        chance = torch.rand(shape, generator=generator).masked_fill(~own, 2.0)
+        masks[k] = own & ((chance < share) | (chance == chance.amin(-1, keepdim=True)))
+        return replace(inputs, legal=masks[k])
+
+    tokenizer.scale_input = scale_input
+    try:
+        yield masks
+    finally:
+        del tokenizer.scale_input

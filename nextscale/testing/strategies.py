@@ -1,0 +1,114 @@
+"""What hypothesis draws: schedules, token pyramids, and settings of the transformer and of sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nextscale.config import SamplingConfig, TransformerConfig
+from nextscale.grid import GridTokenizer
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.testing.helpers import random_pyramid
+from nextscale.tokenizer import MultiscaleTokenizer
+
+
+def seeds() -> st.SearchStrategy[int]:
+    return st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def grid_schedules(draw: st.DrawFn, axes: int | None = None, max_side: int = 9) -> Schedule:
+    """Grids of 1 to 3 axes, grown as ``Schedule.grid`` does."""
+    axes = draw(st.integers(1, 3)) if axes is None else axes
+    finest = draw(st.lists(st.integers(1, max_side), min_size=axes, max_size=axes))
+    sides = draw(st.lists(st.integers(1, max(finest)), min_size=1, max_size=5, unique=True))
+    return Schedule.grid(finest, sorted(sides))
+
+
+def set_schedules(max_scales: int = 5, max_length: int = 6) -> st.SearchStrategy[Schedule]:
+    """Scales of any lengths, as sets have them."""
+    lengths = st.lists(st.integers(1, max_length), min_size=1, max_size=max_scales)
+    return lengths.map(lambda drawn: Schedule.of([(length,) for length in drawn]))
+
+
+def schedules_for(tokenizer: MultiscaleTokenizer) -> st.SearchStrategy[Schedule | None]:
+    """None (the tokenizer's default), and for a grid tokenizer those of smaller or stretched samples, too."""
+    if not isinstance(tokenizer, GridTokenizer):
+        return st.none()
+    latent = tokenizer.schedule().scales[-1].shape
+    sides = st.tuples(*[st.integers(max(1, size // 2), size + 1) for size in latent])
+    return st.none() | sides.map(lambda finest: Schedule.grid(finest, tokenizer.sides))
+
+
+def pyramids(tokenizer: MultiscaleTokenizer, max_samples: int = 3) -> st.SearchStrategy[TokenPyramid]:
+    """Random legal tokens, of the tokenizer's own or another schedule."""
+    numbers = st.integers(1, max_samples)
+    return st.builds(
+        lambda number, seed, schedule: random_pyramid(tokenizer, number, seed, schedule=schedule),
+        numbers,
+        seeds(),
+        schedules_for(tokenizer),
+    )
+
+
+@st.composite
+def attention_matrices(draw: st.DrawFn, num_scales: int) -> tuple[tuple[bool, ...], ...]:
+    """Which scales a scale looks at: itself, never a finer one, any coarser ones."""
+    rows = [[*draw(st.lists(st.booleans(), min_size=k, max_size=k)), True] for k in range(num_scales)]
+    return tuple(tuple(row + [False] * (num_scales - len(row))) for row in rows)
+
+
+@st.composite
+def transformer_configs(draw: st.DrawFn, num_scales: int, in_scale_steps: bool | None = None) -> TransformerConfig:
+    """Tiny transformers in every variant."""
+    rule: Any = draw(st.sampled_from(["full", "markov", "matrix"]))
+    steps = draw(st.booleans()) if in_scale_steps is None else in_scale_steps
+    return TransformerConfig(
+        depth=2,
+        width=16,
+        heads=draw(st.sampled_from([1, 2])),
+        mlp_ratio=2.0,
+        mlp=draw(st.sampled_from(["gelu", "swiglu"])),
+        norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
+        adaln=draw(st.sampled_from(["block", "shared"])),
+        qk_norm=draw(st.booleans()),
+        positions=draw(st.sampled_from(["absolute", "rotary"])),
+        scale_embedding=draw(st.booleans()),
+        attention=draw(attention_matrices(num_scales)) if rule == "matrix" else rule,
+        drop_path=0.0,
+        in_scale_steps=steps,
+    )
+
+
+@st.composite
+def sampling_configs(
+    draw: st.DrawFn, num_scales: int, in_scale_steps: bool = False, extreme: bool = False
+) -> SamplingConfig:
+    """Settings of sampling, each one value or one a scale; ``extreme`` ones only where any draw is as good."""
+
+    def setting(values: st.SearchStrategy[Any]) -> Any:
+        return draw(values | st.tuples(*[values] * num_scales))
+
+    warm = st.floats(0.5, 2.0)
+    return SamplingConfig(
+        guidance=draw(st.floats(0, 20 if extreme else 2)),
+        guidance_schedule=draw(st.sampled_from(["linear", "constant"])),
+        temperature=setting(st.sampled_from([1e-4, 1.0, 1e4]) if extreme else warm),
+        top_k=setting(st.sampled_from([0, 1, 2, 5, 10**6])),
+        top_p=setting(st.sampled_from([0.0, 1e-6, 0.5, 1.0]) if extreme else st.floats(0.3, 1)),
+        steps=setting(st.integers(1, 4)) if in_scale_steps else 1,
+        reveal=draw(st.sampled_from(["random", "confidence"])),
+    )
+
+
+def keep_masks(pyramid: TokenPyramid) -> st.SearchStrategy[Tensor]:
+    """B L booleans: what an edit keeps, from nothing to everything."""
+
+    def mask(seed: int, share: float) -> Tensor:
+        chance = torch.rand(pyramid.tokens.shape[:2], generator=torch.Generator().manual_seed(seed))
+        return chance < share
+
+    return st.builds(mask, seeds(), st.floats(0, 1.01))

@@ -1,0 +1,57 @@
+"""Tiny models with random weights, built in a millisecond, for tests of anything that needs some model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from nextscale.conditioning import ConditionSpec
+from nextscale.config import TransformerConfig
+from nextscale.grid import GridTokenizer, Phi, ResidualPyramid, VectorQuantizer
+from nextscale.grid.phi import CONVOLUTIONS
+from nextscale.pyramid import Schedule
+from nextscale.testing.helpers import randomize
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.transformer import ScaleTransformer
+
+CODES, LATENT, CHANNELS, SIDES = 11, 4, 2, (1, 2, 3)
+LABEL = ConditionSpec(name="label", size=3)
+_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+T = TypeVar("T", bound=GridTokenizer)
+
+
+def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, **variant: Any) -> T:
+    """Samples B 2 *sample_shape; a latent half as large of 4 channels; scales 1 2 3; 11 codes.
+
+    ``variant``: ``phi`` (sharing), ``distance``, ``upsample``.
+    """
+    axes = len(sample_shape)
+    quantizer = VectorQuantizer(CODES, LATENT, variant.pop("distance", "euclidean"), num_scales=len(SIDES))
+    phi = Phi(axes, LATENT, variant.pop("phi", "partial"), count=2, num_scales=len(SIDES))
+    encoder = CONVOLUTIONS[axes](CHANNELS, LATENT, 2, stride=2)
+    decoder = _TRANSPOSED[axes](LATENT, CHANNELS, 2, stride=2)
+    pyramid = ResidualPyramid(quantizer, phi, **variant)
+    tokenizer = kind(encoder, decoder, pyramid, SIDES, sample_shape, [2] * axes)
+    randomize(tokenizer, 0)
+    return tokenizer.eval()
+
+
+def transformer_for(
+    tokenizer: MultiscaleTokenizer,
+    conditions: Sequence[ConditionSpec] = (LABEL,),
+    schedule: Schedule | None = None,
+    stem: nn.Module | None = None,
+    config: TransformerConfig | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> ScaleTransformer:
+    """Two blocks of width 16, or as ``config`` says, with weights that let every branch count."""
+    config = config or TransformerConfig(**{"depth": 2, "width": 16, "heads": 2, "drop_path": 0.0, **settings})
+    schedule = schedule or tokenizer.schedule()
+    space, width = tokenizer.token_space, tokenizer.feature_dim
+    transformer = ScaleTransformer(config, space, width, schedule, conditions, stem)
+    randomize(transformer, seed)
+    return transformer.eval()

@@ -1,0 +1,109 @@
+"""What a run would train, and roughly how long it would take, without training it (``--dry-run``)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nextscale import plugins
+from nextscale.config import StageConfig
+from nextscale.grid import GridTokenizer
+from nextscale.runconfig import RunConfig
+from nextscale.store import new_transformer
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.distributed import pick_device
+from nextscale.training.optim import autocast_dtype
+from nextscale.transformer import ScaleTransformer
+
+
+def describe(config: RunConfig) -> dict[str, Any]:
+    """Samples, parameters, tokens and estimated hours of each stage.
+
+    Models are built without memory (torch's meta device); the data is opened, as sizes come from it. The estimate
+    is the number of multiply-adds over the speed of a matrix product measured now: real training takes half as long
+    again, or more.
+    """
+    modality = plugins.modality(config.modality)
+    data = modality.open_data(config.data)
+    with torch.device("meta"):
+        tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
+        transformer = new_transformer(config.transformer, tokenizer, data.conditions)
+    schedule = tokenizer.schedule()
+    speed = _matmul_flops(config)
+    stages = config.training
+    report: dict[str, Any] = {
+        "samples": {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test) if data.test is not None else 0,
+        },
+        "schedule": " ".join("x".join(map(str, scale.shape)) for scale in schedule.scales),
+        "tokens a sample": schedule.length,
+        "conditions": ", ".join(f"{spec.name} ({spec.kind}, {spec.size})" for spec in data.conditions) or "none",
+    }
+    for name, model, stage, flops in (
+        ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer)),
+        ("transformer", transformer, stages.transformer, _transformer_flops(transformer)),
+    ):
+        report[name] = _stage(model, stage, flops, schedule.length, len(data.train), speed)
+    return report
+
+
+def _stage(
+    model: nn.Module, stage: StageConfig, flops: float | None, tokens: int, samples: int, speed: float
+) -> dict[str, Any]:
+    seen = stage.steps * stage.batch_size
+    row: dict[str, Any] = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": stage.steps,
+        "epochs": round(seen / samples, 2),
+        "tokens": seen * tokens,
+    }
+    if flops is not None:
+        row["estimate, minutes at least"] = round(3 * flops * seen / speed / 60, 1)
+    return row
+
+
+def _matmul_flops(config: RunConfig) -> float:
+    """Measured operations a second of a matrix product on the training device, in its precision."""
+    device = pick_device(config.training.device)
+    dtype = autocast_dtype(config.training.transformer.precision, device) or torch.float32
+    a = torch.randn(512, 512, device=device, dtype=dtype)
+    a @ a
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        (a @ a).sum().item()
+        best = min(best, time.perf_counter() - start)
+    return 2 * 512**3 / best
+
+
+def _tokenizer_flops(tokenizer: MultiscaleTokenizer) -> float | None:
+    """Of one sample's way through encoder and decoder; unknown where the tokenizer has neither."""
+    if not isinstance(tokenizer, GridTokenizer):
+        return None
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        channels = tokenizer.description["channels"] if tokenizer.description else _channels(tokenizer)
+        features = tokenizer.features(torch.empty(1, channels, *tokenizer.sample_shape))
+        tokenizer.decoder(features)
+    return float(counter.get_total_flops())
+
+
+def _channels(tokenizer: nn.Module) -> int:
+    """Input channels of the first convolution."""
+    return next(m.in_channels for m in tokenizer.modules() if isinstance(m, nn.modules.conv._ConvNd))
+
+
+def _transformer_flops(transformer: ScaleTransformer) -> float:
+    """Of one sample: linear layers on every token, and attention's two products."""
+    config, length = transformer.config, transformer.schedule.length
+    linear = sum(
+        module.weight.numel()
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and "adaln" not in name
+    )
+    return 2.0 * linear * length + 4.0 * config.depth * config.model_width * length**2

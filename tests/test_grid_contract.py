@@ -1,0 +1,76 @@
+"""The contract of the residual pyramid on grids of one, two and three axes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+from nextscale.grid import GridTokenizer
+from nextscale.pyramid import Schedule
+from nextscale.testing import TokenizerContract, checks, strategies
+from nextscale.testing.helpers import random_pyramid
+from nextscale.testing.tiny import grid_tokenizer, transformer_for
+
+
+class GridContract(TokenizerContract):
+    sample_shape: tuple[int, ...]
+
+    def build_tokenizers(self) -> list[GridTokenizer]:
+        variants = list(product(("none", "shared", "partial", "scale"), ("cubic", "linear")))
+        cosine = grid_tokenizer(self.sample_shape, distance="cosine")
+        return [grid_tokenizer(self.sample_shape, phi=phi, upsample=mode) for phi, mode in variants] + [cosine]
+
+    def samples(self, tokenizer: GridTokenizer, num_samples: int, seed: int) -> Tensor:
+        return torch.randn(num_samples, 2, *self.sample_shape, generator=torch.Generator().manual_seed(seed))
+
+    def check_samples(self, samples: Tensor, num_samples: int) -> None:
+        assert samples.shape[:2] == (num_samples, 2)
+
+
+class TestGrid1D(GridContract):
+    sample_shape = (7,)
+
+
+class TestGrid2D(GridContract):
+    sample_shape = (6, 5)
+
+
+class TestGrid3D(GridContract):
+    sample_shape = (6, 4, 3)
+
+
+@given(strategies.grid_schedules())
+@settings(max_examples=50, deadline=None)
+def test_grid_schedules(schedule: Schedule):
+    checks.check_schedule(schedule, grid=True)
+
+
+@given(strategies.set_schedules())
+@settings(max_examples=50, deadline=None)
+def test_set_schedules(schedule: Schedule):
+    checks.check_schedule(schedule)
+
+
+@pytest.mark.parametrize("side", range(1, 9))
+def test_any_sample_size_comes_back(side: int):
+    """Samples that are no multiple of the factor are padded, and cropped again."""
+    samples = torch.randn(2, 2, side, 9 - side, generator=torch.Generator().manual_seed(side))
+    checks.check_stage_one(grid_tokenizer((side, 9 - side)), samples)
+
+
+@pytest.mark.parametrize("attention", ["full", "markov"])
+def test_finer_scales_do_depend_on_coarser_tokens(attention: str):
+    """What makes the check of causality worth something."""
+    tokenizer = grid_tokenizer((6, 6))
+    transformer = transformer_for(tokenizer, attention=attention)
+    pyramid = random_pyramid(tokenizer, 2, 0)
+    changed = random_pyramid(tokenizer, 2, 1, like=pyramid, changed=1)
+    with torch.no_grad():
+        logits = [transformer(tokenizer.teacher_forcing(p), transformer.conditioner({}, 2)) for p in (pyramid, changed)]
+    difference = (logits[0] - logits[1]).abs().amax((0, 2))
+    assert (difference[:5] == 0).all() and (difference[5:] > 0.01).all()
+    assert logits[0].std() > 0.2
