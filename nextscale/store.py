@@ -53,7 +53,7 @@ def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleT
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    body = _config(run, "tokenizer")
+    body = stored_config(run, "tokenizer")
     modality = plugins.modality(body["modality"])
     config = plugins.modality_config(body["modality"]).tokenizer.model_validate(body["tokenizer"])
     tokenizer = modality.build_tokenizer(config, body["description"])
@@ -80,7 +80,7 @@ def load_transformer(
     Raises:
         CheckpointError: there is none, it is damaged, or it speaks of other tokens than the tokenizer.
     """
-    body = _config(run, "transformer")
+    body = stored_config(run, "transformer")
     if body["token_space"] != tokenizer.token_space.describe():
         raise CheckpointError(
             f"{run}/transformer predicts {body['token_space']}; this tokenizer has {tokenizer.token_space.describe()}"
@@ -99,7 +99,7 @@ def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
     save_tensors_atomic(folder / "model.safetensors", model.state_dict())
 
 
-def _config(run: Path, part: str) -> dict[str, Any]:
+def stored_config(run: Path, part: str) -> dict[str, Any]:
     run = Path(run)
     if not run.is_dir():
         raise CheckpointError(f"no run folder at {run}")

@@ -19,13 +19,14 @@ from nextscale.pyramid import Schedule, TokenPyramid
 class Quantized:
     """``f_hat`` B C *grid carries gradients straight through to the features; ``loss`` is the mean over scales of
     commitment and codebook losses; ``residuals`` R C are the vectors that were quantized, of all scales, and
-    ``codes`` R what they became."""
+    ``codes`` R what they became; ``counts`` K V is how often each code was used, over all processes."""
 
     f_hat: Tensor
     pyramid: TokenPyramid
     loss: Tensor
     residuals: Tensor
     codes: Tensor
+    counts: Tensor
 
 
 class ResidualPyramid(nn.Module):
@@ -64,10 +65,13 @@ class ResidualPyramid(nn.Module):
             rest = rest - self.part(self.quantizer.lookup(tokens[k]), k, schedule)
         return TokenPyramid.pack(tokens, schedule)
 
-    def quantize(self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None = None) -> Quantized:
+    def quantize(
+        self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None = None, record: bool = True
+    ) -> Quantized:
         """Encode with gradients, for stage 1.
 
         ``kept_scales`` (B integers in 1..K) drops the finer scales of some samples from f_hat and from the loss.
+        ``record`` follows the use of codes (in training mode); a caller that accumulates batches does so itself.
         """
         quantizer = self.quantizer
         target = features.detach()
@@ -89,11 +93,11 @@ class ResidualPyramid(nn.Module):
             codes.append(drawn)
             loss = loss + self._loss(f_hat, features, kept_scales, k)
         _sum_over_processes(counts)
-        if self.training:
+        if self.training and record:
             quantizer.record(counts)
         straight = features + (f_hat - features).detach()
         pyramid = TokenPyramid.pack(tokens, schedule)
-        return Quantized(straight, pyramid, loss / len(schedule), torch.cat(residuals), torch.cat(codes))
+        return Quantized(straight, pyramid, loss / len(schedule), torch.cat(residuals), torch.cat(codes), counts)
 
     def _loss(self, f_hat: Tensor, features: Tensor, kept_scales: Tensor | None, k: int) -> Tensor:
         """Commitment (moves the encoder) and codebook (moves codes and phi) loss after scale k.

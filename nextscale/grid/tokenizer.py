@@ -77,13 +77,18 @@ class GridTokenizer(MultiscaleTokenizer):
     def encode(self, samples: Tensor) -> TokenPyramid:
         return self.pyramid.tokens(self.features(samples).float(), self.schedule_for(samples.shape[2:]))
 
-    def reconstruct(self, samples: Tensor, kept_scales: Tensor | None = None) -> tuple[Tensor, Quantized]:
-        """Encode, quantize and decode with gradients: reconstructions like ``samples``, and the quantization."""
+    def reconstruct(
+        self, samples: Tensor, kept_scales: Tensor | None = None, record: bool = True
+    ) -> tuple[Tensor, Quantized]:
+        """Encode, quantize and decode with gradients: reconstructions like ``samples``, and the quantization.
+
+        For ``kept_scales`` and ``record`` see ``ResidualPyramid.quantize``.
+        """
         shape = tuple(samples.shape[2:])
         schedule = self.schedule_for(shape)
         features = self.features(samples)
         with torch.autocast(features.device.type, enabled=False):
-            quantized = self.pyramid.quantize(features.float(), schedule, kept_scales)
+            quantized = self.pyramid.quantize(features.float(), schedule, kept_scales, record)
         return self._decode(quantized.f_hat, shape), quantized
 
     def initial_state(

@@ -128,7 +128,7 @@ def load_checkpoint(
     """
     path = Path(path)
     restore_folder(path)
-    body = _checked_body(path)
+    body = sound_checkpoint(path)
     targets = {key: _state_tensors(key, module) for key, module in modules.items()}
     targets |= {key: dict(group) for key, group in (tensors or {}).items()}
     for key in (*targets, *(f"optimizer-{key}" for key in optimizers or {})):
@@ -161,6 +161,28 @@ def latest_checkpoint(folder: Path | str) -> Path | None:
         restore_folder(folder / leftover.name.removeprefix(".").removesuffix(".replaced"))
     steps = _steps(folder)
     return steps[-1][1] if steps else None
+
+
+def stage_of(path: Path) -> str | None:
+    """The stage that ``RUN/checkpoints/STAGE/step-NUMBER`` is of, going by its name; None for another path."""
+    resolved = path.resolve()
+    if not _STEP.fullmatch(resolved.name) or resolved.parent.parent.name != "checkpoints":
+        return None
+    return resolved.parent.name
+
+
+def set_aside_later(folder: Path | str, step: int) -> list[Path]:
+    """Rename the checkpoints after ``step``, so that training which goes on from there is not taken for theirs.
+
+    They stay on the disk as ``abandoned-step-XXXXXXXX``; their new names are returned.
+    """
+    moved = []
+    for number, path in _steps(Path(folder)):
+        if number > step:
+            target = path.with_name(f"abandoned-{path.name}")
+            remove(target)
+            moved.append(path.rename(target))
+    return moved
 
 
 def check_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -200,8 +222,9 @@ def _file_problem(file: Path, size: int, sha256: str) -> str | None:
     return None if digest(file) == sha256 else "is corrupt: its checksum differs"
 
 
-def _checked_body(path: Path) -> dict[str, Any]:
+def sound_checkpoint(path: Path | str) -> dict[str, Any]:
     """As ``check_checkpoint``, but the error offers the checkpoint before."""
+    path = Path(path)
     try:
         return check_checkpoint(path)
     except CheckpointError as error:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from nextscale.errors import ConfigError
+
+# The other processes wait while the first one tokenizes a data set, or draws samples.
+TIMEOUT = timedelta(hours=12)
 
 
 @contextmanager
@@ -17,7 +25,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -48,14 +60,53 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather(tensor: Tensor) -> list[Tensor]:
+    """What every process holds, in their order; the same shape everywhere."""
+    if world_size() == 1:
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return parts
+
+
+def on_main(function: Callable[[], Any]) -> None:
+    """Call ``function`` on the first process while the others wait; if it fails they leave without a word."""
+    problem: BaseException | None = None
+    if is_main():
+        try:
+            function()
+        except BaseException as error:  # told to the others first, or they would wait for ever
+            problem = error
+    if world_size() > 1:
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        failed = bool(total(torch.tensor(float(problem is not None), device=device)))
+        if failed and problem is None:
+            sys.exit(1)
+    if problem is not None:
+        raise problem
+
+
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes this process's own GPU where there is one.
+    """``auto`` takes this process's own GPU where there is one, and so does ``cuda``.
 
     Raises:
-        RuntimeError: from torch, for a name that it does not know.
+        ConfigError: torch knows no such device, or this machine has none.
     """
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; it should be auto, cpu, cuda, cuda:1 or the like") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = torch.accelerator.device_count() if accelerator and accelerator.type == device.type else 0
+    if not count:
+        raise ConfigError(f"device {name!r} is not available on this machine; auto takes what there is")
+    if device.index is None:
+        device = torch.device(device.type, local)
+    if device.index >= count:
+        raise ConfigError(f"device {str(device)!r} is not available: this machine has {count} of them, from 0")
+    return device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nextscale.errors import NextscaleError
-from nextscale.files import write_text_atomic
+from nextscale.files import write_text_atomic, writing
 from nextscale.training import distributed
 from nextscale.training.callbacks import TrainingCallback, TrainingEvent
 
@@ -24,14 +25,21 @@ if TYPE_CHECKING:
 class RunLog:
     """Metrics, progress and callbacks of one run folder; silent on all processes but the first."""
 
-    def __init__(
-        self, folder: Path, callbacks: list[TrainingCallback] | None = None, tensorboard: bool = False
-    ):
-        self.folder, self.callbacks = folder, callbacks or []
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.callbacks: list[TrainingCallback] = []
         self.path = folder / "metrics.jsonl"
         self.main = distributed.is_main()
         self.console = Console(stderr=True, quiet=not self.main)
         self.writer: Any = None
+
+    def open(self, callbacks: list[TrainingCallback], tensorboard: bool) -> None:
+        """Before training starts.
+
+        Raises:
+            NextscaleError: TensorBoard is asked for and not installed.
+        """
+        self.callbacks = callbacks
         if tensorboard and self.main:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -39,20 +47,23 @@ class RunLog:
                 raise NextscaleError(
                     "training.tensorboard needs TensorBoard: pip install 'nextscale[track]'"
                 ) from None
-            self.writer = SummaryWriter(str(folder / "tensorboard"))
+            self.writer = SummaryWriter(str(self.folder / "tensorboard"))
 
     def write(self, stage: str, step: int, metrics: dict[str, float], kind: str) -> None:
         """Append one line ``{"stage": ..., "step": ..., "kind": "train" | "validation", ...}``."""
         if not self.main:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, "kind": kind, **metrics}) + "\n")
+        # JSON knows no infinity (a gradient's norm, where fp16 overflowed).
+        values = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        line = json.dumps({"stage": stage, "step": step, "kind": kind, **values}) + "\n"
+        with writing(self.path), self.path.open("a") as file:
+            file.write(line)
         if self.writer:
             for key, value in metrics.items():
                 self.writer.add_scalar(f"{stage}/{kind}/{key}", value, step)
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forget what a resumed stage will write again: its lines after ``step``."""
+        """Forget what a stage that starts after ``step`` will write again: its later lines, and a broken one."""
         if not self.main or not self.path.exists():
             return
         kept = []

@@ -7,7 +7,7 @@ number, and it does not depend on the number of processes.
 from __future__ import annotations
 
 import math
-import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,19 +17,42 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nextscale.config import StageConfig
 from nextscale.data import Batch
-from nextscale.errors import ConfigError, TrainingError
+from nextscale.errors import CheckpointError, ConfigError, TrainingError
+from nextscale.files import restore_folder
 from nextscale.training import distributed
-from nextscale.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from nextscale.training.checkpoint import (
+    check_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside_later,
+)
 from nextscale.training.log import RunLog
-from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, lr_factor
+from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, compile_model, lr_factor
 from nextscale.training.randomness import Draws, mixed_seed
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
 
 
+def micro_batch_size(config: StageConfig, stage: str) -> int:
+    """Samples in one of the parts that a global batch is split into, over processes and accumulation.
+
+    Raises:
+        ConfigError: it does not split evenly.
+    """
+    parts = distributed.world_size() * config.accumulate
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"training.{stage}.batch_size {config.batch_size} is not a multiple of "
+            f"{distributed.world_size()} processes x {config.accumulate} accumulated micro-batches"
+        )
+    return config.batch_size // parts
+
+
 class Trainer:
-    """Trains one stage into ``folder`` (its checkpoints) until its last step.
+    """Trains one stage into ``folder`` (its checkpoints) until its last step: ``restore``, then ``run``.
 
     Raises:
         ConfigError: if the batch cannot be split over the processes.
@@ -40,13 +63,7 @@ class Trainer:
     def __init__(self, stage: Stage, folder: Path, log: RunLog, seed: int, device: torch.device) -> None:
         self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
         self.seed = mixed_seed(seed, *stage.name.encode())
-        parts = distributed.world_size() * self.config.accumulate
-        if self.config.batch_size % parts:
-            raise ConfigError(
-                f"training.{stage.name}.batch_size {self.config.batch_size} is not a multiple of "
-                f"{distributed.world_size()} processes x {self.config.accumulate} accumulated micro-batches"
-            )
-        self.micro_batch = self.config.batch_size // parts
+        self.micro_batch = micro_batch_size(self.config, stage.name)
         for objective in stage.objectives:
             objective.to(device).train()
         self.optimizers = [
@@ -59,24 +76,42 @@ class Trainer:
         self.step = 0
         self.best = {"loss": math.inf, "step": -1}
         if self.config.compile:
-            stage.model.compile()
+            compile_model(stage.model)
         self.wrapped: list[nn.Module] = [self._wrap(objective) for objective in stage.objectives]
 
     def _wrap(self, objective: nn.Module) -> nn.Module:
         if distributed.world_size() == 1:
             return objective
         ids = [self.device] if self.device.type == "cuda" else None
+        # A model need not use all its parameters (convolutions that few scales share, say): DDP looks, and warns
+        # where it looked in vain.
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
-        return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            objective, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
+        )
 
     @property
     def result(self) -> nn.Module:
         """What is validated, sampled and kept: the moving average where there is one."""
         return self.ema.model if self.ema else self.stage.model
 
-    def run(self, resume: Path | None = None) -> None:
-        if resume is not None:
-            self._restore(resume)
+    def restore(self, path: Path | None, going_back: bool = False) -> None:
+        """Go on from a checkpoint; from the start where ``path`` is None.
+
+        ``going_back`` means that the user chose this one: later checkpoints then belong to a course that is given up.
+        """
+        if path is not None:
+            saved = load_checkpoint(path, self._modules(), self._optimizers(), self.device)
+            self.step, self.best = saved["step"], self._best_on_disk()
+            if self.scaler.is_enabled() and saved["scaler"]:
+                self.scaler.load_state_dict(saved["scaler"])
+        self.log.rewind(self.stage.name, self.step)
+        if going_back and distributed.is_main():
+            for aside in set_aside_later(self.folder, self.step):
+                self.log.note(f"a later checkpoint is now {aside}")
+
+    def run(self) -> None:
         with InterruptFlag() as flag, ThreadPoolExecutor(1) as reader, self.log.stage(self) as show:
             upcoming = reader.submit(self._read, self.step)
             while self.step < self.config.steps:
@@ -95,7 +130,7 @@ class Trainer:
                     show.samples(self.step, self._picture())
                 if self.step % self.config.checkpoint_every == 0 or last or interrupted:
                     show.checkpoint(self.step, self._save())
-                if interrupted and not last:
+                if interrupted:
                     flag.stop(self.stage.name, self.step)
         self._restore_best()
 
@@ -120,12 +155,13 @@ class Trainer:
         ):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
+            # First of all: an earlier objective's backward passes through this one's model (an opponent's).
+            optimizer.zero_grad(set_to_none=True)
             sums = self._backward(module, batches, number)
             self.scaler.unscale_(optimizer)
             clip = self.config.clip or math.inf
             norm = torch.nn.utils.clip_grad_norm_(objective.model.parameters(), clip)
             self.scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
             prefix = "" if number == 0 else f"{objective.name}/"
             metrics |= {f"{prefix}{key}": value for key, value in sums.items()}
             metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": float(norm)}
@@ -162,14 +198,17 @@ class Trainer:
             *means, raised = (distributed.total(values) / distributed.world_size()).tolist()
             metrics.update(zip(metrics, means, strict=True))
             flag.raised = flag.raised or raised > 0
-        if not math.isfinite(metrics["loss"]):
+        self._check_finite(metrics["loss"], "loss")
+        return flag.raised
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
             good = latest_checkpoint(self.folder)
             kept = f"the last good checkpoint is {good}" if good else "no checkpoint was saved yet"
             raise TrainingError(
-                f"{self.stage.name} loss is {metrics['loss']} at step {self.step}: training stopped, {kept}; "
+                f"{self.stage.name} {what} is {value} at step {self.step}: training stopped, {kept}; "
                 f"try a lower training.{self.stage.name}.lr"
             )
-        return flag.raised
 
     # Validation, pictures, checkpoints.
 
@@ -181,20 +220,18 @@ class Trainer:
         model.eval()
         sums: dict[str, float] = {}
         count = 0
-        for i, indices in enumerate(self.stage.validation()):
-            if i % distributed.world_size() != distributed.rank():
-                continue
+        for indices, weight in self._validation_share():
             batch = self.stage.validation_batch(indices).to(self.device)
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                 scalars = objective.validate(model, batch)
             for key, value in scalars.items():
-                sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
-            count += len(indices)
+                sums[key] = sums.get(key, 0.0) + float(value) * weight
+            count += weight
         model.train(was_training)
-        keys = sorted(sums)
-        totals = torch.tensor([*(sums[key] for key in keys), count], dtype=torch.float64, device=self.device)
-        *values, whole = distributed.total(totals).tolist()
-        means = {key: value / whole for key, value in zip(keys, values, strict=True)}
+        values = torch.tensor([*sums.values(), count], dtype=torch.float64, device=self.device)
+        *values, whole = distributed.total(values).tolist()
+        means = {key: value / whole for key, value in zip(sums, values, strict=True)}
+        self._check_finite(means["loss"], "validation loss")
         if means["loss"] < self.best["loss"]:
             self.best = {"loss": means["loss"], "step": self.step}
             if distributed.is_main():
@@ -202,6 +239,13 @@ class Trainer:
                     self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name="best"
                 )
         return means
+
+    def _validation_share(self) -> list[tuple[np.ndarray, int]]:
+        """This process's index batches of the validation samples, and what each counts."""
+        batches = self.stage.validation()
+        mine = batches[distributed.rank() :: distributed.world_size()]
+        # With fewer batches than processes some repeat the first, which then counts nothing: all know the same keys.
+        return [(indices, len(indices)) for indices in mine] or [(batches[0], 0)]
 
     @torch.no_grad()
     def _picture(self) -> Path | None:
@@ -225,18 +269,22 @@ class Trainer:
         }
 
     def _save(self) -> Path | None:
+        for name, module in self._modules().items():
+            finite = [value.isfinite().all() for value in module.state_dict().values() if value.is_floating_point()]
+            self._check_finite(1.0 if torch.stack(finite).all() else math.nan, f"weight of the {name}")
         if not distributed.is_main():
             return None
-        state = {"best": self.best, "scaler": self.scaler.state_dict(), "time": time.time()}
+        state = {"scaler": self.scaler.state_dict()}
         keep = self.config.keep
         return save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
 
-    def _restore(self, path: Path) -> None:
-        saved = load_checkpoint(path, self._modules(), self._optimizers(), self.device)
-        self.step, self.best = saved["step"], saved["best"]
-        if saved.get("scaler"):
-            self.scaler.load_state_dict(saved["scaler"])
-        self.log.rewind(self.stage.name, self.step)
+    def _best_on_disk(self) -> dict[str, float]:
+        """Loss and step of the best weights so far. They may be a little ahead of the checkpoint to go on from."""
+        restore_folder(self.folder / "best")
+        try:
+            return check_checkpoint(self.folder / "best")["state"]
+        except CheckpointError:
+            return {"loss": math.inf, "step": -1}
 
     def _restore_best(self) -> None:
         """Leave the best weights in ``stage.model``."""

@@ -25,6 +25,14 @@ def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.o
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
 
 
+def compile_model(model: nn.Module) -> None:
+    """torch.compile what training calls: the model, or its parts where it has no forward of its own."""
+    parts = model.children() if type(model).forward is nn.Module.forward else [model]
+    for part in parts:
+        if type(part).forward is not nn.Module.forward:
+            part.compile()
+
+
 def lr_factor(step: int, config: StageConfig) -> float:
     """Learning rate at ``step`` over its peak: linear warm-up from 0.5%, then the schedule down to ``final_lr``."""
     warmup = round(config.warmup * config.steps)

@@ -10,24 +10,27 @@ A run folder holds::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from nextscale import plugins
 from nextscale.data import DataSplits
 from nextscale.errors import CheckpointError, ConfigError
-from nextscale.files import write_json_atomic, write_text_atomic
+from nextscale.files import write_json_atomic, write_text_atomic, writing
 from nextscale.modality import Modality
 from nextscale.runconfig import RunConfig, dump_config, load_run_config
 from nextscale.store import load_tokenizer, new_transformer, save_tokenizer, save_transformer
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training import distributed
 from nextscale.training.cache import open_or_write_tokens
-from nextscale.training.checkpoint import check_checkpoint, latest_checkpoint
+from nextscale.training.check import check_run, check_tokenizer
+from nextscale.training.checkpoint import latest_checkpoint, sound_checkpoint, stage_of
 from nextscale.training.environment import describe_environment, seed_everything
 from nextscale.training.log import RunLog
 from nextscale.training.loop import Trainer
+from nextscale.training.signals import interruptible
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import TokenizerStage, draw_reconstructions
 from nextscale.training.transformer_stage import TransformerStage
@@ -41,73 +44,72 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
     Args:
         stage: ``tokenizer``, ``transformer`` or ``all``. The transformer needs a trained tokenizer in the folder.
         resume: None starts a run; ``auto`` goes on from the latest checkpoints (or starts); a path goes on from
-            that checkpoint.
+            that checkpoint. A stage that is done is left as it is.
 
     Raises:
         ConfigError: the folder exists and ``resume`` is None, or the configuration does not fit.
         DataError, CheckpointError, TrainingError: see there.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
-    folder = Path(folder)
     device = distributed.pick_device(config.training.device)
-    with distributed.process_group(device):
-        run = _Run(config, folder, resume, device)
-        if stage in ("all", "tokenizer"):
+    with interruptible(), distributed.process_group(device):
+        run = _Run(config, Path(folder), STAGES if stage == "all" else (stage,), resume, device)
+        if "tokenizer" in run.to_train:
             run.train_tokenizer()
-        if stage in ("all", "transformer"):
+        if "transformer" in run.to_train:
             run.train_transformer()
 
 
 class _Run:
-    """The two stages of one run folder."""
+    """The two stages of one run folder. Until everything that can be checked is, nothing is written."""
 
-    def __init__(self, config: RunConfig, folder: Path, resume: str | None, device: Any) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, stages: Sequence[str], resume: str | None, device: torch.device
+    ) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.resume_auto = resume is not None
-        self.resume_from = None if resume in (None, "auto") else Path(resume)
-        if self.resume_from is not None:
-            check_checkpoint(self.resume_from)
-        self._check_folder(resume)
+        self.resume_from = None if resume in (None, "auto") else Path(str(resume))
+        self.log = RunLog(folder)
+        distributed.on_main(lambda: self._check_folder(stages))
+        self.to_train = [stage for stage in stages if not self._done(stage)]
+        if not self.to_train:
+            return
         self.modality: Modality = plugins.modality(config.modality)
         self.data: DataSplits = self.modality.open_data(config.data)
-        self._prepare_folder()
+        check_run(config, self.modality, self.data, self.to_train)
+        self.first: Stage | None = None
+        if "tokenizer" in self.to_train:
+            self.tokenizer, self.first = self._new_tokenizer()
+        else:
+            self.tokenizer = self._trained_tokenizer()
         callbacks = plugins.discover().callbacks(config, folder) if distributed.is_main() else []
-        self.log = RunLog(folder, callbacks, config.training.tensorboard)
+        self.log.open(callbacks, config.training.tensorboard)
+        distributed.on_main(self._prepare_folder)
 
     def train_tokenizer(self) -> None:
-        if self._done("tokenizer"):
-            return
-        seed_everything(self.config.seed)
-        tokenizer = self.modality.build_tokenizer(self.config.tokenizer, self.data.description)
-        if any(parameter.requires_grad for parameter in tokenizer.parameters()):
-            settings = self.config.training.tokenizer
-            stage = TokenizerStage(
-                self.modality, tokenizer, self.config.tokenizer, self.data, settings, self.config.seed
-            )
-            self._train(stage)
+        if self.first is not None:
+            self._train(self.first)
+            self.first = None
         if distributed.is_main():
-            save_tokenizer(self.folder, tokenizer.eval(), self.config, self.data.description)
             path = self.folder / "samples" / "reconstructions"
-            written = draw_reconstructions(self.modality, tokenizer, self.data, path)
+            written = draw_reconstructions(self.modality, self.tokenizer.eval(), self.data, path)
+            save_tokenizer(self.folder, self.tokenizer, self.config, self.data.description)
             self.log.note(f"held-out samples, decoded after each scale, and themselves: {written}")
         distributed.barrier()
+        self.tokenizer = self._trained_tokenizer()
 
     def train_transformer(self) -> None:
-        if self._done("transformer"):
-            return
-        tokenizer = load_tokenizer(self.folder, self.device)
-        self._check_tokenizer(tokenizer)
-        seed_everything(self.config.seed + 1)
         settings = self.config.training.transformer
+        seed_everything(self.config.seed + 1)
+        transformer = new_transformer(self.config.transformer, self.tokenizer, self.data.conditions)
         stores = None
         if settings.cache:
             stores = open_or_write_tokens(
-                self.folder, tokenizer, self.data, settings.cache_passes, self.config.seed, self.log
+                self.folder, self.tokenizer, self.data, settings.cache_passes, self.config.seed, self.log
             )
-        transformer = new_transformer(self.config.transformer, tokenizer, self.data.conditions)
         stage = TransformerStage(
             self.modality,
-            tokenizer,
+            self.tokenizer,
             transformer,
             self.data,
             stores,
@@ -117,60 +119,84 @@ class _Run:
         )
         self._train(stage)
         if distributed.is_main():
-            save_transformer(self.folder, transformer)
             written = stage.draw_samples(transformer, self.folder / "samples" / "samples")
+            save_transformer(self.folder, transformer)
             self.log.note(f"samples: {written}")
         distributed.barrier()
 
     def _train(self, stage: Stage) -> None:
         checkpoints = self.folder / "checkpoints" / stage.name
         trainer = Trainer(stage, checkpoints, self.log, self.config.seed, self.device)
-        resume = None
-        if self.resume_from is not None and self.resume_from.resolve().parent == checkpoints.resolve():
-            resume = self.resume_from
-        elif self.resume_auto:
-            resume = latest_checkpoint(checkpoints)
-        trainer.run(resume)
+        chosen = self.resume_from is not None and stage_of(self.resume_from) == stage.name
+        if chosen:
+            trainer.restore(self.resume_from, going_back=True)
+        else:
+            trainer.restore(latest_checkpoint(checkpoints) if self.resume_auto else None)
+        # A resumed run may have been given other settings: they are the run's once they have proved to fit.
+        distributed.on_main(self._write_config)
+        trainer.run()
+
+    # Models.
+
+    def _new_tokenizer(self) -> tuple[MultiscaleTokenizer, Stage | None]:
+        """A fresh tokenizer, and the stage that trains it (None if it has no weights)."""
+        seed_everything(self.config.seed)
+        tokenizer = self.modality.build_tokenizer(self.config.tokenizer, self.data.description)
+        if not any(parameter.requires_grad for parameter in tokenizer.parameters()):
+            return tokenizer, None
+        settings = self.config.training.tokenizer
+        return tokenizer, TokenizerStage(
+            self.modality, tokenizer, self.config.tokenizer, self.data, settings, self.config.seed
+        )
+
+    def _trained_tokenizer(self) -> MultiscaleTokenizer:
+        tokenizer = load_tokenizer(self.folder, self.device)
+        check_tokenizer(self.folder, self.data, self.config)
+        return tokenizer
 
     # The folder.
 
-    def _check_folder(self, resume: str | None) -> None:
-        if resume is None and self.folder.exists():
-            raise ConfigError(
-                f"run folder {self.folder} exists: continue it with --resume auto, or name another with --out"
-            )
-        if self.resume_from is not None and not self.resume_from.resolve().is_relative_to(
-            self.folder.resolve()
-        ):
-            raise ConfigError(f"checkpoint {self.resume_from} is not one of run folder {self.folder}")
+    def _check_folder(self, stages: Sequence[str]) -> None:
+        folder, path = self.folder, self.resume_from
+        if not self.resume_auto and folder.exists():
+            raise ConfigError(f"run folder {folder} exists: continue it with --resume auto, or name another with --out")
+        if folder.exists() and not (folder / "config.yaml").exists():
+            # A process that was killed at the very start may have left an empty one.
+            if not folder.is_dir() or any(not entry.name.startswith(".") for entry in folder.iterdir()):
+                raise ConfigError(f"{folder} exists and is no run folder: name another with --out")
+        if path is not None:
+            if stage_of(path) is None or path.resolve().parents[2] != folder.resolve():
+                raise CheckpointError(
+                    f"{path} is not a checkpoint of run {folder}: those are {folder}/checkpoints/STAGE/step-NUMBER"
+                )
+            sound_checkpoint(path)
+            stage = stage_of(path)
+            if stage not in stages:
+                raise ConfigError(f"checkpoint {path} is of stage {stage}, and --stage {stages[0]} is to be trained")
+            if self._done(str(stage)):
+                raise ConfigError(
+                    f"the {stage} of {folder} is trained already: to train it on from {path}, first remove "
+                    f"{folder / str(stage)}"
+                )
+        if "tokenizer" not in stages and not self._done("tokenizer"):
+            raise CheckpointError(f"{folder} holds no trained tokenizer: train --stage tokenizer (or all) first")
 
     def _prepare_folder(self) -> None:
         """Only once the configuration and the data have proved good, so that a mistake leaves no folder behind."""
-        if not distributed.is_main():
-            distributed.barrier()
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "samples").mkdir(exist_ok=True)
+        with writing(self.folder):
+            (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "config.yaml").exists():
+            self._write_config()
+
+    def _write_config(self) -> None:
         write_text_atomic(self.folder / "config.yaml", dump_config(self.config))
         write_json_atomic(self.folder / "env.json", describe_environment())
-        distributed.barrier()
 
     def _done(self, stage: str) -> bool:
         done = (self.folder / stage / "model.safetensors").exists()
         if done:
             self.log.note(f"{stage}: already trained in {self.folder / stage}")
         return done
-
-    def _check_tokenizer(self, tokenizer: MultiscaleTokenizer) -> None:
-        stored: Mapping[str, Any] = tokenizer.description  # type: ignore[assignment]
-        if dict(stored) != dict(self.data.description):
-            changed = [key for key in self.data.description if stored.get(key) != self.data.description[key]]
-            raise CheckpointError(
-                f"the tokenizer in {self.folder} was trained on other data: "
-                + ", ".join(
-                    f"{key} {stored.get(key)} there, {self.data.description[key]} now" for key in changed
-                )
-            )
 
 
 def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
@@ -180,7 +206,8 @@ def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
     device = distributed.pick_device(config.training.device)
     tokenizer = load_tokenizer(run, device)
     splits = plugins.modality(config.modality).open_data(config.data)
+    check_tokenizer(run, splits, config)
     passes = config.training.transformer.cache_passes
-    log = RunLog(run)
-    stores = open_or_write_tokens(run, tokenizer, splits, passes, config.seed, log, rewrite=True)
+    with interruptible():
+        stores = open_or_write_tokens(run, tokenizer, splits, passes, config.seed, RunLog(run), rewrite=True)
     return [store.path for store in stores]

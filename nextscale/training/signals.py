@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nextscale.errors import NextscaleError
+from nextscale.training import distributed
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(NextscaleError):
@@ -18,23 +24,31 @@ class Interrupted(NextscaleError):
         self.exit_code = exit_code
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Where nothing needs to be saved: SIGINT and SIGTERM raise ``Interrupted`` at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _leave("interrupted", number)
+
+    with _handling(stop):
+        yield
+
+
 class InterruptFlag:
-    """A context in which SIGINT and SIGTERM only raise a flag."""
+    """A context in which SIGINT and SIGTERM only raise a flag, until there is something saved to stop at."""
 
     def __init__(self) -> None:
         self.raised = False
         self.signal = signal.SIGINT
-        self._before: dict[int, object] = {}
 
     def __enter__(self) -> InterruptFlag:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+        self._context = _handling(self._note)
+        self._context.__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+    def __exit__(self, *exc: Any) -> None:
+        self._context.__exit__(*exc)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.raised and number == signal.SIGINT:
@@ -42,6 +56,25 @@ class InterruptFlag:
         self.raised, self.signal = True, signal.Signals(number)
 
     def stop(self, stage: str, step: int) -> NoReturn:
-        raise Interrupted(
-            f"interrupted: {stage} saved at step {step}; continue with --resume auto", 128 + self.signal
-        )
+        _leave(f"interrupted: {stage} saved at step {step}", self.signal)
+
+
+def _leave(what: str, number: int) -> NoReturn:
+    """The first process says what happened; the others leave without a word."""
+    if not distributed.is_main():
+        sys.exit(128 + number)
+    raise Interrupted(f"{what}; continue with --resume auto", 128 + number)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Only the main thread may set handlers, and only it is interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from nextscale.config import TokenizerStageConfig
@@ -58,6 +59,7 @@ def validation_batches(available: int, limit: int, size: int = 128) -> list[np.n
     return np.array_split(indices, -(-count // size))
 
 
+@torch.no_grad()
 def draw_reconstructions(
     modality: Modality, tokenizer: MultiscaleTokenizer, data: DataSplits, path: Path, count: int = 8
 ) -> Path | None:

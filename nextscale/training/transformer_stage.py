@@ -13,14 +13,19 @@ from nextscale.data import Batch, DataSplits
 from nextscale.modality import Modality
 from nextscale.pyramid import TokenPyramid
 from nextscale.sampling import generate
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenstore import TokenStore
+from nextscale.training import distributed
 from nextscale.training.objective import Objective
 from nextscale.training.order import StreamOrder
 from nextscale.training.randomness import Draws, mixed_seed, sample_seeds
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import validation_batches
 from nextscale.transformer import ScaleTransformer
+
+
+REVEALED = 0.25
+"""Expected share of tokens that ``reveal_some`` reveals."""
 
 
 class TransformerObjective(Objective):
@@ -46,13 +51,10 @@ class TransformerObjective(Objective):
 
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         pyramid = self.pyramid(batch)
-        with torch.no_grad():
-            seen = (
-                corrupt(pyramid, self.config.corrupt, self.tokenizer, draws)
-                if self.config.corrupt
-                else pyramid
-            )
-            inputs = self.tokenizer.teacher_forcing(seen, batch.conditions)
+        seen = pyramid
+        if self.config.corrupt:
+            seen = corrupt(pyramid, self.config.corrupt, self.tokenizer, draws)
+        inputs = self._inputs(seen, batch)
         drop = {
             spec.name: draws.uniform() < self.config.condition_drop for spec in self.model.conditioner.specs
         }
@@ -66,14 +68,31 @@ class TransformerObjective(Objective):
         loss_BL = self.model.token_space.loss(logits, pyramid.tokens, self.config.label_smoothing)
         weight_BL = self._weights(pyramid, None if revealed is None else ~revealed[1])
         accuracy_BL = self.model.token_space.accuracy(logits.detach(), pyramid.tokens)
-        total = weight_BL.sum().clamp_min(1e-9)
+        total = self._total_weight(pyramid, revealed is not None)
         return (loss_BL * weight_BL).sum() / total, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
+
+    # Tokens and inputs are computed in full precision: sampling sees the same, and a cache holds the same.
 
     def pyramid(self, batch: Batch) -> TokenPyramid:
         if isinstance(batch.samples, TokenPyramid):
             return batch.samples
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
             return self.tokenizer.encode(batch.samples)
+
+    def _inputs(self, pyramid: TokenPyramid, batch: Batch) -> ScaleInput:
+        with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
+            return self.tokenizer.teacher_forcing(pyramid, batch.conditions)
+
+    def _total_weight(self, pyramid: TokenPyramid, some_revealed: bool) -> Tensor:
+        """What the sum over this part of the batch is divided by.
+
+        It must not depend on how the batch was split: so the share of tokens that are not revealed is the expected
+        one, and padding is counted over all processes.
+        """
+        total = self._weights(pyramid, None).sum()
+        if pyramid.mask is not None:
+            total = distributed.total(total) / distributed.world_size()
+        return (total * (1 - REVEALED if some_revealed else 1)).clamp_min(1e-9)
 
     def _weights(self, pyramid: TokenPyramid, predicted: Tensor | None) -> Tensor:
         """B L: what each token's loss counts; 0 on padding and on tokens that the input reveals."""
@@ -90,7 +109,7 @@ class TransformerObjective(Objective):
         """Mean loss and accuracy, of all tokens and of each scale; nothing dropped, corrupted or smoothed."""
         assert isinstance(model, ScaleTransformer)
         pyramid = self.pyramid(batch)
-        inputs = self.tokenizer.teacher_forcing(pyramid, batch.conditions)
+        inputs = self._inputs(pyramid, batch)
         logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)))
         loss_BL = model.token_space.loss(logits, pyramid.tokens)
         accuracy_BL = model.token_space.accuracy(logits, pyramid.tokens)
@@ -118,7 +137,7 @@ def corrupt(
 
 
 def reveal_some(pyramid: TokenPyramid, draws: Draws) -> tuple[Tensor, Tensor]:
-    """For in-scale steps: reveal a random share of each scale, none of it half of the time."""
+    """For in-scale steps: none of a scale half of the time, else a random share of it (uniform from 0 to 1)."""
     schedule, device = pyramid.schedule, pyramid.tokens.device
     share_BK = (draws.uniform(len(schedule)) * 2 - 1).clamp_min(0)
     known = draws.uniform(schedule.length) < share_BK[:, schedule.scale_ids(device)]
@@ -133,7 +152,7 @@ def stochastic_depth(depth: int, rate: float, draws: Draws) -> Tensor | None:
     if rate == 0:
         return None
     drop = torch.linspace(0, rate, depth, device=draws.device)[:, None]
-    return (draws.uniform(depth, 2) >= drop).float() / (1 - drop)
+    return (draws.uniform(depth, 2) >= drop).float() / (1 - drop).clamp_min(1e-6)
 
 
 class TransformerStage(Stage):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.data import Batch
-from nextscale.training.distributed import rank, total, world_size
+from nextscale.grid.pyramid import Quantized
+from nextscale.training.distributed import gather
 from nextscale.training.objective import Objective
 from nextscale.training.randomness import Draws
 from nextscale_image.config import AdversarialConfig, ImageTokenizerConfig
@@ -19,8 +22,6 @@ from nextscale_image.discriminator import (
 )
 from nextscale_image.perceptual import PerceptualLoss
 from nextscale_image.tokenizer import ImageTokenizer
-
-REVIVAL_VECTORS = 4096
 
 
 class TokenizerObjective(Objective):
@@ -35,7 +36,9 @@ class TokenizerObjective(Objective):
         self.model, self.config = tokenizer, config
         perceptual = PerceptualLoss() if config.perceptual.weight > 0 else None
         self._unregistered = (critic, perceptual)  # in a tuple: neither trained nor saved here
-        self._recent: Tensor | None = None
+        # This step's micro-batches, for ``after_step``.
+        self._step = -1
+        self._seen: list[Quantized] = []
 
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch.samples
@@ -45,11 +48,11 @@ class TokenizerObjective(Objective):
             number = len(self.model.schedule())
             dropped = draws.uniform() < quantizer_config.scale_dropout
             kept = torch.where(dropped, 1 + draws.integers(number), number)
-        reconstruction, quantized = self.model.reconstruct(images, kept)
-        quantizer = self.model.pyramid.quantizer
-        if quantizer.update == "ema":
-            quantizer.update_codebook(quantized.residuals, quantized.codes)
-        self._recent = quantized.residuals
+        reconstruction, quantized = self.model.reconstruct(images, kept, record=False)
+        if step != self._step:
+            self._seen.clear()
+        self._step = step
+        self._seen.append(replace(quantized, f_hat=quantized.f_hat.detach(), loss=quantized.loss.detach()))
         scalars = self._reconstruction(reconstruction, images)
         loss = scalars["reconstruction"] + quantized.loss
         scalars["quantization"] = quantized.loss.detach()
@@ -88,13 +91,25 @@ class TokenizerObjective(Objective):
         return {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
 
     def after_step(self, step: int, draws: Draws) -> None:
-        config, quantizer = self.config.quantizer, self.model.pyramid.quantizer
-        if config.revive_below == 0 or step % config.revive_every or self._recent is None:
-            return
-        vectors = self._recent[:REVIVAL_VECTORS].contiguous()
-        if world_size() > 1:  # everybody takes the first process's vectors
-            vectors = total(vectors if rank() == 0 else torch.zeros_like(vectors))
-        quantizer.revive(vectors, config.revive_below, draws.shared())
+        """Follow codes and their vectors, once a step and over the whole batch, however it was split."""
+        quantizer = self.model.pyramid.quantizer
+        quantizer.record(torch.stack([part.counts for part in self._seen]).sum(0))
+        if quantizer.update == "ema":
+            residuals = torch.cat([part.residuals for part in self._seen])
+            quantizer.update_codebook(residuals, torch.cat([part.codes for part in self._seen]))
+        config = self.config.quantizer
+        if config.revive_below > 0 and step % config.revive_every == 0:
+            # Everybody moves dead codes to the same vectors: those of the whole batch, in the order of its samples.
+            parts_BLC = gather(torch.cat([_by_sample(part) for part in self._seen]))
+            quantizer.revive(torch.cat(parts_BLC).flatten(0, 1), config.revive_below, draws.shared())
+        self._seen.clear()
+
+
+def _by_sample(quantized: Quantized) -> Tensor:
+    """B L C: the vectors that were quantized, which ``quantized.residuals`` holds scale by scale."""
+    number, lengths = len(quantized.pyramid), quantized.pyramid.schedule.lengths
+    scales = quantized.residuals.split([number * length for length in lengths])
+    return torch.cat([scale.unflatten(0, (number, -1)) for scale in scales], 1)
 
 
 class CriticObjective(Objective):

@@ -1,0 +1,74 @@
+"""What can be wrong with a run is found before it starts: nothing is written yet, and nobody has waited."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nextscale.data import DataSplits
+from nextscale.errors import CheckpointError, ConfigError
+from nextscale.modality import Modality
+from nextscale.runconfig import RunConfig
+from nextscale.sampling import check_sampling
+from nextscale.store import new_transformer, stored_config
+from nextscale.training.loop import micro_batch_size
+
+
+def check_run(config: RunConfig, modality: Modality, data: DataSplits, stages: Sequence[str]) -> None:
+    """Whether the settings fit together and fit the data; models are built without memory (torch's meta device).
+
+    Raises:
+        ConfigError, DataError: they do not.
+    """
+    if "tokenizer" in stages:
+        micro_batch_size(config.training.tokenizer, "tokenizer")
+    if "transformer" not in stages:
+        return
+    micro_batch_size(config.training.transformer, "transformer")
+    with torch.device("meta"):
+        tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
+        transformer = new_transformer(config.transformer, tokenizer, data.conditions)
+    scales = len(tokenizer.schedule())
+    check_sampling(config.sampling, transformer, scales)
+    weights, attention = config.training.transformer.scale_weights, config.transformer.attention
+    if weights is not None and (len(weights) != scales or not any(weights)):
+        raise ConfigError(
+            f"training.transformer.scale_weights = {list(weights)} is wrong: should be {scales} numbers, one a "
+            "scale, and not all zero"
+        )
+    if not isinstance(attention, str) and len(attention) != scales:
+        raise ConfigError(
+            f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales"
+        )
+
+
+def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
+    """Whether the tokenizer in a run folder was trained on this data and with these settings.
+
+    Raises:
+        CheckpointError: it was not; the differences are named.
+    """
+    stored = stored_config(run, "tokenizer")
+    for what, there, now in (
+        ("on other data", stored["description"], data.description),
+        ("with other settings", stored["tokenizer"], config.tokenizer.model_dump(mode="json")),
+    ):
+        different = _differences(there, json.loads(json.dumps(now)))
+        if different:
+            raise CheckpointError(f"the tokenizer in {run} was trained {what}: {'; '.join(different)}")
+
+
+def _differences(there: Any, now: Any, path: str = "") -> list[str]:
+    """``["quantizer.codes 32 there, 64 now"]``"""
+    if not (isinstance(there, dict) and isinstance(now, dict)):
+        return [] if there == now else [f"{path} {there} there, {now} now"]
+    keys = [*there, *(key for key in now if key not in there)]
+    return [
+        text
+        for key in keys
+        for text in _differences(there.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    ]
