@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ class Model:
         for name, value in named.items():
             (overrides if name in SamplingConfig.model_fields else values)[name] = value
         config = self._sampling(overrides)
-        if num_samples < 1:
-            raise NextscaleError(f"cannot draw {num_samples} samples: ask for at least 1")
+        if num_samples < 1 or batch_size < 1:
+            raise NextscaleError(f"cannot draw {num_samples} samples, {batch_size} at a time: ask for at least 1")
         resolved = self._conditions(values, num_samples)
         device = self.tokenizer.device
         parts: list[Any] = []
@@ -129,13 +129,16 @@ def _as_tensor(spec: ConditionSpec, value: Any, number: int) -> Tensor:
     """One value a sample, from one for all or one each."""
     if spec.kind == "vector":
         vector = torch.as_tensor(value, dtype=torch.float32)
-        return vector.expand(number, -1) if vector.dim() == 1 else vector
-    single = isinstance(value, str | int) or (isinstance(value, Tensor) and value.dim() == 0)
-    entries: Sequence[Any] = [value] * number if single else list(value)
+        vector = vector.expand(number, -1) if vector.dim() == 1 else vector
+        if vector.shape != (number, spec.size):
+            raise NextscaleError(
+                f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or as many for each "
+                f"of the {number} samples"
+            )
+        return vector
+    entries: list[Any] = [value] * number if isinstance(value, str) or np.ndim(value) == 0 else list(value)
     if len(entries) != number:
-        raise NextscaleError(
-            f"{len(entries)} values of {spec.name} for {number} samples: give one, or one a sample"
-        )
+        raise NextscaleError(f"{len(entries)} values of {spec.name} for {number} samples: give one, or one a sample")
     return torch.tensor([_class_number(spec, entry) for entry in entries])
 
 
@@ -143,9 +146,12 @@ def _class_number(spec: ConditionSpec, value: Any) -> int:
     if isinstance(value, str) and value in spec.names:
         return spec.names.index(value)
     try:
-        return int(value)
+        number = int(value)
+        if isinstance(value, str) or number == value:
+            return number
     except (TypeError, ValueError):
-        raise NextscaleError(unknown(spec.name, str(value), spec.names)) from None
+        pass
+    raise NextscaleError(unknown(spec.name, str(value), spec.names))
 
 
 def load(run: str | Path, device: str = "auto") -> Model:

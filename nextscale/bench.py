@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -69,7 +70,7 @@ def bench_train(
     """Time one training step of stage 2 (forward, loss, backward, clipping, AdamW), untrained weights, in three ways.
 
     On cached tokens; on samples, which the step tokenizes itself; and its floor, its matrix products alone. The
-    three are timed in turns, so that what else the machine does meets all of them, and the fastest of each counts.
+    three are timed in turns, so that what else the machine does meets all of them; the median of each counts.
 
     Args:
         cases: what to time; a string is a preset.
@@ -95,7 +96,6 @@ def bench_train(
     rows = []
     for case in cases:
         case = BenchCase(case) if isinstance(case, str) else case
-        # One load for each precision: a trainer changes its transformer.
         for precision in precisions:
             if log is not None:
                 log(f"{case.preset} {precision}")
@@ -123,9 +123,7 @@ def _row(
     store = _write(folder / "tokens", tokenizer, pyramid.to("cpu"), batch, data.conditions)
 
     def stage(stores: tuple[TokenStore, TokenStore] | None) -> TransformerStage:
-        return TransformerStage(
-            modality, tokenizer, transformer, data, stores, settings, config.sampling, config.seed
-        )
+        return TransformerStage(modality, tokenizer, transformer, data, stores, settings, config.sampling, config.seed)
 
     cached, on_the_fly = stage((store, store)), stage(None)
     trainer = Trainer(cached, folder / "checkpoints", RunLog(folder), config.seed, device)
@@ -145,19 +143,19 @@ def _row(
     floor = Floor(counts, synchronized)
     # The floor on both sides of the step it is compared with.
     turn = [("floor", floor), ("cached", partial(step, cached)), ("floor", floor), ("fly", partial(step, on_the_fly))]
-    best = _fastest(turn, repeats, seconds)
+    took = _typical(turn, repeats, seconds)
     return {
         "preset": case.preset,
         "precision": settings.precision,
         "threads": torch.get_num_threads(),
         "batch": settings.batch_size,
         "tokens": transformer.schedule.length,
-        "cached_ms": best["cached"] * 1e3,
-        "on_the_fly_ms": best["fly"] * 1e3,
-        "on_the_fly_ratio": best["fly"] / best["cached"],
-        "floor_ms": best["floor"] * 1e3,
-        "floor_gflops": floor.flops / best["floor"] / 1e9,
-        "floor_ratio": best["cached"] / best["floor"],
+        "cached_ms": took["cached"] * 1e3,
+        "on_the_fly_ms": took["fly"] * 1e3,
+        "on_the_fly_ratio": took["fly"] / took["cached"],
+        "floor_ms": took["floor"] * 1e3,
+        "floor_gflops": floor.flops / took["floor"] / 1e9,
+        "floor_ratio": took["cached"] / took["floor"],
         "target": TARGETS[settings.precision],
         "note": _note(settings.precision, device),
     }
@@ -176,7 +174,9 @@ def _tokenizer_and_data(
     with torch.no_grad():
         samples = tokenizer.decode_tokens(TokenPyramid(tokens, schedule))
     conditions = {
-        spec.name: torch.randint(spec.size, (batch_size,)) if spec.kind == "class" else torch.randn(batch_size, spec.size)
+        spec.name: torch.randint(spec.size, (batch_size,))
+        if spec.kind == "class"
+        else torch.randn(batch_size, spec.size)
         for spec in case.conditions
     }
     source = _OneBatch(Batch(samples, conditions).to("cpu"))
@@ -244,20 +244,17 @@ def count_products(
     return products.counts
 
 
-def _fastest(
-    turn: Sequence[tuple[str, Callable[[], float]]], repeats: int, seconds: float
-) -> dict[str, float]:
-    """The fewest seconds of each, over turns in which all are timed; the first turn warms up."""
+def _typical(turn: Sequence[tuple[str, Callable[[], float]]], repeats: int, seconds: float) -> dict[str, float]:
+    """The median seconds of each, over turns in which all are timed; the first turn warms up."""
     start = time.perf_counter()
     turns: list[list[float]] = []
     while len(turns) <= repeats and (not turns or time.perf_counter() - start < seconds):
         turns.append([measure() for _, measure in turn])
-    measured = turns[1:] or turns
-    best: dict[str, float] = {}
-    for row in measured:
+    times: dict[str, list[float]] = {}
+    for row in turns[1:] or turns:
         for (name, _), value in zip(turn, row, strict=True):
-            best[name] = min(value, best.get(name, value))
-    return best
+            times.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def _note(precision: str, device: torch.device) -> str:

@@ -36,9 +36,7 @@ def new_transformer(
     )
 
 
-def save_tokenizer(
-    run: Path, tokenizer: MultiscaleTokenizer, config: RunConfig, description: dict[str, Any]
-) -> None:
+def save_tokenizer(run: Path, tokenizer: MultiscaleTokenizer, config: RunConfig, description: dict[str, Any]) -> None:
     body = {
         "modality": config.modality,
         "tokenizer": config.tokenizer.model_dump(mode="json"),
@@ -72,9 +70,7 @@ def save_transformer(run: Path, transformer: ScaleTransformer) -> None:
     _save(run / "transformer", transformer, body)
 
 
-def load_transformer(
-    run: Path, tokenizer: MultiscaleTokenizer, device: torch.device | str = "cpu"
-) -> ScaleTransformer:
+def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.device | str = "cpu") -> ScaleTransformer:
     """The transformer that stage 2 left in a run folder, in evaluation mode.
 
     Raises:
@@ -100,6 +96,11 @@ def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
 
 
 def stored_config(run: Path, part: str) -> dict[str, Any]:
+    """What ``config.json`` of a trained ``tokenizer`` or ``transformer`` says.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
     run = Path(run)
     if not run.is_dir():
         raise CheckpointError(f"no run folder at {run}")

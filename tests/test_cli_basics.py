@@ -219,7 +219,8 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple]:
     calls: list[tuple] = []
     run = importlib.import_module("nextscale.training.run")
     monkeypatch.setattr(run, "train", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(run, "describe", lambda config: {"tokens": {"scales": [1, 4]}, "seconds": 61.5}, raising=False)
+    describing = importlib.import_module("nextscale.training.describe")
+    monkeypatch.setattr(describing, "describe", lambda config: {"tokens": {"scales": [1, 4]}, "seconds": 61.5})
     monkeypatch.chdir(tmp_path)
     return calls
 

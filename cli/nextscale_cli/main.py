@@ -117,3 +117,7 @@ def main() -> None:
             app(prog_name="nextscale")
         finally:
             sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last breath
+
+
+if __name__ == "__main__":  # for torchrun -m nextscale_cli.main
+    main()

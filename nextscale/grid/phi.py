@@ -48,8 +48,6 @@ class Phi(nn.Module):
         if self.sharing == "none":
             return x
         if self.sharing == "scale" and num_scales != len(self.convs):
-            raise ValueError(
-                f"phi has one convolution for each of {len(self.convs)} scales, not {num_scales}"
-            )
+            raise ValueError(f"phi has one convolution for each of {len(self.convs)} scales, not {num_scales}")
         index = k if self.sharing == "scale" else nearest_tick(k, num_scales, len(self.convs))
         return x.lerp(self.convs[index](x), self.ratio)

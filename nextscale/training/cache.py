@@ -9,6 +9,7 @@ import torch
 from rich.progress import Progress
 
 from nextscale.data import DataSplits, SampleSource
+from nextscale.errors import CheckpointError
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.tokenstore import TokenStore, hash_module
 from nextscale.training import distributed
@@ -41,7 +42,13 @@ def open_or_write_tokens(
             augmented = None if name == "validation" else mixed_seed(seed, 3)
             write_tokens(path, tokenizer, source, data, count, augmented, written_by, log)
         distributed.barrier()
-        stores.append(TokenStore.open(path, written_by))
+        store = TokenStore.open(path, written_by)
+        if store.num_samples != len(source):
+            raise CheckpointError(
+                f"{path} holds tokens of {store.num_samples} samples, the data now has {len(source)}: "
+                "run `nextscale tokenize` or delete it"
+            )
+        stores.append(store)
     return stores[0], stores[1]
 
 
@@ -59,8 +66,7 @@ def write_tokens(
     """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation."""
     size = len(source)
     specs = {
-        spec.name: ((), np.int64) if spec.kind == "class" else ((spec.size,), np.float32)
-        for spec in data.conditions
+        spec.name: ((), np.int64) if spec.kind == "class" else ((spec.size,), np.float32) for spec in data.conditions
     }
     store = TokenStore.create(
         path,

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nextscale.data import DataSplits
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.modality import Modality
@@ -16,6 +14,7 @@ from nextscale.runconfig import RunConfig
 from nextscale.sampling import check_sampling
 from nextscale.store import new_transformer, stored_config
 from nextscale.training.loop import micro_batch_size
+from nextscale.training.meta import without_memory
 
 
 def check_run(config: RunConfig, modality: Modality, data: DataSplits, stages: Sequence[str]) -> None:
@@ -29,7 +28,7 @@ def check_run(config: RunConfig, modality: Modality, data: DataSplits, stages: S
     if "transformer" not in stages:
         return
     micro_batch_size(config.training.transformer, "transformer")
-    with torch.device("meta"):
+    with without_memory():
         tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
         transformer = new_transformer(config.transformer, tokenizer, data.conditions)
     scales = len(tokenizer.schedule())
@@ -41,9 +40,7 @@ def check_run(config: RunConfig, modality: Modality, data: DataSplits, stages: S
             "scale, and not all zero"
         )
     if not isinstance(attention, str) and len(attention) != scales:
-        raise ConfigError(
-            f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales"
-        )
+        raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")
 
 
 def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
@@ -53,11 +50,12 @@ def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
         CheckpointError: it was not; the differences are named.
     """
     stored = stored_config(run, "tokenizer")
+    settings = type(config.tokenizer).model_validate(stored["tokenizer"]).model_dump(mode="json")
     for what, there, now in (
-        ("on other data", stored["description"], data.description),
-        ("with other settings", stored["tokenizer"], config.tokenizer.model_dump(mode="json")),
+        ("on other data", stored["description"], json.loads(json.dumps(data.description))),
+        ("with other settings", settings, config.tokenizer.model_dump(mode="json")),
     ):
-        different = _differences(there, json.loads(json.dumps(now)))
+        different = _differences(there, now)
         if different:
             raise CheckpointError(f"the tokenizer in {run} was trained {what}: {'; '.join(different)}")
 

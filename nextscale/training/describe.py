@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from nextscale import plugins
 from nextscale.config import StageConfig
@@ -16,8 +16,13 @@ from nextscale.runconfig import RunConfig
 from nextscale.store import new_transformer
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.distributed import pick_device
+from nextscale.training.meta import without_memory
 from nextscale.training.optim import autocast_dtype
 from nextscale.transformer import ScaleTransformer
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+SMALL = 5_000_000
+"""Parameters below which a tokenizer is quickly built and run."""
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
@@ -29,8 +34,12 @@ def describe(config: RunConfig) -> dict[str, Any]:
     """
     modality = plugins.modality(config.modality)
     data = modality.open_data(config.data)
-    with torch.device("meta"):
-        tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
+
+    def build() -> MultiscaleTokenizer:
+        return modality.build_tokenizer(config.tokenizer, data.description)
+
+    with without_memory():
+        tokenizer = build()
         transformer = new_transformer(config.transformer, tokenizer, data.conditions)
     schedule = tokenizer.schedule()
     speed = _matmul_flops(config)
@@ -46,7 +55,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "conditions": ", ".join(f"{spec.name} ({spec.kind}, {spec.size})" for spec in data.conditions) or "none",
     }
     for name, model, stage, flops in (
-        ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer)),
+        ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer, build)),
         ("transformer", transformer, stages.transformer, _transformer_flops(transformer)),
     ):
         report[name] = _stage(model, stage, flops, schedule.length, len(data.train), speed)
@@ -73,7 +82,7 @@ def _matmul_flops(config: RunConfig) -> float:
     device = pick_device(config.training.device)
     dtype = autocast_dtype(config.training.transformer.precision, device) or torch.float32
     a = torch.randn(512, 512, device=device, dtype=dtype)
-    a @ a
+    torch.mm(a, a)  # warm up
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
@@ -82,20 +91,33 @@ def _matmul_flops(config: RunConfig) -> float:
     return 2 * 512**3 / best
 
 
-def _tokenizer_flops(tokenizer: MultiscaleTokenizer) -> float | None:
-    """Of one sample's way through encoder and decoder; unknown where the tokenizer has neither."""
+def _tokenizer_flops(tokenizer: MultiscaleTokenizer, build: Callable[[], MultiscaleTokenizer]) -> float | None:
+    """Of the convolutions on one sample's way through encoder and decoder; unknown where there are neither.
+
+    A small tokenizer is built and run: on the meta device torch would import its compiler, which takes longer.
+    """
     if not isinstance(tokenizer, GridTokenizer):
         return None
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        channels = tokenizer.description["channels"] if tokenizer.description else _channels(tokenizer)
-        features = tokenizer.features(torch.empty(1, channels, *tokenizer.sample_shape))
+    small = sum(parameter.numel() for parameter in tokenizer.parameters()) < SMALL
+    tokenizer = cast(GridTokenizer, build()) if small else tokenizer
+    found: list[float] = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, CONVOLUTIONS):
+            found.append(2.0 * output.numel() * module.weight[0].numel())
+
+    for module in tokenizer.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad():
+        device = "cpu" if small else "meta"
+        features = tokenizer.features(torch.empty(1, _channels(tokenizer), *tokenizer.sample_shape, device=device))
         tokenizer.decoder(features)
-    return float(counter.get_total_flops())
+    return sum(found)
 
 
 def _channels(tokenizer: nn.Module) -> int:
     """Input channels of the first convolution."""
-    return next(m.in_channels for m in tokenizer.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    return next(m.in_channels for m in tokenizer.modules() if isinstance(m, CONVOLUTIONS))
 
 
 def _transformer_flops(transformer: ScaleTransformer) -> float:

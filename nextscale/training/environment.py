@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 from importlib.metadata import version
@@ -12,10 +13,25 @@ import torch
 
 from nextscale.training import distributed
 
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
 
 def seed_everything(seed: int) -> None:
     """Seed what initialises weights; training itself draws from ``Draws`` alone."""
     torch.manual_seed(seed)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse the memory of freed tensors instead of giving it back (nothing on other systems).
+
+    It would return every large block to the kernel and get it again page by page, zeroed, at every step: 5% of a
+    training step's time on a CPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def describe_environment() -> dict[str, Any]:

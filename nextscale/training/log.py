@@ -44,9 +44,7 @@ class RunLog:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise NextscaleError(
-                    "training.tensorboard needs TensorBoard: pip install 'nextscale[track]'"
-                ) from None
+                raise NextscaleError("training.tensorboard needs TensorBoard: pip install 'nextscale[track]'") from None
             self.writer = SummaryWriter(str(self.folder / "tensorboard"))
 
     def write(self, stage: str, step: int, metrics: dict[str, float], kind: str) -> None:
@@ -77,7 +75,7 @@ class RunLog:
         write_text_atomic(self.path, "".join(kept))
 
     def note(self, message: str) -> None:
-        self.console.print(message, highlight=False, markup=False)
+        self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, trainer: Trainer) -> Iterator[StageDisplay]:

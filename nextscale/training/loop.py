@@ -29,6 +29,7 @@ from nextscale.training.checkpoint import (
     save_checkpoint,
     set_aside_later,
 )
+from nextscale.training.environment import keep_freed_memory
 from nextscale.training.log import RunLog
 from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, compile_model, lr_factor
 from nextscale.training.randomness import Draws, mixed_seed
@@ -64,6 +65,8 @@ class Trainer:
         self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
         self.seed = mixed_seed(seed, *stage.name.encode())
         self.micro_batch = micro_batch_size(self.config, stage.name)
+        if device.type == "cpu":
+            keep_freed_memory()
         for objective in stage.objectives:
             objective.to(device).train()
         self.optimizers = [
@@ -87,9 +90,7 @@ class Trainer:
         # where it looked in vain.
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
-        return DistributedDataParallel(
-            objective, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
-        )
+        return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True)
 
     @property
     def result(self) -> nn.Module:
@@ -192,9 +193,7 @@ class Trainer:
     def _agree(self, metrics: dict[str, float], flag: InterruptFlag) -> bool:
         """Average metrics over processes, stop all of them if the loss is not finite; was one interrupted?"""
         if distributed.world_size() > 1:
-            values = torch.tensor(
-                [*metrics.values(), float(flag.raised)], dtype=torch.float64, device=self.device
-            )
+            values = torch.tensor([*metrics.values(), float(flag.raised)], dtype=torch.float64, device=self.device)
             *means, raised = (distributed.total(values) / distributed.world_size()).tolist()
             metrics.update(zip(metrics, means, strict=True))
             flag.raised = flag.raised or raised > 0
@@ -235,9 +234,7 @@ class Trainer:
         if means["loss"] < self.best["loss"]:
             self.best = {"loss": means["loss"], "step": self.step}
             if distributed.is_main():
-                save_checkpoint(
-                    self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name="best"
-                )
+                save_checkpoint(self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name="best")
         return means
 
     def _validation_share(self) -> list[tuple[np.ndarray, int]]:
@@ -264,9 +261,7 @@ class Trainer:
         return modules | ({"ema": self.ema.model} if self.ema else {})
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {
-            o.name: optimizer for o, optimizer in zip(self.stage.objectives, self.optimizers, strict=True)
-        }
+        return {o.name: optimizer for o, optimizer in zip(self.stage.objectives, self.optimizers, strict=True)}
 
     def _save(self) -> Path | None:
         for name, module in self._modules().items():

@@ -36,9 +36,7 @@ class Draws:
         global_batch: samples in the global batch.
     """
 
-    def __init__(
-        self, seed: int, step: int, rows: slice, global_batch: int, device: torch.device | str = "cpu"
-    ):
+    def __init__(self, seed: int, step: int, rows: slice, global_batch: int, device: torch.device | str = "cpu"):
         self.rows, self.global_batch, self.device = rows, global_batch, device
         self.generator = torch.Generator().manual_seed(mixed_seed(seed, step))
 

@@ -72,6 +72,9 @@ class _Run:
         self.log = RunLog(folder)
         distributed.on_main(lambda: self._check_folder(stages))
         self.to_train = [stage for stage in stages if not self._done(stage)]
+        for stage in stages:
+            if stage not in self.to_train:
+                self.log.note(f"{stage}: already trained in {folder / stage}")
         if not self.to_train:
             return
         self.modality: Modality = plugins.modality(config.modality)
@@ -160,10 +163,8 @@ class _Run:
         folder, path = self.folder, self.resume_from
         if not self.resume_auto and folder.exists():
             raise ConfigError(f"run folder {folder} exists: continue it with --resume auto, or name another with --out")
-        if folder.exists() and not (folder / "config.yaml").exists():
-            # A process that was killed at the very start may have left an empty one.
-            if not folder.is_dir() or any(not entry.name.startswith(".") for entry in folder.iterdir()):
-                raise ConfigError(f"{folder} exists and is no run folder: name another with --out")
+        if folder.exists() and not (folder / "config.yaml").exists() and not _is_empty(folder):
+            raise ConfigError(f"{folder} exists and is no run folder: name another with --out")
         if path is not None:
             if stage_of(path) is None or path.resolve().parents[2] != folder.resolve():
                 raise CheckpointError(
@@ -193,10 +194,13 @@ class _Run:
         write_json_atomic(self.folder / "env.json", describe_environment())
 
     def _done(self, stage: str) -> bool:
-        done = (self.folder / stage / "model.safetensors").exists()
-        if done:
-            self.log.note(f"{stage}: already trained in {self.folder / stage}")
-        return done
+        return (self.folder / stage / "model.safetensors").exists()
+
+
+def _is_empty(folder: Path) -> bool:
+    """As a process leaves it that was killed before it wrote the configuration."""
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else ["?"]
+    return all(name == "samples" or name.startswith(".") for name in names)
 
 
 def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:

@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from nextscale.errors import NextscaleError
-from nextscale.training import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,6 +60,8 @@ class InterruptFlag:
 
 def _leave(what: str, number: int) -> NoReturn:
     """The first process says what happened; the others leave without a word."""
+    from nextscale.training import distributed  # which imports torch; the command line reads this module for errors
+
     if not distributed.is_main():
         sys.exit(128 + number)
     raise Interrupted(f"{what}; continue with --resume auto", 128 + number)

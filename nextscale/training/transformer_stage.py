@@ -23,7 +23,6 @@ from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import validation_batches
 from nextscale.transformer import ScaleTransformer
 
-
 REVEALED = 0.25
 """Expected share of tokens that ``reveal_some`` reveals."""
 
@@ -35,6 +34,7 @@ class TransformerObjective(Objective):
     """
 
     name = "transformer"
+    model: ScaleTransformer
 
     def __init__(
         self, transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, config: TransformerStageConfig
@@ -55,9 +55,7 @@ class TransformerObjective(Objective):
         if self.config.corrupt:
             seen = corrupt(pyramid, self.config.corrupt, self.tokenizer, draws)
         inputs = self._inputs(seen, batch)
-        drop = {
-            spec.name: draws.uniform() < self.config.condition_drop for spec in self.model.conditioner.specs
-        }
+        drop = {spec.name: draws.uniform() < self.config.condition_drop for spec in self.model.conditioner.specs}
         if drop:  # all conditions of a sample fall together: guidance needs the law without any
             first = next(iter(drop.values()))
             drop = dict.fromkeys(drop, first)
@@ -126,9 +124,7 @@ def _mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp_min(1)
 
 
-def corrupt(
-    pyramid: TokenPyramid, share: float, tokenizer: MultiscaleTokenizer, draws: Draws
-) -> TokenPyramid:
+def corrupt(pyramid: TokenPyramid, share: float, tokenizer: MultiscaleTokenizer, draws: Draws) -> TokenPyramid:
     """Replace ``share`` of the tokens at random, so that the model learns to live with its own mistakes."""
     hit_BL = draws.uniform(pyramid.schedule.length) < share
     other = draws.integers(tokenizer.token_space.vocabulary, *pyramid.tokens.shape[1:])
@@ -172,13 +168,12 @@ class TransformerStage(Stage):
         """``stores``: cached tokens of the training and of the validation split; None tokenizes on the fly."""
         self.modality, self.data, self.stores, self.config = modality, data, stores, config
         self.sampling = sampling
+        self.tokenizer = tokenizer
         self.objectives = [TransformerObjective(transformer, tokenizer, config)]
         self.learning_rates = [config.lr]
         self.tokens_per_sample = transformer.schedule.length
         self.seed = mixed_seed(seed, 2)
-        rows, shard = (
-            (len(data.train), None) if stores is None else (stores[0].num_rows, stores[0].shard_rows)
-        )
+        rows, shard = (len(data.train), None) if stores is None else (stores[0].num_rows, stores[0].shard_rows)
         self.order = StreamOrder(rows, self.seed, shard)
 
     def batch(self, positions: np.ndarray) -> Batch:
@@ -198,8 +193,7 @@ class TransformerStage(Stage):
 
     def draw_samples(self, model: nn.Module, path: Path) -> Path | None:
         assert isinstance(model, ScaleTransformer)
-        tokenizer = self.objectives[0].tokenizer  # type: ignore[attr-defined]
-        number = 64
+        tokenizer, number = self.tokenizer, 64
         conditions = spread_conditions(model.conditioner.specs, number, tokenizer.device)
         generator = torch.Generator(tokenizer.device).manual_seed(0)
         drawn = generate(tokenizer, model, number, conditions, self.sampling, generator)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nextscale.config import TransformerConfig
 from nextscale.errors import ConfigError
 from nextscale.tokenizer import ScaleInput
-from nextscale.transformer.functions import scaled_unit
+from nextscale.transformer.functions import split_heads
 from nextscale.transformer.positions import rotate
 
 
@@ -87,9 +87,7 @@ class KVCache:
         end = self.start + k.shape[2]
         for store, new in ((self._keys, k), (self._values, v)):
             if end > store[layer].shape[2]:
-                store[layer] = F.pad(
-                    store[layer], (0, 0, 0, max(end, 2 * self.start) - store[layer].shape[2])
-                )
+                store[layer] = F.pad(store[layer], (0, 0, 0, max(end, 2 * self.start) - store[layer].shape[2]))
             store[layer][:, :, self.start : end] = new
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
 
@@ -132,13 +130,9 @@ class Attention(nn.Module):
     ) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x_BLD, self.qkv.weight, bias)
-        qk, v = qkv.unflatten(-1, (3, self.heads, -1)).split((2, 1), dim=2)
-        if self.qk_norm:
-            # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
-            scale_H1 = self.log_scale.clamp_max(math.log(100)).exp().view(-1, 1)
-            qk = scaled_unit(qk, torch.stack([scale_H1, torch.ones_like(scale_H1)]))
-        # B H L d each, as views: nothing is copied.
-        (q, k), v = qk.transpose(1, 3).unbind(2), v.squeeze(2).transpose(1, 2)
+        # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
+        scale_H = self.log_scale.flatten().clamp_max(math.log(100)).exp() if self.qk_norm else None
+        q, k, v = split_heads(qkv, self.heads, scale_H)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:

@@ -11,34 +11,49 @@ from torch import Tensor
 from torch.autograd import Function
 
 
-def scaled_unit(x: Tensor, scale: Tensor) -> Tensor:
-    """``scale x / |x|`` along the last axis, of length d; ``scale`` broadcasts to x's shape with d = 1.
+def split_heads(qkv_BLHd: Tensor, heads: int, scale_H: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, B H L d each, from one projection B L (3 H d).
 
-    In float32 inside, so that half-precision vectors keep their length as well as they can.
+    With ``scale_H``, keys become unit vectors, and queries vectors of that length a head (QK-norm). The norm is
+    taken in float32, so that half-precision vectors keep their length as well as they can.
     """
-    return _ScaledUnit.apply(x, scale)  # type: ignore[return-value]
+    parts = qkv_BLHd.unflatten(-1, (3, heads, -1))
+    if scale_H is None:
+        q, k, v = parts.unbind(2)
+    else:
+        q, k, v = _SplitNormalized.apply(parts, torch.stack([scale_H, torch.ones_like(scale_H)])[..., None])  # type: ignore[misc]
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
-class _ScaledUnit(Function):
+class _SplitNormalized(Function):
+    """B L 3 H d and scales 2 H 1 -> scale q / |q|, scale k / |k|, and v."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        factor = scale / length.clamp_min(1e-12)  # F.normalize's guard against 0
-        y = (x * factor).to(x.dtype)
-        ctx.save_for_backward(y, factor, scale)
-        return y
+    def forward(ctx: Any, qkv: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qk = qkv[:, :, :2]
+        length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=torch.promote_types(qk.dtype, torch.float32))
+        factor = scale / length.clamp_min(1e-12)  # as F.normalize guards against 0
+        unit = (qk * factor).to(qkv.dtype)
+        ctx.save_for_backward(unit, factor, scale)
+        return unit[:, :, 0], unit[:, :, 1], qkv[:, :, 2]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        y, factor, scale = ctx.saved_tensors
-        along = (grads[0] * y).sum(-1, keepdim=True, dtype=factor.dtype)
-        # What is left of the gradient at right angles to y.
-        grad_x = torch.addcmul(grads[0].to(factor.dtype), y, along / scale.square(), value=-1).mul_(factor)
-        return grad_x.to(y.dtype), (along / scale).sum_to_size(scale.shape)
+        unit, factor, scale = ctx.saved_tensors
+        grad = unit.new_empty(*unit.shape[:2], 3, *unit.shape[3:])
+        along = torch.stack([(g * unit[:, :, i]).sum(-1, dtype=factor.dtype) for i, g in enumerate(grads[:2])], 2)
+        along = along[..., None]
+        # What is left of each gradient at right angles to its vector, at that vector's length.
+        removed = -factor * along / scale.square()
+        for i, g in enumerate(grads[:2]):
+            part = torch.mul(g, factor[:, :, i])
+            grad[:, :, i] = part.addcmul_(unit[:, :, i], removed[:, :, i])
+        grad[:, :, 2] = grads[2]
+        return grad, (along / scale).sum((0, 1))
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """``F.gelu(x, approximate="tanh")``. In float32 on CPUs by way of a sigmoid, three times as fast as tanh there."""
+    """``F.gelu(x, approximate="tanh")``; in float32 on CPUs by way of a sigmoid, three times as fast as tanh there."""
     if x.device.type == "cpu" and x.dtype == torch.float32:
         return _SigmoidGELU.apply(x)  # type: ignore[return-value]
     return F.gelu(x, approximate="tanh")

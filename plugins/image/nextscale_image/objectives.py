@@ -28,6 +28,7 @@ class TokenizerObjective(Objective):
     """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of the multiscale VQ-VAE."""
 
     name = "tokenizer"
+    model: ImageTokenizer
 
     def __init__(
         self, tokenizer: ImageTokenizer, config: ImageTokenizerConfig, critic: CriticObjective | None = None
@@ -82,12 +83,13 @@ class TokenizerObjective(Objective):
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(model, ImageTokenizer)
         images = batch.samples
-        reconstruction = model.decode_tokens(model.encode(images)).float()
+        pyramid = model.encode(images)
+        reconstruction = model.decode_tokens(pyramid).float()
         scalars = self._reconstruction(reconstruction.clamp(-1, 1), images)
         # Peak is 2 in [-1, 1]; PSNR a picture, then the mean.
         per_image = (reconstruction.clamp(-1, 1) - images).square().flatten(1).mean(1).clamp_min(1e-10)
         psnr = (10 * torch.log10(4 / per_image)).mean()
-        used = (model.pyramid.quantizer.usage_KV.sum(0) > 0).float().mean()
+        used = torch.tensor(pyramid.tokens.unique().numel() / model.token_space.vocabulary)  # by this batch alone
         return {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
 
     def after_step(self, step: int, draws: Draws) -> None:

@@ -1,0 +1,32 @@
+"""Models built without memory or time, to see whether settings fit and how large they make a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+IN_PLACE = {Tensor.uniform_, Tensor.normal_, Tensor.mul_, Tensor.div_, Tensor.zero_, Tensor.fill_}
+
+
+class _NoValues(TorchFunctionMode):
+    """Tensors without memory have nothing to initialise, and torch imports its compiler (seconds) to do so."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in IN_PLACE or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules built here are on torch's meta device."""
+    with torch.device("meta"), _NoValues():
+        yield
