@@ -36,14 +36,22 @@ def evaluate(
     Writes RUN/eval.json. Every distance stands beside its real-against-real floor at the same sample count.
     """
     values = _guidance(guidance)
-    options: dict[str, Any] = {"features": features.value, "reconstruction_only": reconstruction_only}
+    options: dict[str, Any] = {"features": features.value}
     if inception is not None:
         options["inception"] = inception
     from nextscale.evaluation import evaluate as evaluate_run
 
     from nextscale_cli.tables import print_results
 
-    results = evaluate_run(run, samples=samples, guidance=values, seed=seed, device=device, options=options)
+    results = evaluate_run(
+        run,
+        samples=samples,
+        guidance=values,
+        seed=seed,
+        device=device,
+        options=options,
+        reconstruction_only=reconstruction_only,
+    )
     print_results(results)
     typer.echo(run / "eval.json")
 

@@ -1,0 +1,112 @@
+"""What a trained run is worth: reconstruction, codebook, validation loss, and samples. Written to RUN/eval.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from nextscale import plugins
+from nextscale.api import Model, load
+from nextscale.config import TransformerStageConfig
+from nextscale.data import DataSplits
+from nextscale.files import write_json_atomic
+from nextscale.runconfig import load_run_config
+from nextscale.store import load_tokenizer
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.distributed import pick_device
+from nextscale.training.tokenizer_stage import validation_batches
+from nextscale.training.transformer_stage import TransformerObjective
+
+HELD_OUT = 2048
+"""Held-out samples that codebook usage and validation loss are measured on."""
+
+
+def evaluate(
+    run: str | Path,
+    samples: int = 1000,
+    guidance: Sequence[float] = (0.0, 2.0),
+    seed: int = 0,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    reconstruction_only: bool = False,
+) -> dict[str, Any]:
+    """Measure a run and write ``eval.json`` into it.
+
+    Args:
+        samples: drawn at each ``guidance``, classes evenly spread.
+        seed: of the samples.
+        options: for the modality's own sample metrics.
+        reconstruction_only: measure the tokenizer only.
+
+    Returns:
+        ``reconstruction`` (the modality's), ``codebook`` (usage and perplexity, a scale and in all), ``validation``
+        (loss in nats and accuracy of the transformer, a scale and in all), ``samples`` (by guidance; every distance
+        beside its real-against-real floor). The last two only where the run holds a transformer.
+
+    Raises:
+        CheckpointError, DataError, ConfigError: the run, its data or the options are not as they should be.
+    """
+    run, where, console = Path(run), pick_device(device), Console(stderr=True)
+    config = load_run_config(run)
+    tokenizer = load_tokenizer(run, where)
+    modality = plugins.modality(config.modality)
+    data = modality.open_data(config.data)
+    results: dict[str, Any] = {}
+    with console.status("reconstruction"):
+        results["reconstruction"] = modality.evaluate_tokenizer(tokenizer, data, where)
+        results["codebook"] = codebook_usage(tokenizer, data)
+    if not reconstruction_only and (run / "transformer" / "model.safetensors").exists():
+        model = load(run, device)
+        with console.status("validation loss"):
+            results["validation"] = validation_loss(model, data)
+        results["samples"] = {}
+        settings = {"cache": run / "eval-cache", "device": device, **(options or {})}
+        for value in guidance:
+            with console.status(f"{samples} samples at guidance {value:g}"):
+                drawn = model.generate(samples, seed=seed, sampling={"guidance": value})
+            with console.status(f"quality of samples at guidance {value:g}"):
+                quality = modality.evaluate_samples(drawn.samples, drawn.conditions, data, settings)
+            results["samples"][f"{value:g}"] = quality
+    write_json_atomic(run / "eval.json", results)
+    return results
+
+
+@torch.inference_mode()
+def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, float]:
+    """Share of the vocabulary that held-out samples use, and perplexity exp(entropy), at each scale and in all."""
+    schedule, size = tokenizer.schedule(), tokenizer.token_space.vocabulary
+    counts_KV = torch.zeros(len(schedule), size)
+    source = data.test or data.validation
+    for indices in validation_batches(len(source), HELD_OUT):
+        pyramid = tokenizer.encode(source.batch(indices, None).to(tokenizer.device).samples)
+        for k in range(len(pyramid.schedule)):
+            tokens = pyramid.scale(k)
+            if pyramid.mask is not None:
+                tokens = tokens[pyramid.mask[:, pyramid.schedule.span(k)]]
+            counts_KV[k] += torch.bincount(tokens.flatten().cpu(), minlength=size)
+    usage: dict[str, float] = {}
+    for name, counts_V in [*((f"scale{k}", counts_KV[k]) for k in range(len(schedule))), ("total", counts_KV.sum(0))]:
+        law = counts_V / counts_V.sum().clamp_min(1)
+        usage[f"used_{name}"] = float((counts_V > 0).float().mean())
+        usage[f"perplexity_{name}"] = float(torch.special.entr(law).sum().exp())
+    return usage
+
+
+@torch.inference_mode()
+def validation_loss(model: Model, data: DataSplits) -> dict[str, float]:
+    """Teacher-forced loss (nats a token) and accuracy on the validation split, in all and at each scale."""
+    objective = TransformerObjective(model.transformer, model.tokenizer, TransformerStageConfig())
+    sums: dict[str, float] = {}
+    batches = validation_batches(len(data.validation), HELD_OUT)
+    for indices in batches:
+        scalars = objective.validate(
+            model.transformer, data.validation.batch(indices, None).to(model.tokenizer.device)
+        )
+        for key, value in scalars.items():
+            sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
+    number = sum(map(len, batches))
+    return {key: value / number for key, value in sums.items()}
