@@ -39,9 +39,7 @@ class Conditioner(nn.Module):
         self.null = nn.ParameterDict()
         for spec in self.specs:
             is_class = spec.kind == "class"
-            self.embed[spec.name] = (
-                nn.Embedding(spec.size, width) if is_class else nn.Linear(spec.size, width)
-            )
+            self.embed[spec.name] = nn.Embedding(spec.size, width) if is_class else nn.Linear(spec.size, width)
             self.null[spec.name] = nn.Parameter(torch.empty(width))
         if not self.specs:
             self.null["start"] = nn.Parameter(torch.empty(width))
@@ -62,9 +60,7 @@ class Conditioner(nn.Module):
                 continue
             embedded_BD = self.embed[spec.name](conditions[spec.name])
             if drop is not None and spec.name in drop:
-                embedded_BD = torch.where(
-                    drop[spec.name][:, None], null_BD.to(embedded_BD.dtype), embedded_BD
-                )
+                embedded_BD = torch.where(drop[spec.name][:, None], null_BD.to(embedded_BD.dtype), embedded_BD)
             parts.append(embedded_BD)
         if not parts:
             return self.null["start"].expand(num_samples, -1)
@@ -82,14 +78,8 @@ def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Te
         if name not in by_name:
             raise NextscaleError(unknown("condition", name, by_name))
         spec = by_name[name]
-        if (
-            spec.kind == "class"
-            and value.numel()
-            and not 0 <= int(value.min()) <= int(value.max()) < spec.size
-        ):
+        if spec.kind == "class" and value.numel() and not 0 <= int(value.min()) <= int(value.max()) < spec.size:
             bad = int(value.max()) if int(value.max()) >= spec.size else int(value.min())
-            raise NextscaleError(
-                f"{name} {bad} is out of range: this model knows {name}s 0 to {spec.size - 1}"
-            )
+            raise NextscaleError(f"{name} {bad} is out of range: this model knows {name}s 0 to {spec.size - 1}")
         if spec.kind == "vector" and value.shape[-1] != spec.size:
             raise NextscaleError(f"{name} has {value.shape[-1]} numbers; this model takes {spec.size}")

@@ -103,9 +103,7 @@ def validation_loss(model: Model, data: DataSplits) -> dict[str, float]:
     sums: dict[str, float] = {}
     batches = validation_batches(len(data.validation), HELD_OUT)
     for indices in batches:
-        scalars = objective.validate(
-            model.transformer, data.validation.batch(indices, None).to(model.tokenizer.device)
-        )
+        scalars = objective.validate(model.transformer, data.validation.batch(indices, None).to(model.tokenizer.device))
         for key, value in scalars.items():
             sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
     number = sum(map(len, batches))

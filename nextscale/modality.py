@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from nextscale.bench import BenchCase
     from nextscale.data import DataSplits
     from nextscale.tokenizer import MultiscaleTokenizer
     from nextscale.training.objective import Objective
@@ -94,6 +95,10 @@ class Modality(ABC):
         import torch
 
         return batches[0] if len(batches) == 1 else torch.cat(batches)
+
+    def bench_cases(self) -> list[BenchCase]:
+        """What ``nextscale bench`` times where the user names no preset."""
+        return []
 
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device

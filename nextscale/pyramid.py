@@ -111,9 +111,7 @@ class TokenPyramid:
 
     def __post_init__(self) -> None:
         if self.tokens.shape[1] != self.schedule.length:
-            raise ValueError(
-                f"{self.tokens.shape[1]} tokens do not fill a schedule of {self.schedule.length}"
-            )
+            raise ValueError(f"{self.tokens.shape[1]} tokens do not fill a schedule of {self.schedule.length}")
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

@@ -118,9 +118,7 @@ class MultiscaleTokenizer(nn.Module, ABC):
         """Samples from known tokens, or from the first ``num_scales`` scales of them."""
         return self.decode(self.states(pyramid)[-1 if num_scales is None else num_scales])
 
-    def teacher_forcing(
-        self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None
-    ) -> ScaleInput:
+    def teacher_forcing(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> ScaleInput:
         """The inputs of all scales under known tokens, packed along L.
 
         The default runs the machine. A tokenizer may override it with a faster equivalent, which the contract
@@ -135,9 +133,7 @@ class MultiscaleTokenizer(nn.Module, ABC):
         return pack_inputs(inputs, len(pyramid), self.feature_dim, pyramid.mask)
 
 
-def pack_inputs(
-    inputs: list[ScaleInput], num_samples: int, feature_dim: int, mask: Tensor | None
-) -> ScaleInput:
+def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, mask: Tensor | None) -> ScaleInput:
     """Concatenate the inputs of successive scales along L."""
     start = 0
     for known in inputs:
@@ -148,9 +144,7 @@ def pack_inputs(
     features = None
     if reference is not None:
         empty = reference.new_zeros(1, 1, 1).expand(num_samples, 1, feature_dim)
-        features = torch.cat(
-            [empty.expand(-1, i.length, -1) if i.features is None else i.features for i in inputs], 1
-        )
+        features = torch.cat([empty.expand(-1, i.length, -1) if i.features is None else i.features for i in inputs], 1)
     masks = [known.mask for known in inputs]
     if mask is None and any(m is not None for m in masks):
         shape = [(num_samples, known.length) for known in inputs]

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from nextscale_cli import errors, tables
-from nextscale_cli.main import COMMANDS, app
 from typer.testing import CliRunner
 
 from nextscale.errors import ConfigError, DataError
 from nextscale.plugins import BrokenPlugin, Clash, discover, load_object
 from nextscale.runconfig import load_config
+from nextscale_cli import errors, tables
+from nextscale_cli.main import COMMANDS, app
 
 RUN = "from nextscale_cli.main import main; main()"
 

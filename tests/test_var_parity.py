@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from nextscale_image.config import ImageTokenizerConfig
-from nextscale_image.tokenizer import ImageTokenizer
 from torch import Tensor, nn
 
 from nextscale.conditioning import ConditionSpec
@@ -20,6 +18,8 @@ from nextscale.sampling import Generation, generate
 from nextscale.training.randomness import Draws
 from nextscale.training.transformer_stage import TransformerObjective
 from nextscale.transformer import ScaleTransformer
+from nextscale_image.config import ImageTokenizerConfig
+from nextscale_image.tokenizer import ImageTokenizer
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "var_tiny.pt"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_file(), reason="../shared/golden/var_tiny.pt is absent")

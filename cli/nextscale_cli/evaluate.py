@@ -40,7 +40,6 @@ def evaluate(
     if inception is not None:
         options["inception"] = inception
     from nextscale.evaluation import evaluate as evaluate_run
-
     from nextscale_cli.tables import print_results
 
     results = evaluate_run(

@@ -47,9 +47,7 @@ class ScaleTransformer(nn.Module):
         super().__init__()
         width = config.model_width
         if width % config.num_heads or (width // config.num_heads) % 2:
-            raise ConfigError(
-                f"transformer: width {width} must be an even multiple of heads {config.num_heads}"
-            )
+            raise ConfigError(f"transformer: width {width} must be an even multiple of heads {config.num_heads}")
         self.config, self.schedule, self.token_space = config, schedule, token_space
         self.conditioner = Conditioner(conditions, width)
         self.stem = stem if stem is not None else nn.Linear(feature_dim, width)
@@ -124,9 +122,8 @@ class ScaleTransformer(nn.Module):
         if revealed is None:
             return self.hidden
         tokens_BL, known_BL = revealed
-        return torch.where(
-            known_BL[..., None], self.revealed(tokens_BL), self.hidden.to(self.revealed.weight.dtype)
-        )
+        tokens_BLD = self.revealed(tokens_BL)
+        return torch.where(known_BL[..., None], tokens_BLD, self.hidden.to(tokens_BLD.dtype))
 
     def _span(self, inputs: ScaleInput) -> slice:
         """Where these tokens lie in the schedule that the learned positions belong to."""
@@ -161,17 +158,20 @@ class ScaleTransformer(nn.Module):
         for name in ("position", "hidden"):
             if hasattr(self, name):
                 normal(getattr(self, name))
-        for projection in (*(b.adaln for b in self.blocks if hasattr(b, "adaln")), *self._shared_adaln()):
+        for projection in self._adaln_projections():
             projection.weight.mul_(0.5)
             projection.weight[: 2 * self.config.model_width].mul_(2e-5)  # the gammas
         self.head_adaln.weight.mul_(0.5)
         self.head.weight.mul_(0.02)
-        for block in self.blocks:
+        for block in self._blocks():
             block.attention.proj.weight.div_(math.sqrt(2 * len(self.blocks)))
             block.mlp.fc2.weight.div_(math.sqrt(2 * len(self.blocks)))
-            if hasattr(block, "adaln_offset"):
+            if block.shared:
                 normal(block.adaln_offset, self.config.model_width**-0.5)
                 block.adaln_offset[:2].mul_(1e-5)
 
-    def _shared_adaln(self) -> list[nn.Linear]:
-        return [self.adaln] if self.config.adaln == "shared" else []
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _adaln_projections(self) -> list[nn.Linear]:
+        return [self.adaln] if self.config.adaln == "shared" else [block.adaln for block in self._blocks()]

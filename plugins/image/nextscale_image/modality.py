@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextscale.bench import BenchCase
+from nextscale.conditioning import ConditionSpec
 from nextscale.data import DataSplits
 from nextscale.modality import Modality
 from nextscale.tokenizer import MultiscaleTokenizer
@@ -28,9 +30,7 @@ class ImageModality(Modality):
     def build_tokenizer(self, config: ImageTokenizerConfig, description: dict[str, Any]) -> ImageTokenizer:
         return ImageTokenizer(config, description)
 
-    def tokenizer_objectives(
-        self, tokenizer: MultiscaleTokenizer, config: ImageTokenizerConfig
-    ) -> list[Objective]:
+    def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: ImageTokenizerConfig) -> list[Objective]:
         assert isinstance(tokenizer, ImageTokenizer)
         if config.adversarial.weight == 0:
             return [TokenizerObjective(tokenizer, config)]
@@ -45,6 +45,14 @@ class ImageModality(Modality):
 
     def write_film(self, steps: list[Tensor], path: Path) -> Path:
         return writers.write_film(steps, _png(path))
+
+    def bench_cases(self) -> list[BenchCase]:
+        """The fashion preset, and VAR's 256 px layout at depth 8 (680 tokens) on four samples."""
+        label = {size: ConditionSpec(name="label", size=size) for size in (10, 1000)}
+        return [
+            BenchCase("fashion", None, {"channels": 1, "height": 28, "width": 28}, (label[10],)),
+            BenchCase("var-d8-256", 4, {"channels": 3, "height": 256, "width": 256}, (label[1000],)),
+        ]
 
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device

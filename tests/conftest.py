@@ -1,0 +1,63 @@
+"""A run that trains in about a second: real digits, a fraction of them, and models of a few thousand weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TINY = {
+    "preset": "digits",
+    "tokenizer.width": 8,
+    "tokenizer.channels": 8,
+    "tokenizer.quantizer.codes": 32,
+    "tokenizer.quantizer.revive_every": 3,
+    "transformer.depth": 1,
+    "transformer.width": 32,
+    "transformer.heads": 2,
+    "training.device": "cpu",
+} | {
+    f"training.{stage}.{key}": value
+    for stage in ("tokenizer", "transformer")
+    for key, value in {
+        "steps": 6, "batch_size": 8, "log_every": 1, "validate_every": 2, "checkpoint_every": 2, "samples_every": 0,
+    }.items()
+}  # fmt: skip
+
+Settings = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session")
+def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 digits to train on, 32 to validate with, labelled."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images, labels = np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target
+    path = tmp_path_factory.mktemp("digits") / "digits.npz"
+    np.savez(path, x_train=images[:96], y_train=labels[:96], x_val=images[96:128], y_val=labels[96:128])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(digits_file: Path) -> Settings:
+    """``key=value`` settings of a tiny run, with others put over them: ``tiny(seed=3, **{"data.crop": 6})``."""
+
+    def settings(**changes: object) -> list[str]:
+        values: dict[str, object] = {**TINY, "data.source": digits_file, **changes}
+        return [f"{key}={value}" for key, value in values.items()]
+
+    return settings
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny run, trained; not to be written to."""
+    from nextscale.runconfig import load_config
+    from nextscale.training.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    train(load_config("image", overrides=tiny()), folder)
+    return folder

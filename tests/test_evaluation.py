@@ -1,0 +1,172 @@
+"""`nextscale eval`: what the core measures of a run (the modality's own metrics have tests of their own)."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nextscale import evaluation, plugins
+from nextscale.errors import CheckpointError, ConfigError
+from nextscale.evaluation import evaluate
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.runconfig import load_config
+from nextscale.store import load_tokenizer
+from nextscale.training.run import train
+from nextscale_cli.main import app
+
+SCALES, CODES, TOKENS = 3, 16, 21
+SETTINGS = [
+    "tokenizer.scales=1,2,4",
+    "tokenizer.width=8",
+    "tokenizer.channels=4",
+    f"tokenizer.quantizer.codes={CODES}",
+    "transformer.depth=1",
+    "transformer.width=16",
+    "transformer.heads=2",
+    *(
+        f"training.{stage}.{setting}"
+        for stage in ("tokenizer", "transformer")
+        for setting in ("steps=5", "batch_size=8")
+    ),
+]
+FAST = {"classifier_epochs": 1}
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "run"
+    train(load_config("image", "digits", None, SETTINGS), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(run: Path) -> dict[str, Any]:
+    return evaluate(run, samples=12, guidance=(0.0, 1.5), device="cpu", options=FAST)
+
+
+def test_what_is_measured_is_what_is_written(run: Path, results: dict[str, Any]) -> None:
+    assert set(results) == {"reconstruction", "codebook", "validation", "samples"}
+    assert json.loads((run / "eval.json").read_text()) == results
+    assert 0 < results["reconstruction"]["psnr"] < 40
+
+
+def test_codebook(results: dict[str, Any]) -> None:
+    codebook = results["codebook"]
+    for name in (*(f"scale{k}" for k in range(SCALES)), "total"):
+        used, perplexity = codebook[f"used_{name}"] * CODES, codebook[f"perplexity_{name}"]
+        assert used == pytest.approx(round(used)) and 1 <= used <= CODES
+        assert 1 - 1e-6 <= perplexity <= used * (1 + 1e-6)
+        assert codebook["used_total"] >= codebook[f"used_{name}"]
+
+
+def test_codebook_of_known_tokens(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale 0 always code 5; scale 1 codes 0 to 3 equally often; scale 2 code 5 alone."""
+    tokenizer = load_tokenizer(run)
+    data = plugins.modality("image").open_data(load_config("image", "digits").data)
+    row = torch.tensor([5, 0, 1, 2, 3, *[5] * 16])
+    schedule = Schedule.of([(1, 1), (2, 2), (4, 4)])
+    monkeypatch.setattr(tokenizer, "encode", lambda x: TokenPyramid(row.expand(len(x), -1), schedule))
+    usage = evaluation.codebook_usage(tokenizer, data)
+    assert [usage[f"used_scale{k}"] * CODES for k in range(SCALES)] == [1, 4, 1]
+    assert [usage[f"perplexity_scale{k}"] for k in range(SCALES)] == pytest.approx([1, 4, 1])
+    assert usage["used_total"] * CODES == 5
+    entropy = -(17 / 21) * math.log(17 / 21) - 4 * (1 / 21) * math.log(1 / 21)
+    assert usage["perplexity_total"] == pytest.approx(math.exp(entropy), rel=1e-5)
+
+
+def test_padding_is_no_use_of_a_code(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load_tokenizer(run)
+    data = plugins.modality("image").open_data(load_config("image", "digits").data)
+    tokens = torch.arange(TOKENS).clamp_max(CODES - 1)
+    mask = torch.tensor([True, *[True, False, False, False], *[False] * 16])
+    schedule = Schedule.of([(1, 1), (2, 2), (4, 4)])
+    monkeypatch.setattr(
+        tokenizer, "encode", lambda x: TokenPyramid(tokens.expand(len(x), -1), schedule, mask.expand(len(x), -1))
+    )
+    usage = evaluation.codebook_usage(tokenizer, data)
+    assert [usage[f"used_{name}"] * CODES for name in ("scale0", "scale1", "scale2", "total")] == [1, 1, 0, 2]
+
+
+def test_validation_loss_is_the_mean_over_scales_weighted_by_their_tokens(results: dict[str, Any]) -> None:
+    validation = results["validation"]
+    for key in ("loss", "accuracy"):
+        mean = sum(validation[f"{key}/scale{k}"] * n for k, n in enumerate((1, 4, 16))) / TOKENS
+        assert validation[key] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+    assert 0.5 * math.log(CODES) < validation["loss"] < 1.5 * math.log(CODES)  # five steps: near chance
+
+
+def test_validation_loss_is_what_training_logged(run: Path, results: dict[str, Any]) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if (line["stage"], line["kind"]) == ("transformer", "validation")]
+    best = min(logged, key=lambda line: line["loss"])
+    for key, value in results["validation"].items():
+        assert value == pytest.approx(best[key], rel=1e-4, abs=1e-5), key
+
+
+def test_samples_at_each_guidance(results: dict[str, Any]) -> None:
+    assert list(results["samples"]) == ["0", "1.5"]
+    for quality in results["samples"].values():
+        assert 0 <= quality["classifier_accuracy"] <= 1
+        assert "frechet_classifier_floor" in quality and "diversity_floor" in quality
+
+
+def test_the_modality_gets_spread_classes_and_the_options(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+    modality = type(plugins.modality("image"))
+
+    def evaluate_samples(self: Any, samples: Any, conditions: Any, data: Any, options: Any) -> dict[str, float]:
+        seen.append((samples, conditions, options))
+        return {"x": 1.0}
+
+    monkeypatch.setattr(modality, "evaluate_samples", evaluate_samples)
+    copy = run.with_name("options")
+    shutil.copytree(run, copy)
+    results = evaluate(copy, samples=20, guidance=[2.0], seed=4, device="cpu", options={"features": "both"})
+    again = evaluate(copy, samples=20, guidance=[2.0], seed=4, device="cpu", options={"cache": "elsewhere"})
+    assert results["samples"] == again["samples"] == {"2": {"x": 1.0}}
+    (samples, conditions, options), (repeated, _, given) = seen
+    assert samples.shape == (20, 1, 8, 8) and torch.equal(samples, repeated)
+    assert torch.bincount(conditions["label"]).tolist() == [2] * 10
+    assert options == {"features": "both", "cache": copy / "eval-cache", "device": "cpu"}
+    assert given["cache"] == "elsewhere"
+
+
+def test_a_tokenizer_alone(run: Path, tmp_path: Path) -> None:
+    for name, only in (("untrained", False), ("asked", True)):
+        copy = tmp_path / name
+        shutil.copytree(run, copy)
+        if not only:
+            shutil.rmtree(copy / "transformer")
+        results = evaluate(copy, device="cpu", reconstruction_only=only)
+        assert set(results) == set(json.loads((copy / "eval.json").read_text())) == {"reconstruction", "codebook"}
+
+
+def test_nothing_is_written_where_something_is_wrong(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "eval.json").write_text("before")
+    with pytest.raises(ConfigError, match="featres"):
+        evaluate(copy, samples=4, guidance=[0.0], device="cpu", options={"featres": "both"})
+    (copy / "transformer" / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError):
+        evaluate(copy, samples=4, device="cpu", options=FAST)
+    assert (copy / "eval.json").read_text() == "before"
+    with pytest.raises((CheckpointError, ConfigError)):
+        evaluate(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_command_line(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    result = CliRunner().invoke(app, ["eval", str(copy), "--reconstruction-only", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "reconstruction.psnr" in result.stdout and "codebook.used_total" in result.stdout
+    assert set(json.loads((copy / "eval.json").read_text())) == {"reconstruction", "codebook"}
