@@ -100,7 +100,7 @@ def test_the_floor_counts_each_product_as_often_as_it_occurs() -> None:
     square = Product(Factor((4, 4), False), Factor((4, 4), True), torch.float32, CPU)
     batched = Product(Factor((2, 3, 4), True), Factor((2, 4, 5), False), torch.float32, CPU)
     assert (square.flops, batched.flops) == (2 * 64, 2 * 2 * 3 * 4 * 5)
-    # Two calls of each are timed; this clock says that they took 2 s.
+    # By this clock, two timed calls of each take 2 s.
     ticks = itertools.count(step=2)
     assert Floor(Counter({square: 3, batched: 2}), lambda: float(next(ticks))).__call__() == 5.0
 

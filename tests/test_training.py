@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import nextscale
 from nextscale.config import StageConfig, TransformerStageConfig
 from nextscale.errors import ConfigError, NextscaleError, TrainingError
-from nextscale.runconfig import load_config, load_run_config
+from nextscale.runconfig import dump_config, load_config, load_run_config
 from nextscale.training.checkpoint import check_checkpoint
 from nextscale.training.distributed import pick_device
 from nextscale.training.loop import Trainer
@@ -357,6 +357,10 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tiny: Settings, tm
     run = tmp_path / "run"
     (run / "samples").mkdir(parents=True)
     (run / ".config.yaml.partial").write_text("modality: im")
+    fit(tiny, run, "auto", "tokenizer")
+    run = tmp_path / "other"
+    run.mkdir()
+    (run / "config.yaml").write_text(dump_config(load_config("image", overrides=tiny())))
     (run / "metrics.jsonl").write_text(
         '{"stage": "tokenizer", "step": 1, "kind": "train", "loss": 9.0}\n{"stage": "tok'
     )

@@ -52,9 +52,10 @@ class ResidualPyramid(nn.Module):
         self.commitment = commitment
 
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
-        """B C *finest: what the codes of scale k add to f_hat."""
+        """B C *finest: what the codes of scale k add to f_hat. In full precision, so that a sum is always the same."""
         grid = vectors_BLC.mT.unflatten(-1, schedule.scales[k].shape)
-        return self.phi(resample(grid, schedule.scales[-1].shape, self.mode), k, len(schedule))
+        with torch.autocast(grid.device.type, enabled=False):
+            return self.phi(resample(grid, schedule.scales[-1].shape, self.mode), k, len(schedule))
 
     def tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
         """Encode features B C *finest."""

@@ -75,7 +75,9 @@ class GridTokenizer(MultiscaleTokenizer):
         return self.encoder(samples)
 
     def encode(self, samples: Tensor) -> TokenPyramid:
-        return self.pyramid.tokens(self.features(samples).float(), self.schedule_for(samples.shape[2:]))
+        features = self.features(samples).float()
+        with torch.autocast(features.device.type, enabled=False):
+            return self.pyramid.tokens(features, self.schedule_for(samples.shape[2:]))
 
     def reconstruct(
         self, samples: Tensor, kept_scales: Tensor | None = None, record: bool = True

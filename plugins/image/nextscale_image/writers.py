@@ -18,6 +18,8 @@ LEGIBLE = 64
 """Pixels of an image's short side below which it is enlarged in an overview."""
 GAP = 2
 """Pixels between the images of an overview, and around them."""
+FILM_ROWS = 16
+"""Samples in a film strip: more than fit a screen tell no more."""
 GROUND = 128
 """Grey: seen beside black and beside white."""
 
@@ -64,10 +66,10 @@ def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
 
 
 def write_film(steps: Sequence[Tensor], path: Path) -> Path:
-    """One row a sample, one column a scale, coarsest left; ``steps[k]`` is B C H W, samples after scale k."""
+    """One row a sample (the first ``FILM_ROWS``), one column a scale, coarsest left; ``steps[k]`` is B C H W."""
     if not steps or any(step.shape != steps[0].shape for step in steps):
         raise ValueError(f"every step must have the same B C H W, got {[tuple(step.shape) for step in steps]}")
-    images_BKHWC = np.stack([to_uint8(step) for step in steps], 1)
+    images_BKHWC = np.stack([to_uint8(step[:FILM_ROWS]) for step in steps], 1)
     return write_png(tile(images_BKHWC.reshape(-1, *images_BKHWC.shape[2:]), columns=len(steps)), Path(path))
 
 
