@@ -51,8 +51,8 @@ def evaluate(
         CheckpointError, DataError, ConfigError: the run, its data or the options are not as they should be.
     """
     run, where, console = Path(run), pick_device(device), Console(stderr=True)
-    config = load_run_config(run)
     tokenizer = load_tokenizer(run, where)
+    config = load_run_config(run)
     modality = plugins.modality(config.modality)
     data = modality.open_data(config.data)
     results: dict[str, Any] = {}

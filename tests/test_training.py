@@ -325,7 +325,7 @@ def test_a_signal_before_training_ends_it(tiny: Settings, tmp_path: Path, monkey
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("nextscale.training.run.check_run", interrupted)
-    with pytest.raises(Interrupted, match="^interrupted; continue with --resume auto$") as caught:
+    with pytest.raises(Interrupted, match=r"^interrupted; continue with --resume auto$") as caught:
         fit(tiny, tmp_path / "run")
     assert caught.value.exit_code == 143 and not (tmp_path / "run").exists()
 

@@ -6,11 +6,13 @@ number, and it does not depend on the number of processes.
 
 from __future__ import annotations
 
+import inspect
 import math
-import warnings
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,11 +88,11 @@ class Trainer:
         if distributed.world_size() == 1:
             return objective
         ids = [self.device] if self.device.type == "cuda" else None
-        # A model need not use all its parameters (convolutions that few scales share, say): DDP looks, and warns
-        # where it looked in vain.
-        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
-        return DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True)
+        renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
+        options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        # A model need not use all its parameters: convolutions that few scales share, a null that is never drawn.
+        return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=True, **options)
 
     @property
     def result(self) -> nn.Module:
@@ -193,10 +195,12 @@ class Trainer:
     def _agree(self, metrics: dict[str, float], flag: InterruptFlag) -> bool:
         """Average metrics over processes, stop all of them if the loss is not finite; was one interrupted?"""
         if distributed.world_size() > 1:
-            values = torch.tensor([*metrics.values(), float(flag.raised)], dtype=torch.float64, device=self.device)
-            *means, raised = (distributed.total(values) / distributed.world_size()).tolist()
+            told = [float(flag.raised), float(flag.signal) if flag.raised else 0.0]
+            values = torch.tensor([*metrics.values(), *told], dtype=torch.float64, device=self.device)
+            *means, raised, number = (distributed.total(values) / distributed.world_size()).tolist()
             metrics.update(zip(metrics, means, strict=True))
-            flag.raised = flag.raised or raised > 0
+            if raised:
+                flag.raised, flag.signal = True, signal.Signals(round(number / raised))
         self._check_finite(metrics["loss"], "loss")
         return flag.raised
 

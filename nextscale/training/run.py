@@ -21,7 +21,7 @@ from nextscale.errors import CheckpointError, ConfigError
 from nextscale.files import write_json_atomic, write_text_atomic, writing
 from nextscale.modality import Modality
 from nextscale.runconfig import RunConfig, dump_config, load_run_config
-from nextscale.store import load_tokenizer, new_transformer, save_tokenizer, save_transformer
+from nextscale.store import load_tokenizer, new_transformer, save_tokenizer, save_transformer, stored_config
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training import distributed
 from nextscale.training.cache import open_or_write_tokens
@@ -206,6 +206,7 @@ def _is_empty(folder: Path) -> bool:
 def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
     """Write the run's token cache anew with its trained tokenizer; the paths written."""
     run = Path(run)
+    stored_config(run, "tokenizer")  # says so where there is no run, or no tokenizer yet
     config = load_run_config(run, overrides)
     device = distributed.pick_device(config.training.device)
     tokenizer = load_tokenizer(run, device)

@@ -31,7 +31,7 @@ class ScaleAttention:
     def __init__(self, rule: Literal["full", "markov"] | Sequence[Sequence[bool]]) -> None:
         self.rule = rule
         if not isinstance(rule, str):
-            matrix = torch.tensor(rule, dtype=torch.bool)
+            matrix = torch.tensor(rule, dtype=torch.bool, device="cpu")
             if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
                 raise ConfigError("transformer.attention must be a square matrix, one row and column a scale")
             if matrix.triu(1).any() or not matrix.diagonal().all():

@@ -1,0 +1,135 @@
+"""Two gloo processes train what one trains, within rounding, and one goes on where two stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nextscale.runconfig import load_config
+from nextscale.training.run import train
+
+Settings = Callable[..., list[str]]
+
+# What torchrun does for two processes on one machine, in forks of one that has imported torch.
+DRIVER = """
+import json, os, signal, sys
+from nextscale_cli.main import app
+from nextscale.training import loop
+
+arguments, stop = json.loads(sys.argv[1])
+children = []
+for rank in range(2):
+    child = os.fork()
+    if child == 0:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+        real = loop.Trainer._train_step
+        def train_step(self, batches):
+            if [self.stage.name, self.step, rank] == [*stop, 1]:  # only one of the two is asked to stop
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, batches)
+        loop.Trainer._train_step = train_step
+        code = 0
+        try:
+            app(["train", *arguments])
+        except SystemExit as error:
+            code = error.code or 0
+        sys.stderr.flush()
+        os._exit(code)
+    children.append(child)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+EVERYTHING: dict[str, Any] = {
+    "data.crop": 7,
+    "data.flip": True,
+    "tokenizer.multipliers": "[1]",
+    "tokenizer.quantizer.update": "ema",
+    "tokenizer.quantizer.revive_below": 0.5,
+    "tokenizer.quantizer.scale_dropout": 0.5,
+    # One of its convolutions is used by no scale: DDP must know.
+    "tokenizer.quantizer.phi": "partial",
+    "tokenizer.quantizer.phi_count": 5,
+    "tokenizer.adversarial.weight": 0.1,
+    "tokenizer.adversarial.start": 2,
+    "tokenizer.adversarial.width": 4,
+    "transformer.drop_path": 0.5,
+    "transformer.in_scale_steps": True,
+    "training.transformer.condition_drop": 0.5,
+    "training.transformer.corrupt": 0.2,
+    "training.transformer.accumulate": 2,
+}
+
+
+def launch(folder: Path, settings: list[str], stop: tuple[str, int] | None = None) -> tuple[list[int], str]:
+    """Exit codes of the two processes, and what they wrote to stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    plan = json.dumps([["--out", str(folder), *settings], stop or ["", -1]])
+    command = [sys.executable, "-c", DRIVER, plan]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MASTER_PORT": port})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def assert_same_curves(a: Path, b: Path, rtol: float = 2e-4) -> None:
+    """Every logged number of both stages but speeds; and the final weights."""
+    lines = [[json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
+    assert len(lines[0]) == len(lines[1])
+    for left, right in zip(*lines, strict=True):
+        assert left.keys() == right.keys()
+        for key in left.keys() - {"tokens_per_second"}:
+            if isinstance(left[key], str):
+                assert left[key] == right[key]
+            else:
+                np.testing.assert_allclose(left[key], right[key], rtol=rtol, atol=1e-5, err_msg=f"{key} of {left}")
+
+
+def test_two_processes_train_what_one_trains(tiny: Settings, tmp_path: Path) -> None:
+    settings = tiny(**EVERYTHING)
+    train(load_config("image", overrides=settings), tmp_path / "one")
+    codes, stderr = launch(tmp_path / "two", settings)
+    assert codes == [0, 0], stderr
+    assert "Traceback" not in stderr
+    assert stderr.count("tokenizer 6/6  validation") == 1, "only the first process speaks"
+    assert json.loads((tmp_path / "two/env.json").read_text())["processes"] == 2
+    assert_same_curves(tmp_path / "one", tmp_path / "two")
+
+
+def test_one_process_goes_on_where_two_stopped(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    codes, stderr = launch(run, tiny(), stop=("transformer", 2))
+    assert codes == [143, 143], stderr
+    assert stderr.count("interrupted: transformer saved at step 3; continue with --resume auto\n") == 1
+    train(load_config("image", overrides=tiny()), run, resume="auto")
+    assert_same_curves(tiny_run, run)
+    for stage in ("tokenizer", "transformer"):
+        one, other = (load_file(folder / stage / "model.safetensors") for folder in (tiny_run, run))
+        for name in one:
+            torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4)
+
+
+def test_errors_are_said_once(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
+    codes, stderr = launch(tiny_run, tiny())
+    assert sorted(codes) == [1, 2]
+    assert stderr.count("error: ") == 1 and "exists: continue it with --resume auto" in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [["-m", "nextscale_cli.main"], [str(Path(sys.executable).parent / "nextscale")]])
+def test_torchrun(tiny: Settings, tiny_run: Path, tmp_path: Path, how: list[str]) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *how]
+    done = subprocess.run([*command, "train", "--out", str(tmp_path / "run"), *tiny()], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_curves(tiny_run, tmp_path / "run")
