@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from nextscale.bench import BenchCase
 from nextscale.conditioning import ConditionSpec
 from nextscale.data import DataSplits
 from nextscale.modality import Modality
@@ -19,6 +18,9 @@ from nextscale_image.config import ImageDataConfig, ImageTokenizerConfig
 from nextscale_image.data import open_images
 from nextscale_image.objectives import CriticObjective, TokenizerObjective
 from nextscale_image.tokenizer import ImageTokenizer
+
+if TYPE_CHECKING:
+    from nextscale.bench import BenchCase
 
 
 class ImageModality(Modality):
@@ -48,6 +50,8 @@ class ImageModality(Modality):
 
     def bench_cases(self) -> list[BenchCase]:
         """The fashion preset, and VAR's 256 px layout at depth 8 (680 tokens) on four samples."""
+        from nextscale.bench import BenchCase
+
         label = {size: ConditionSpec(name="label", size=size) for size in (10, 1000)}
         return [
             BenchCase("fashion", None, {"channels": 1, "height": 28, "width": 28}, (label[10],)),
