@@ -228,8 +228,9 @@ def test_in_scale_steps(tiny: Settings, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compile(tiny: Settings, tmp_path: Path) -> None:
-    compiled = fit(tiny, tmp_path / "compiled", **both(compile=True))
-    plain = fit(tiny, tmp_path / "plain")
+    few = both(steps=2, validate_every=2, checkpoint_every=2) | {"tokenizer.multipliers": "[1]"}
+    compiled = fit(tiny, tmp_path / "compiled", **few | both(compile=True))
+    plain = fit(tiny, tmp_path / "plain", **few)
     for stage in STAGES:
         np.testing.assert_allclose(losses(compiled, stage), losses(plain, stage), rtol=1e-3)
 
@@ -295,21 +296,27 @@ def test_a_finished_run_is_left_alone(tiny: Settings, tiny_run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tiny_run.rglob("*")} == before
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "step", "number", "code"),
+    [
+        ("tokenizer", 3, signal.SIGINT, 130),
+        ("tokenizer", 6, signal.SIGTERM, 143),  # the last: training is over, the run is not
+        ("transformer", 3, signal.SIGTERM, 143),
+    ],
+)
 def test_a_signal_saves_and_resuming_is_exact(
     tiny: Settings, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch,
-    stage: str, number: signal.Signals, code: int,
+    stage: str, step: int, number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
     real = Trainer._train_step
 
     def interrupted(self: Trainer, batches: list) -> dict[str, float]:
-        if self.stage.name == stage and self.step == 2:
+        if self.stage.name == stage and self.step == step - 1:
             os.kill(os.getpid(), number)
         return real(self, batches)
 
     monkeypatch.setattr(Trainer, "_train_step", interrupted)
-    with pytest.raises(Interrupted, match=f"{stage} saved at step 3; continue with --resume auto") as caught:
+    with pytest.raises(Interrupted, match=f"{stage} saved at step {step}; continue with --resume auto") as caught:
         fit(tiny, tmp_path / "run")
     assert caught.value.exit_code == code
     monkeypatch.setattr(Trainer, "_train_step", real)

@@ -33,6 +33,7 @@ def sample(
     sampling, conditions = _split(settings or [])
     import nextscale
     from nextscale.errors import ConfigError, unknown
+    from nextscale.files import writing
 
     model = nextscale.load(run, device=device)
     names = [spec.name for spec in model.conditions]
@@ -45,7 +46,8 @@ def sample(
     drawn = model.generate(number, seed=seed, sampling=sampling, conditions=conditions, return_steps=film)
 
     folder = out or run / "samples" / f"seed-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     typer.echo(model.modality.write_grid(drawn.samples, folder / "grid.png"))
     if film:
         typer.echo(model.modality.write_film(drawn.steps, folder / "film.png"))

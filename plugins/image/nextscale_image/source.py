@@ -51,7 +51,11 @@ class ImageSource:
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
         """``samples`` B C H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 where labelled."""
         images = augment(self.pixels[self.rows[indices]], seeds, self.crop, self.flip)
-        samples = torch.from_numpy(images).to(torch.float32).div_(127.5).sub_(1)
+        # By numpy, which has no threads of its own: batches are read while torch's are at work.
+        scaled = images.astype(np.float32)
+        scaled /= np.float32(127.5)
+        scaled -= 1
+        samples = torch.from_numpy(scaled)
         if self.labels is None:
             return Batch(samples)
         return Batch(samples, {"label": torch.from_numpy(self.labels[indices])})
