@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-PerScale = float | tuple[float, ...]
 
 
 class Section(BaseModel):

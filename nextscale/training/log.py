@@ -92,7 +92,6 @@ class StageDisplay:
 
     def __init__(self, log: RunLog, trainer: Trainer) -> None:
         self.log, self.name, self.total = log, trainer.stage.name, trainer.config.steps
-        self.samples_per_step = trainer.config.batch_size
         self.tokens_per_step = trainer.config.batch_size * trainer.stage.tokens_per_sample
         self.started, self.first_step = time.perf_counter(), trainer.step
         self.last_line = self.started
