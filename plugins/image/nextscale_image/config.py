@@ -91,6 +91,8 @@ class ImageTokenizerConfig(Section):
     """Residual blocks a resolution (the decoder has one more)."""
     attention: bool = True
     """Self-attention at the lowest resolution."""
+    shortcut: bool = False
+    """Add a linear path around the encoder's and decoder's layers: learns in far fewer steps (VAR has none)."""
     quantizer: QuantizerConfig = QuantizerConfig()
     l1: NonNegativeFloat = 0.0
     """Weight of the mean absolute error."""
