@@ -7,7 +7,7 @@ value given, what is allowed, and where the value came from.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -98,6 +98,19 @@ def load_config(
     tree.merge(layer, str(file))
     tree.override(overrides)
     tree.values.update(modality=spec.name, preset=named)
+    return tree.validate()
+
+
+def make_config(modality: str, settings: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration from ``settings`` instead of a preset (``source`` says in errors where they came from).
+
+    Raises:
+        ConfigError, PluginError: as ``load_config``.
+    """
+    tree = Tree(run_config_model(modality))
+    tree.merge(settings, source)
+    tree.override(overrides)
+    tree.values["modality"] = modality
     return tree.validate()
 
 
@@ -225,6 +238,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "load_run_config",
+    "make_config",
     "parse_section",
     "preset_summary",
     "presets",

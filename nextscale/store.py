@@ -6,20 +6,29 @@ No code runs from a file, and nothing here needs the training data.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
 from nextscale.config import TransformerConfig
-from nextscale.errors import CheckpointError
-from nextscale.files import load_tensors, save_tensors_atomic, write_json_atomic
+from nextscale.errors import CheckpointError, ConfigError
+from nextscale.files import (
+    load_tensors,
+    partial_name,
+    remove,
+    replace_folder,
+    save_tensors_atomic,
+    write_json_atomic,
+    write_text_atomic,
+    writing,
+)
 from nextscale.pyramid import Schedule
-from nextscale.runconfig import RunConfig
+from nextscale.runconfig import RunConfig, dump_config
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
@@ -86,6 +95,48 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
     transformer = new_transformer(config, tokenizer, conditions, Schedule.of(body["schedule"]))
     _fill(run / "transformer", transformer)
     return transformer.to(device).eval()
+
+
+def save_run(
+    run: Path,
+    config: RunConfig,
+    description: dict[str, Any],
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer | None = None,
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Write a run folder of finished models, whole or not at all, as training would have left it.
+
+    Args:
+        description: what the tokenizer was told of its data (``DataSplits.description``).
+        extra: further tensors by file name, for an exporter to find; nothing else reads them.
+
+    Raises:
+        ConfigError: the folder exists. TrainingError: the disk is full or not writable.
+    """
+    run = Path(run)
+    refuse_existing(run)
+    partial = partial_name(run)
+    with writing(run):
+        try:
+            remove(partial)
+            partial.mkdir(parents=True)
+            write_text_atomic(partial / "config.yaml", dump_config(config))
+            for name, tensors in (extra or {}).items():
+                save_tensors_atomic(partial / f"{name}.safetensors", tensors)
+            save_tokenizer(partial, tokenizer, config, description)
+            if transformer is not None:
+                save_transformer(partial, transformer)
+            replace_folder(partial, run)
+        except BaseException:
+            remove(partial)
+            raise
+
+
+def refuse_existing(run: Path) -> None:
+    """Raise ConfigError where there is something at ``run`` already."""
+    if run.exists():
+        raise ConfigError(f"run folder {run} exists: name another with --out")
 
 
 def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
