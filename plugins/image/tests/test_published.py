@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import nextscale
-from nextscale.conditioning import ConditionSpec
 from nextscale.config import TransformerConfig
 from nextscale.errors import CheckpointError, ConfigError
-from nextscale.runconfig import make_config
-from nextscale.store import new_transformer, save_run
 from nextscale_image.config import ImageTokenizerConfig
 from nextscale_image.published.convert import assemble, import_var
 from nextscale_image.published.detect import SCHEDULES
 from nextscale_image.published.export import export_var, publish
-from nextscale_image.tokenizer import ImageTokenizer
 
+MakeRun = Callable[..., Path]
 LAYOUT = Path(__file__).parents[4] / "shared" / "golden" / "var_official_layout.json"
 NAMES = {"partial": "quantize.quant_resi.qresi_ls.0.weight", "shared": "quantize.quant_resi.qresi.weight",
          "scale": "quantize.quant_resi.0.weight"}  # fmt: skip
-
-
-def run_of(folder: Path, tokenizer: Mapping[str, Any] | None = None, **transformer: Any) -> Path:
-    """An untrained run of ours with published VAR's options."""
-    torch.manual_seed(0)
-    settings = {
-        "data": {"source": "x", "size": [8, 8]},
-        "tokenizer": {
-            "scales": [1, 2, 4], "channels": 4, "width": 32, "multipliers": [1, 2], "blocks": 1, "norm_groups": 32,
-            **(tokenizer or {}), "quantizer": {"codes": 32, "phi_count": 2, **(tokenizer or {}).get("quantizer", {})},
-        },
-        "transformer": {"depth": 2, "width": 64, "heads": 1, **transformer},
-    }  # fmt: skip
-    config = make_config("image", settings, "test")
-    description = {"channels": 3, "height": 8, "width": 8}
-    tokens = ImageTokenizer(config.tokenizer, description)
-    model = new_transformer(config.transformer, tokens, [ConditionSpec(name="label", size=5)])
-    with torch.no_grad():  # what begins at the same value everywhere would hide a mix-up
-        for parameter in (*tokens.parameters(), *model.parameters()):
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
-        tokens.pyramid.quantizer.usage_KV.uniform_()
-    save_run(folder, config, description, tokens, model)
-    return folder
 
 
 LAYOUTS = {
@@ -66,9 +39,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_there_and_back(layout: str, tmp_path: Path) -> None:
+def test_there_and_back(layout: str, make_run: MakeRun, tmp_path: Path) -> None:
     tokenizer, transformer = LAYOUTS[layout]
-    run = run_of(tmp_path / "run", tokenizer, **transformer)
+    run = make_run(tmp_path / "run", tokenizer, **transformer)
     files = [tmp_path / "vae.pth", tmp_path / "var.pth"]
     assert export_var(run, *files) == files
     import_var(*files).save(tmp_path / "again")
@@ -88,9 +61,9 @@ def test_there_and_back(layout: str, tmp_path: Path) -> None:
     assert torch.equal(one, other)
 
 
-def test_start_and_position_come_back_apart(tmp_path: Path) -> None:
+def test_start_and_position_come_back_apart(make_run: MakeRun, tmp_path: Path) -> None:
     """A model of ours has their sum only."""
-    first, second = publish(run_of(tmp_path / "run"))
+    first, second = publish(make_run(tmp_path / "run"))
     assert second is not None
     second["pos_start"] = torch.randn_like(second["pos_start"])
     assemble(first, second).save(tmp_path / "again")
@@ -99,8 +72,8 @@ def test_start_and_position_come_back_apart(tmp_path: Path) -> None:
     assert all(torch.equal(again[name], second[name]) for name in second)
 
 
-def test_half_precision_becomes_float32(tmp_path: Path) -> None:
-    first, second = publish(run_of(tmp_path / "run"))
+def test_half_precision_becomes_float32(make_run: MakeRun, tmp_path: Path) -> None:
+    first, second = publish(make_run(tmp_path / "run"))
     assert second is not None
     half = [{name: v.half() if v.is_floating_point() else v for name, v in state.items()} for state in (first, second)]
     assemble(*half).save(tmp_path / "half")
@@ -109,9 +82,9 @@ def test_half_precision_becomes_float32(tmp_path: Path) -> None:
     assert torch.equal(model.transformer.head.weight, second["head.weight"].half().float())
 
 
-def test_training_checkpoints_are_searched(tmp_path: Path) -> None:
+def test_training_checkpoints_are_searched(make_run: MakeRun, tmp_path: Path) -> None:
     """Nested, as published training leaves them, with what it has beside models; or with a wrapper's prefix."""
-    first, second = publish(run_of(tmp_path / "run"))
+    first, second = publish(make_run(tmp_path / "run"))
     assert second is not None
     trainer = {"config": {"patch_nums": (1, 2, 4)}, "var_wo_ddp": second, "vae_local": first, "var_opt": {"state": {}}}
     torch.save({"epoch": 3, "trainer": trainer, "args": {"depth": 2}}, tmp_path / "ar-ckpt-last.pth")
@@ -124,8 +97,8 @@ def test_training_checkpoints_are_searched(tmp_path: Path) -> None:
     assert again is not None and torch.equal(again.head.weight, second["head.weight"])
 
 
-def test_a_tokenizer_alone(tmp_path: Path) -> None:
-    first, _ = publish(run_of(tmp_path / "run"))
+def test_a_tokenizer_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    first, _ = publish(make_run(tmp_path / "run"))
     with pytest.raises(CheckpointError, match="no published VAR has 3 scales: name their sides with --scales"):
         assemble(first)
     assemble(first, scales=(1, 2, 4), overrides=["data=somewhere", "sampling.top_k=3"]).save(tmp_path / "alone")
@@ -134,14 +107,14 @@ def test_a_tokenizer_alone(tmp_path: Path) -> None:
     assert config.data.source == "somewhere" and config.sampling.top_k == 3
 
 
-def test_runs_that_published_var_cannot_hold(tmp_path: Path) -> None:
+def test_runs_that_published_var_cannot_hold(make_run: MakeRun, tmp_path: Path) -> None:
     for number, (tokenizer, transformer, message) in enumerate([
         ({}, {"positions": "rotary"}, "transformer.positions is rotary, not absolute"),
         ({}, {"mlp": "swiglu"}, "transformer.mlp is swiglu, not gelu"),
         ({"norm_groups": 16}, {}, r"tokenizer.norm_groups is \[16\], published VAR has \[32\]"),
         ({"quantizer": {"distance": "cosine"}}, {}, "tokenizer.quantizer.distance is cosine"),
     ]):  # fmt: skip
-        run = run_of(tmp_path / str(number), tokenizer, **transformer)
+        run = make_run(tmp_path / str(number), tokenizer, **transformer)
         with pytest.raises(ConfigError, match=message):
             export_var(run, tmp_path / "vae.pth", tmp_path / "var.pth")
     assert not list(tmp_path.glob("*.pth"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,22 +44,30 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"there is no file {path}")
     if path.suffix == ".safetensors":
         return load_tensors(path)
+    damaged = f"{path} is damaged or no file that torch.save wrote"
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap can only be used" not in str(error):  # torch's format of before 1.6
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what comes of them is said below
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap can only be used" not in str(error):  # torch's format of before 1.6
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class)[: ]+(?:GLOBAL )?([\w.]+)", str(error))
         if code:
             raise CheckpointError(
                 f"{path} is refused: it holds more than tensors, and reading it would run {code[1] or code[2]}"
             ) from None
-        raise CheckpointError(f"{path} is damaged or no file that torch.save wrote") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{path} is damaged or no file that torch.save wrote ({one_line(error)[:120]})") from None
+        with path.open("rb") as file:
+            if file.read(1) == pickle.PROTO:
+                damaged = f"{path} is refused: it is a pickle, which may run code when it is read, or it is damaged"
+        raise CheckpointError(damaged) from None
+    except RuntimeError as error:
+        raise CheckpointError(f"{damaged} ({one_line(error).split('. ')[0]})") from None
+    except (EOFError, OSError, ValueError, LookupError, AttributeError, TypeError):  # of unpickling what is no pickle
+        raise CheckpointError(damaged) from None
 
 
 def _find(content: Any, marker: str) -> State | None:
