@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,12 +50,16 @@ def train(
         _check_same(settings, folder, modality, preset, config)
 
     if dry_run:
+        # The process ends soon: looking for garbage while torch loads, and again at exit, would take half a second.
+        gc.disable()
         typer.echo(dump_config(settings), nl=False)
         from nextscale.training.describe import describe
         from nextscale_cli.tables import print_results
 
         typer.echo()
         print_results({"run": str(folder), **describe(settings)})
+        gc.freeze()
+        gc.enable()
         return
 
     from nextscale.training.run import train as train_run

@@ -88,12 +88,26 @@ def _middle(channels: int, attention: bool) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """B channels H W -> B latent H/f W/f, with f = 2 ** (len(multipliers) - 1)."""
+    """B channels H W -> B latent H/f W/f, with f = 2 ** (len(multipliers) - 1).
+
+    ``shortcut`` adds a linear map of each f x f patch of pixels to its latent: the layers then only learn what a
+    linear code leaves over, which takes far fewer steps (after DC-AE, https://arxiv.org/abs/2410.10733, whose
+    shortcuts have no weights).
+    """
 
     def __init__(
-        self, channels: int, width: int, multipliers: Sequence[int], blocks: int, attention: bool, latent: int
+        self,
+        channels: int,
+        width: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: bool,
+        latent: int,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
+        self.factor = 2 ** (len(multipliers) - 1)
+        self.shortcut = nn.Conv2d(channels * self.factor**2, latent, 1) if shortcut else None
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         layers: list[nn.Module] = []
         current = width
@@ -113,17 +127,30 @@ class Encoder(nn.Module):
         self.conv_latent = nn.Conv2d(latent, latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.middle(self.layers(self.conv_in(x)))
-        return self.conv_latent(self.conv_out(F.silu(self.norm_out(x))))
+        h = self.middle(self.layers(self.conv_in(x)))
+        latent = self.conv_latent(self.conv_out(F.silu(self.norm_out(h))))
+        return latent if self.shortcut is None else latent + self.shortcut(F.pixel_unshuffle(x, self.factor))
 
 
 class Decoder(nn.Module):
-    """B latent h w -> B channels h f w f, one residual block more a resolution than the encoder."""
+    """B latent h w -> B channels h f w f, one residual block more a resolution than the encoder.
+
+    ``shortcut`` adds a linear map of each 3 x 3 of latents to the f x f pixels in their middle.
+    """
 
     def __init__(
-        self, channels: int, width: int, multipliers: Sequence[int], blocks: int, attention: bool, latent: int
+        self,
+        channels: int,
+        width: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: bool,
+        latent: int,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
+        self.factor = 2 ** (len(multipliers) - 1)
+        self.shortcut = nn.Conv2d(latent, channels * self.factor**2, 3, padding=1) if shortcut else None
         current = width * multipliers[-1]
         self.conv_latent = nn.Conv2d(latent, latent, 3, padding=1)
         self.conv_in = nn.Conv2d(latent, current, 3, padding=1)
@@ -142,8 +169,9 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(current, channels, 3, padding=1)
 
     def forward(self, f_hat: Tensor) -> Tensor:
-        x = self.middle(self.conv_in(self.conv_latent(f_hat)))
-        return self.conv_out(F.silu(self.norm_out(self.layers(x))))
+        h = self.middle(self.conv_in(self.conv_latent(f_hat)))
+        x = self.conv_out(F.silu(self.norm_out(self.layers(h))))
+        return x if self.shortcut is None else x + F.pixel_shuffle(self.shortcut(f_hat), self.factor)
 
     @property
     def last_layer(self) -> Tensor:

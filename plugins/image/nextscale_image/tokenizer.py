@@ -39,6 +39,7 @@ class ImageTokenizer(GridTokenizer):
             config.blocks,
             config.attention,
             config.channels,
+            config.shortcut,
         )
         quantizer = VectorQuantizer(
             config.quantizer.codes,

@@ -79,10 +79,9 @@ def export_var(run: Path, tokenizer: Path | None = None, transformer: Path | Non
 
 def _check_tokenizer(run: Path, config: ImageTokenizerConfig, tokenizer: ImageTokenizer) -> None:
     groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
-    settings = config.model_dump()
     for name, value, needed in (
         ("norm_groups", sorted(groups), [NORM_GROUPS]),
-        ("patch", settings.get("patch", 1), 1),
+        ("shortcut", config.shortcut, False),
         ("quantizer.distance", config.quantizer.distance, "euclidean"),
         ("quantizer.upsample", config.quantizer.upsample, "cubic"),
         ("quantizer.phi_ratio", config.quantizer.phi_ratio, 0.5),
