@@ -139,11 +139,67 @@ def refuse_existing(run: Path) -> None:
         raise ConfigError(f"run folder {run} exists: name another with --out")
 
 
+def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:
+    """Give ``model``, a fresh tokenizer or transformer (``part``), the weights of the one in ``run``.
+
+    Only what embeds conditions may be others': a class embedding for other classes is new and starts at the null,
+    so that every class begins as the unconditional model. Without memory (on the meta device) it is only checked.
+
+    Returns:
+        the names of what is new.
+
+    Raises:
+        CheckpointError: ``run`` holds no such model, or its weights do not fit.
+    """
+    body = stored_config(run, part)
+    stored, wanted = load_tensors(run / part / "model.safetensors"), model.state_dict()
+    known = {spec["name"]: spec for spec in body.get("conditions", ())}
+    specs = {spec.name: spec for spec in model.conditioner.specs} if isinstance(model, ScaleTransformer) else {}
+    new = [name for name in wanted if name.startswith("conditioner.") and not _same_condition(name, known, specs)]
+    rest = [name for name in sorted({*wanted, *stored}) if not name.startswith("conditioner.")]
+    for name in rest:
+        there, here = (_shape_of(tensors.get(name)) for tensors in (stored, wanted))
+        if there != here:
+            raise CheckpointError(
+                f"cannot start from {run}/{part}: {name} is {there} there and {here} with these settings "
+                "(only what embeds conditions may differ)"
+            )
+    kept = {name: stored[name] for name in wanted if name not in new}
+    if not any(value.is_meta for value in wanted.values()):
+        model.load_state_dict(kept, strict=False)
+        for name in new:
+            kind, condition = name.split(".")[1:3]
+            if kind == "embed" and specs[condition].kind == "class":
+                model.get_parameter(name).data.copy_(model.get_parameter(f"conditioner.null.{condition}").data)
+    return new
+
+
+def _same_condition(name: str, known: Mapping[str, Mapping[str, Any]], specs: Mapping[str, ConditionSpec]) -> bool:
+    """Whether what embeds a condition (or its null, which does not depend on its values) can be taken over."""
+    kind, condition = name.split(".")[1:3]
+    if not specs:
+        return not known
+    if condition not in known or known[condition]["kind"] != specs[condition].kind:
+        return False
+    there, here = known[condition], specs[condition]
+    names = {tuple(there["names"]), here.names} - {()}
+    return kind == "null" or (there["size"] == here.size and len(names) < 2)
+
+
+def _shape_of(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else " x ".join(map(str, tensor.shape)) or "one number"
+
+
 def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     write_json_atomic(folder / "config.json", body)
     # Last, as its presence says that the stage is done.
     save_tensors_atomic(folder / "model.safetensors", model.state_dict())
+
+
+def has(run: Path, part: str) -> bool:
+    """Whether a run folder holds a trained ``tokenizer`` or ``transformer``."""
+    return (run / part / "model.safetensors").exists()
 
 
 def stored_config(run: Path, part: str) -> dict[str, Any]:
@@ -155,7 +211,7 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
     run = Path(run)
     if not run.is_dir():
         raise CheckpointError(f"no run folder at {run}")
-    if not (run / part / "model.safetensors").exists():
+    if not has(run, part):
         raise CheckpointError(
             f"{run} holds no trained {part}: run `nextscale train` with --stage {part} (or --resume auto) first"
         )
