@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -84,6 +85,28 @@ def test_import_then_use_then_export(files: tuple[Path, Path], states: tuple[Sta
     fails(tmp_path, "a/var.pth exists", "export", "var", run, "--tokenizer", "b.pth", "--transformer", "a/var.pth")
     fails(tmp_path, "nothing to write", "export", "var", run)
     fails(tmp_path, "no run folder at", "export", "var", "runs/nothing", "--tokenizer", "b.pth")
+
+
+def test_imported_models_are_trained_on(files: tuple[Path, Path], states: tuple[State, State]) -> None:
+    """Fine-tuned to other classes; and a tokenizer alone gets a transformer."""
+    rng = np.random.default_rng(0)
+    images = {f"x_{split}": rng.integers(0, 256, (8, 8, 8, 3), np.uint8) for split in ("train", "val")}
+    np.savez("two.npz", **images, **{f"y_{split}": np.arange(8) % 2 for split in ("train", "val")})
+    steps = ["training.transformer.steps=1", "training.transformer.batch_size=4", "training.transformer.lr=1e-30"]
+    assert invoke(*importing(files, *steps)).exit_code == 0
+    tuned = invoke("train", "--init-from", "runs/var", "--out", "tuned", "data=two.npz")
+    assert tuned.exit_code == 0, tuned.output
+    model = nextscale.load("tuned", "cpu")
+    assert model.conditions[0].size == 2
+    assert torch.equal(model.transformer.head.weight, states[1]["head.weight"])
+    assert torch.equal(model.tokenizer.pyramid.quantizer.codebook, states[0]["quantize.embedding.weight"])
+
+    small = ["transformer.depth=1", "transformer.width=32", "transformer.heads=1", "data=two.npz", *steps]
+    alone = ["import", "var", "--tokenizer", files[0], "--scales", "1,2,4", "--out", "alone"]
+    assert invoke(*alone, *small).exit_code == 0
+    new = invoke("train", "--out", "alone", "--stage", "transformer", "--resume", "auto")
+    assert new.exit_code == 0, new.output
+    assert nextscale.load("alone", "cpu").transformer.config.width == 32
 
 
 def test_files_that_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
