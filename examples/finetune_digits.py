@@ -8,8 +8,8 @@ the ten-class one is fine-tuned in a third of them; both on RUN's tokenizer, whi
 
     nextscale train --init-from runs/digits data=FIVE.npz training.transformer.steps=333
 
-Prints, for each of them and for training anew in as few steps: validation loss (nats a token) and the share of right
-tokens, and the share of 1,000 samples that an independent classifier puts into the class asked for, at guidance 0 and 2.
+Prints, for each and for training anew in as few steps: validation loss (nats a token) and the share of right tokens,
+and the share of 1,000 samples that an independent classifier puts into the class asked for, at guidance 0 and 2.
 """
 
 from __future__ import annotations
