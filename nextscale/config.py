@@ -131,6 +131,8 @@ class TransformerStageConfig(StageConfig):
 class TrainingConfig(Section):
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
+    init: str | None = None
+    """A run whose weights the stages start from (fine-tuning); what embeds conditions is new where they are others."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     tensorboard: bool = False

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class NextscaleError(Exception):
-    """Base of every error the user can act on. The command line prints it as one line and exits with 2."""
+    """Base of every error the user can act on. The command line prints it as one line and exits with 2.
+
+    ``rows`` are details that the line only counts: records that the command line prints as a table above it.
+    """
+
+    def __init__(self, message: str = "", rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class ConfigError(NextscaleError):

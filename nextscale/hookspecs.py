@@ -48,6 +48,24 @@ class CommandSpec:
     function: str
 
 
+@dataclass(frozen=True)
+class FormatSpec:
+    """A format of trained models that other software writes or reads.
+
+    Attributes:
+        name: what the user writes after ``nextscale import`` and ``nextscale export``.
+        summary: one line for ``nextscale plugins ls``.
+        importer: dotted path ``package.module:function`` of a function that typer can turn into a command, which
+            writes a run folder from such files; imported when the command is used. None where it is not built.
+        exporter: the same, for the way back.
+    """
+
+    name: str
+    summary: str
+    importer: str | None = None
+    exporter: str | None = None
+
+
 @hookspec
 def nextscale_modalities() -> Iterable[ModalitySpec]:  # type: ignore[empty-body]
     """The modalities this plugin brings.
@@ -62,6 +80,15 @@ def nextscale_commands() -> Iterable[CommandSpec]:  # type: ignore[empty-body]
     """Extra commands for the ``nextscale`` command line.
 
     Called once, when plugins are discovered.
+    """
+
+
+@hookspec
+def nextscale_formats() -> Iterable[FormatSpec]:  # type: ignore[empty-body]
+    """Formats of trained models for ``nextscale import NAME`` and ``nextscale export NAME``.
+
+    Called once, when plugins are discovered. An importer reads the files (running no code from them) and writes a run
+    with ``nextscale.store.save_run``. Two distributions that offer the same name clash: neither is used.
     """
 
 

@@ -20,7 +20,7 @@ import pluggy
 
 from nextscale import hookspecs
 from nextscale.errors import PluginError, unknown
-from nextscale.hookspecs import PROJECT, CommandSpec
+from nextscale.hookspecs import PROJECT, CommandSpec, FormatSpec
 
 if TYPE_CHECKING:
     from nextscale.modality import Modality, ModalityConfig, ModalitySpec
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 GROUP = "nextscale"
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Named = TypeVar("Named", CommandSpec, FormatSpec)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Plugins:
     broken: list[BrokenPlugin] = field(default_factory=list)
     clashes: list[Clash] = field(default_factory=list)
     _commands: dict[str, CommandSpec] = field(default_factory=dict)
+    _formats: dict[str, FormatSpec] = field(default_factory=dict)
     _loaded: list[_Loaded] = field(default_factory=list)
 
     def get(self, name: str) -> ModalitySpec:
@@ -98,6 +100,10 @@ class Plugins:
     def commands(self) -> list[CommandSpec]:
         """The extra commands, sorted by name; clashing ones are left out."""
         return [self._commands[name] for name in sorted(self._commands)]
+
+    def formats(self) -> list[FormatSpec]:
+        """The formats of trained models, sorted by name; clashing ones are left out."""
+        return [self._formats[name] for name in sorted(self._formats)]
 
     def callbacks(self, config: RunConfig, folder: Path) -> list[TrainingCallback]:
         """Every plugin's training callbacks; a plugin that fails is recorded, logged as a warning, and left out."""
@@ -156,7 +162,8 @@ def discover() -> Plugins:
 
     plugins = Plugins()
     modalities: dict[str, list[ModalityPlugin]] = {}
-    commands: dict[str, list[tuple[_Loaded, CommandSpec]]] = {}
+    commands: list[tuple[_Loaded, CommandSpec]] = []
+    formats: list[tuple[_Loaded, FormatSpec]] = []
     for entry_point in sorted(entry_points(group=GROUP), key=lambda entry: (*_origin(entry), entry.name)):
         loaded = _load(entry_point)
         if isinstance(loaded, BrokenPlugin):
@@ -170,8 +177,8 @@ def discover() -> Plugins:
             else:
                 plugin = ModalityPlugin(spec, loaded.distribution, loaded.version)
                 modalities.setdefault(spec.name, []).append(plugin)
-        for command in loaded.call("nextscale_commands", CommandSpec):
-            commands.setdefault(command.name, []).append((loaded, command))
+        commands += [(loaded, command) for command in loaded.call("nextscale_commands", CommandSpec)]
+        formats += [(loaded, spec) for spec in loaded.call("nextscale_formats", FormatSpec)]
         plugins.broken += [loaded.broken(problem) for problem in loaded.problems]
 
     for name in sorted(modalities):
@@ -181,13 +188,20 @@ def discover() -> Plugins:
         else:
             origins = tuple((offer.distribution, offer.version) for offer in offers)
             plugins.clashes.append(Clash("modality", name, origins))
-    for name in sorted(commands):
-        if len(commands[name]) == 1:
-            plugins._commands[name] = commands[name][0][1]
-        else:
-            origins = tuple((loaded.distribution, loaded.version) for loaded, _ in commands[name])
-            plugins.clashes.append(Clash("command", name, origins))
+    plugins._commands = _unrivalled("command", commands, plugins.clashes)
+    plugins._formats = _unrivalled("format", formats, plugins.clashes)
     return plugins
+
+
+def _unrivalled(kind: str, offers: list[tuple[_Loaded, Named]], clashes: list[Clash]) -> dict[str, Named]:
+    """Records that one entry point alone offers, by name; the others are added to ``clashes``."""
+    by_name: dict[str, list[tuple[_Loaded, Named]]] = {}
+    for loaded, record in offers:
+        by_name.setdefault(record.name, []).append((loaded, record))
+    for name, rivals in sorted(by_name.items()):
+        if len(rivals) > 1:
+            clashes.append(Clash(kind, name, tuple((loaded.distribution, loaded.version) for loaded, _ in rivals)))
+    return {name: rivals[0][1] for name, rivals in by_name.items() if len(rivals) == 1}
 
 
 def third_party() -> bool:

@@ -7,7 +7,7 @@ value given, what is allowed, and where the value came from.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -67,6 +67,7 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     default_modality: str | None = None,
+    start: str | Path | None = None,
 ) -> RunConfig:
     """Resolve a run's configuration: preset < file < overrides.
 
@@ -76,17 +77,22 @@ def load_config(
             modality's default preset.
         file: a YAML file; a run's ``config.yaml`` is better read with ``load_run_config``.
         overrides: ``a.b.c=value``, the value in YAML; sequences also as ``1,2,3``.
+        start: a run to fine-tune: without a preset, its settings stand in for one, and ``training.init`` is its folder.
 
     Raises:
         ConfigError: a file, key, value or preset is wrong.
         PluginError: the modality is unknown or broken.
     """
     layer = read_yaml(file) if file is not None else {}
+    base: dict[str, Any] = {}
+    if start is not None:
+        base = read_yaml(Path(start) / "config.yaml")
+        default_modality = base.get("modality", default_modality)
     spec, model = _modality(modality, layer, file, overrides, default_modality)
     named = _override_of("preset", overrides) or preset
     if named is None:
         # A file that says `preset: null` wants none; one that is silent wants the default.
-        named = layer.get("preset", spec.default_preset)
+        named = layer.get("preset", spec.default_preset if start is None else None)
 
     tree = Tree(model)
     if named not in (None, NO_PRESET):
@@ -95,9 +101,28 @@ def load_config(
         if settings.get("modality", spec.name) != spec.name or "preset" in settings:
             raise ConfigError(f"preset {named}: a preset names no other preset or modality ({path})")
         tree.merge(settings, f"preset {named}")
+    elif start is not None:
+        if base.get("modality") != spec.name:
+            raise ConfigError(f"{start} is a run of modality {base.get('modality')!r}, not {spec.name!r}")
+        tree.merge(base, f"{start}/config.yaml")
+    if start is not None:
+        tree.merge({"training": {"init": str(Path(start).resolve())}}, "the run to start from")
     tree.merge(layer, str(file))
     tree.override(overrides)
     tree.values.update(modality=spec.name, preset=named)
+    return tree.validate()
+
+
+def make_config(modality: str, settings: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration from ``settings`` instead of a preset (``source`` says in errors where they came from).
+
+    Raises:
+        ConfigError, PluginError: as ``load_config``.
+    """
+    tree = Tree(run_config_model(modality))
+    tree.merge(settings, source)
+    tree.override(overrides)
+    tree.values["modality"] = modality
     return tree.validate()
 
 
@@ -225,6 +250,7 @@ __all__ = [
     "dump_config",
     "load_config",
     "load_run_config",
+    "make_config",
     "parse_section",
     "preset_summary",
     "presets",

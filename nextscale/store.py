@@ -6,20 +6,29 @@ No code runs from a file, and nothing here needs the training data.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
 from nextscale.config import TransformerConfig
-from nextscale.errors import CheckpointError
-from nextscale.files import load_tensors, save_tensors_atomic, write_json_atomic
+from nextscale.errors import CheckpointError, ConfigError
+from nextscale.files import (
+    load_tensors,
+    partial_name,
+    remove,
+    replace_folder,
+    save_tensors_atomic,
+    write_json_atomic,
+    write_text_atomic,
+    writing,
+)
 from nextscale.pyramid import Schedule
-from nextscale.runconfig import RunConfig
+from nextscale.runconfig import RunConfig, dump_config
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
@@ -93,11 +102,109 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
     return transformer.to(device).eval()
 
 
+def save_run(
+    run: Path,
+    config: RunConfig,
+    description: dict[str, Any],
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer | None = None,
+    extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Write a run folder of finished models, whole or not at all, as training would have left it.
+
+    Args:
+        description: what the tokenizer was told of its data (``DataSplits.description``).
+        extra: further tensors by file name, for an exporter to find; nothing else reads them.
+
+    Raises:
+        ConfigError: the folder exists. TrainingError: the disk is full or not writable.
+    """
+    run = Path(run)
+    refuse_existing(run)
+    partial = partial_name(run)
+    with writing(run):
+        try:
+            remove(partial)
+            partial.mkdir(parents=True)
+            write_text_atomic(partial / "config.yaml", dump_config(config))
+            for name, tensors in (extra or {}).items():
+                save_tensors_atomic(partial / f"{name}.safetensors", tensors)
+            save_tokenizer(partial, tokenizer, config, description)
+            if transformer is not None:
+                save_transformer(partial, transformer)
+            replace_folder(partial, run)
+        except BaseException:
+            remove(partial)
+            raise
+
+
+def refuse_existing(run: Path) -> None:
+    """Raise ConfigError where there is something at ``run`` already."""
+    if run.exists():
+        raise ConfigError(f"run folder {run} exists: name another with --out")
+
+
+def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:
+    """Give ``model``, a fresh tokenizer or transformer (``part``), the weights of the one in ``run``.
+
+    Only what embeds conditions may be others': a class embedding for other classes is new and starts at the null,
+    so that every class begins as the unconditional model. Without memory (on the meta device) it is only checked.
+
+    Returns:
+        the names of what is new.
+
+    Raises:
+        CheckpointError: ``run`` holds no such model, or its weights do not fit.
+    """
+    body = stored_config(run, part)
+    stored, wanted = load_tensors(run / part / "model.safetensors"), model.state_dict()
+    known = {spec["name"]: spec for spec in body.get("conditions", ())}
+    specs = {spec.name: spec for spec in model.conditioner.specs} if isinstance(model, ScaleTransformer) else {}
+    new = [name for name in wanted if name.startswith("conditioner.") and not _same_condition(name, known, specs)]
+    rest = [name for name in sorted({*wanted, *stored}) if not name.startswith("conditioner.")]
+    for name in rest:
+        there, here = (_shape_of(tensors.get(name)) for tensors in (stored, wanted))
+        if there != here:
+            raise CheckpointError(
+                f"cannot start from {run}/{part}: {name} is {there} there and {here} with these settings "
+                "(only what embeds conditions may differ)"
+            )
+    kept = {name: stored[name] for name in wanted if name not in new}
+    if not any(value.is_meta for value in wanted.values()):
+        model.load_state_dict(kept, strict=False)
+        for name in new:
+            kind, condition = name.split(".")[1:3]
+            if kind == "embed" and specs[condition].kind == "class":
+                model.get_parameter(name).data.copy_(model.get_parameter(f"conditioner.null.{condition}").data)
+    return new
+
+
+def _same_condition(name: str, known: Mapping[str, Mapping[str, Any]], specs: Mapping[str, ConditionSpec]) -> bool:
+    """Whether what embeds a condition (or its null, which does not depend on its values) can be taken over."""
+    kind, condition = name.split(".")[1:3]
+    if not specs:
+        return not known
+    if condition not in known or known[condition]["kind"] != specs[condition].kind:
+        return False
+    there, here = known[condition], specs[condition]
+    names = {tuple(there["names"]), here.names} - {()}
+    return kind == "null" or (there["size"] == here.size and len(names) < 2)
+
+
+def _shape_of(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else " x ".join(map(str, tensor.shape)) or "one number"
+
+
 def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     write_json_atomic(folder / "config.json", body)
     # Last, as its presence says that the stage is done.
     save_tensors_atomic(folder / "model.safetensors", model.state_dict())
+
+
+def has(run: Path, part: str) -> bool:
+    """Whether a run folder holds a trained ``tokenizer`` or ``transformer``."""
+    return (run / part / "model.safetensors").exists()
 
 
 def stored_config(run: Path, part: str) -> dict[str, Any]:
@@ -109,7 +216,7 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
     run = Path(run)
     if not run.is_dir():
         raise CheckpointError(f"no run folder at {run}")
-    if not (run / part / "model.safetensors").exists():
+    if not has(run, part):
         raise CheckpointError(
             f"{run} holds no trained {part}: run `nextscale train` with --stage {part} (or --resume auto) first"
         )

@@ -18,7 +18,7 @@ from nextscale.training.callbacks import TrainingCallback, TrainingEvent
 
 HEADER = """
 from pathlib import Path
-from nextscale.hookspecs import CommandSpec, hookimpl
+from nextscale.hookspecs import CommandSpec, FormatSpec, hookimpl
 from nextscale.modality import ModalitySpec
 from nextscale.training.callbacks import TrainingCallback
 
@@ -164,6 +164,19 @@ def test_hook_nextscale_commands(install: Install) -> None:
     found = discover()
     assert [command.name for command in found.commands()] == ["alpha", "beta"]
     assert [(clash.kind, clash.name) for clash in found.clashes] == [("command", "same")]
+
+
+def test_hook_nextscale_formats(install: Install) -> None:
+    source = """
+    @hookimpl
+    def nextscale_formats():
+        return [FormatSpec("{}", "Of ours.", "mod:read"), FormatSpec("same", "")]
+    """
+    install("b-dist", "1", "b", source.format("beta"))
+    install("a-dist", "1", "a", source.format("alpha"))
+    found = discover()
+    assert [spec.name for spec in found.formats()] == ["alpha", "beta", "var"]
+    assert [(clash.kind, clash.name) for clash in found.clashes] == [("format", "same")]
 
 
 def test_hook_nextscale_callbacks(install: Install, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -145,7 +145,7 @@ def test_empty_files_and_sections_set_nothing(tmp_path: Path) -> None:
     [
         (
             "training.tokenzier.lr=1",
-            "unknown key training.tokenzier.lr; did you mean 'tokenizer'? (known: device, tensorboard, tokenizer, "
+            "unknown key training.tokenzier.lr; did you mean 'tokenizer'? (known: device, init, tensorboard, tokenizer, "
             "transformer)",
         ),
         ("tokenizer.part.cods=1", "unknown key tokenizer.part.cods; did you mean 'codes'? (known: codes, decay)"),
@@ -157,7 +157,7 @@ def test_empty_files_and_sections_set_nothing(tmp_path: Path) -> None:
         ("data.size=big", "data.size = 'big' is wrong: should be a valid integer or a valid tuple (override"),
         ("sampling.top_k=1,-1", "sampling.top_k[1] = -1 is wrong: should be greater than or equal to 0 (override"),
         ("tokenizer.scales=1,x", "tokenizer.scales[1] = 'x' is wrong: should be a valid integer"),
-        ("training=3", "training is a section, 3 is not (its keys: tokenizer, transformer, device, tensorboard)"),
+        ("training=3", "training is a section, 3 is not (its keys: tokenizer, transformer, init, device, tensorboard)"),
         ("seed.x=3", "seed is a value, it has no keys"),
         ("seed", "'seed' is not an override: it should read key=value"),
         ("=1", "its key '' is empty"),

@@ -32,8 +32,10 @@ def test_a_model_with_it_begins_without_opinion_and_trains_and_is_stored(tmp_pat
     space, schedule = tokenizer.token_space, tokenizer.schedule()
     torch.manual_seed(0)
     model = ScaleTransformer(config, space, tokenizer.feature_dim, schedule, [LABEL], codebook=tokenizer.codebook)
-    pyramid = tokenizer.encode(torch.randn(4, 2, 8, 8))
-    inputs, labels = tokenizer.teacher_forcing(pyramid), {"label": torch.arange(4) % 3}
+    with torch.no_grad():
+        pyramid = tokenizer.encode(torch.randn(4, 2, 8, 8))
+        inputs = tokenizer.teacher_forcing(pyramid)
+    labels = {"label": torch.arange(4) % 3}
 
     def loss() -> torch.Tensor:
         return space.loss(model(inputs, model.conditioner(labels, 4)), pyramid.tokens).mean()

@@ -38,6 +38,10 @@ def one_line_errors() -> Iterator[None]:
         if isinstance(error, Interrupted):  # it has saved, and says how to go on: no error
             print(error, file=sys.stderr)
             sys.exit(error.exit_code)
+        if isinstance(error, NextscaleError) and error.rows:
+            from nextscale_cli.tables import print_rows
+
+            print_rows(error.rows, stderr=True)
         print(f"error: {describe(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, NextscaleError) else 1)
 

@@ -16,6 +16,8 @@ COMMANDS = {
     "tokenize": ("nextscale_cli.tokenize:tokenize", "Write a run's token cache anew."),
     "sample": ("nextscale_cli.sample:sample", "Draw samples from a trained run."),
     "eval": ("nextscale_cli.evaluate:evaluate", "Measure reconstruction and sample quality of a trained run."),
+    "import": ("nextscale_cli.formats:importers", "Make a run of models that other software trained."),
+    "export": ("nextscale_cli.formats:exporters", "Write a run's models as other software reads them."),
     "bench": ("nextscale_cli.bench:app", "Time this installation on this machine."),
     "plugins": ("nextscale_cli.plugins:app", "List the modalities that are installed."),
     "config": ("nextscale_cli.config:app", "List presets, show and check configurations."),
@@ -62,7 +64,7 @@ class LazyGroup(TyperGroup):
             self._add_plugins()
         if self._listing or cmd_name not in self._paths:
             return self.commands.get(cmd_name)
-        return _build(cmd_name, self._paths[cmd_name])
+        return build(cmd_name, self._paths[cmd_name])
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self._listing = True
@@ -77,7 +79,8 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
 
 
-def _build(name: str, path: str) -> Any:
+def build(name: str, path: str) -> Any:
+    """The command that the dotted path of a function, or of a ``typer.Typer``, makes."""
     from nextscale.plugins import load_object
 
     found = load_object(path)

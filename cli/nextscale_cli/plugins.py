@@ -33,6 +33,8 @@ def ls() -> None:
         print_rows(rows)
     for command in plugins.commands():
         typer.echo(f"command {command.name}: {command.summary}")
+    for spec in plugins.formats():
+        typer.echo(f"format {spec.name}: {spec.summary}")
     for problem in problems():
         typer.echo(problem)
 

@@ -24,7 +24,7 @@ def print_results(results: Mapping[str, Any], title: str | None = None) -> None:
     _console().print(table)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], title: str | None = None, stderr: bool = False) -> None:
     """Records, one line each; the columns are all their keys."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -33,11 +33,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> N
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(show(row.get(column)) for column in columns))
-    _console().print(table)
+    _console(stderr).print(table)
 
 
-def _console() -> Console:
-    console = Console(markup=False, highlight=False)
+def _console(stderr: bool = False) -> Console:
+    console = Console(markup=False, highlight=False, stderr=stderr)
     if not console.is_terminal:  # a file or a pipe has no width to keep to
         console.width = 200
     return console

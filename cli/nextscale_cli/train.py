@@ -26,7 +26,14 @@ def train(
     modality: Modality = None,
     preset: Preset = None,
     config: ConfigFile = None,
-    stage: Annotated[Stage, typer.Option(help="Both stages, or one of them.")] = Stage.all,
+    stage: Annotated[
+        Stage | None,
+        typer.Option(help="Both stages, or one of them.", show_default="all; with --init-from transformer"),
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Fine-tune: begin with this run's settings and weights, on other data."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name.", show_default="the preset's")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")] = None,
     resume: Annotated[
@@ -38,13 +45,17 @@ def train(
     """Train both stages of a model, or one of them.
 
     Settings: preset, then --config, then KEY=VALUE. A run that is resumed keeps its own, then KEY=VALUE.
+
+    --init-from RUN stands in for a preset. Its tokenizer is kept as it is, unless --stage says that it is trained on.
     """
     from nextscale.runconfig import dump_config, load_config, load_run_config
 
     folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
     if resume is None or folder is None or not (folder / "config.yaml").exists():
-        settings = load_config(modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY)
-        folder = folder or _default_folder(settings)
+        settings = load_config(
+            modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY, start=init_from
+        )
+        folder = folder or _default_folder(settings, init_from)
     if resume is not None and (folder / "config.yaml").exists():
         settings = load_run_config(folder, overrides or ())
         _check_same(settings, folder, modality, preset, config)
@@ -64,12 +75,15 @@ def train(
 
     from nextscale.training.run import train as train_run
 
+    stage = stage or (Stage.all if settings.training.init is None else Stage.transformer)
     train_run(settings, folder, stage.value, resume)
 
 
-def _default_folder(settings: RunConfig) -> Path:
+def _default_folder(settings: RunConfig, init_from: Path | None) -> Path:
     from nextscale.runconfig import NO_PRESET
 
+    if init_from is not None:
+        return Path("runs") / f"{init_from.resolve().name}-tuned"
     named = settings.preset not in (None, NO_PRESET)
     return Path("runs") / (str(settings.preset) if named else settings.modality)
 

@@ -12,16 +12,20 @@ from nextscale.errors import CheckpointError, ConfigError
 from nextscale.modality import Modality
 from nextscale.runconfig import RunConfig
 from nextscale.sampling import check_sampling
-from nextscale.store import new_transformer, stored_config
+from nextscale.store import has, new_transformer, start_from, stored_config
 from nextscale.training.loop import micro_batch_size
 from nextscale.training.meta import without_memory
 
 
-def check_run(config: RunConfig, modality: Modality, data: DataSplits, stages: Sequence[str]) -> None:
+def check_run(
+    config: RunConfig, modality: Modality, data: DataSplits, stages: Sequence[str], init: Path | None = None
+) -> None:
     """Whether the settings fit together and fit the data; models are built without memory (torch's meta device).
 
+    ``init`` is the run that the transformer starts from.
+
     Raises:
-        ConfigError, DataError: they do not.
+        ConfigError, DataError, CheckpointError: they do not.
     """
     if "tokenizer" in stages:
         micro_batch_size(config.training.tokenizer, "tokenizer")
@@ -31,6 +35,8 @@ def check_run(config: RunConfig, modality: Modality, data: DataSplits, stages: S
     with without_memory():
         tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
         transformer = new_transformer(config.transformer, tokenizer, data.conditions)
+    if init is not None and has(init, "transformer"):
+        start_from(init, "transformer", transformer)
     scales = len(tokenizer.schedule())
     check_sampling(config.sampling, transformer, scales)
     weights, attention = config.training.transformer.scale_weights, config.transformer.attention
@@ -44,15 +50,16 @@ def check_run(config: RunConfig, modality: Modality, data: DataSplits, stages: S
 
 
 def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
-    """Whether the tokenizer in a run folder was trained on this data and with these settings.
+    """Whether the tokenizer in a run folder was trained on such data, as far as it was told, and with these settings.
 
     Raises:
         CheckpointError: it was not; the differences are named.
     """
     stored = stored_config(run, "tokenizer")
     settings = type(config.tokenizer).model_validate(stored["tokenizer"]).model_dump(mode="json")
+    told = {key: value for key, value in data.description.items() if key in stored["description"]}
     for what, there, now in (
-        ("on other data", stored["description"], json.loads(json.dumps(data.description))),
+        ("on other data", stored["description"], json.loads(json.dumps(told))),
         ("with other settings", settings, config.tokenizer.model_dump(mode="json")),
     ):
         different = _differences(there, now)

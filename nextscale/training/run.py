@@ -11,6 +11,7 @@ A run folder holds::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,15 @@ from nextscale.errors import CheckpointError, ConfigError
 from nextscale.files import write_json_atomic, write_text_atomic, writing
 from nextscale.modality import Modality
 from nextscale.runconfig import RunConfig, dump_config, load_run_config
-from nextscale.store import load_tokenizer, new_transformer, save_tokenizer, save_transformer, stored_config
+from nextscale.store import (
+    has,
+    load_tokenizer,
+    new_transformer,
+    save_tokenizer,
+    save_transformer,
+    start_from,
+    stored_config,
+)
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training import distributed
 from nextscale.training.cache import open_or_write_tokens
@@ -42,7 +51,8 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
     """Train one stage, or both, into a run folder.
 
     Args:
-        stage: ``tokenizer``, ``transformer`` or ``all``. The transformer needs a trained tokenizer in the folder.
+        stage: ``tokenizer``, ``transformer`` or ``all``. The transformer needs a trained tokenizer: in the folder, or
+            in the run that ``training.init`` names, from which it is then copied.
         resume: None starts a run; ``auto`` goes on from the latest checkpoints (or starts); a path goes on from
             that checkpoint. A stage that is done is left as it is.
 
@@ -79,12 +89,14 @@ class _Run:
             return
         self.modality: Modality = plugins.modality(config.modality)
         self.data: DataSplits = self.modality.open_data(config.data)
-        check_run(config, self.modality, self.data, self.to_train)
+        check_run(config, self.modality, self.data, self.to_train, self._init("transformer"))
         self.first: Stage | None = None
         if "tokenizer" in self.to_train:
             self.tokenizer, self.first = self._new_tokenizer()
-        else:
+        elif self._done("tokenizer"):
             self.tokenizer = self._trained_tokenizer()
+        else:
+            self.tokenizer = self._given_tokenizer()
         callbacks = plugins.discover().callbacks(config, folder) if distributed.is_main() else []
         self.log.open(callbacks, config.training.tensorboard)
         distributed.on_main(self._prepare_folder)
@@ -105,6 +117,10 @@ class _Run:
         settings = self.config.training.transformer
         seed_everything(self.config.seed + 1)
         transformer = new_transformer(self.config.transformer, self.tokenizer, self.data.conditions)
+        init = self._init("transformer")
+        if init is not None and has(init, "transformer"):
+            new = start_from(init, "transformer", transformer)
+            self.log.note(f"starting from {init}/transformer; new: {', '.join(new) or 'nothing'}")
         stores = None
         if settings.cache:
             stores = open_or_write_tokens(
@@ -147,6 +163,10 @@ class _Run:
         tokenizer = self.modality.build_tokenizer(self.config.tokenizer, self.data.description)
         if not any(parameter.requires_grad for parameter in tokenizer.parameters()):
             return tokenizer, None
+        init = self._init("tokenizer")
+        if init is not None:
+            start_from(init, "tokenizer", tokenizer)
+            self.log.note(f"starting from {init}/tokenizer")
         settings = self.config.training.tokenizer
         return tokenizer, TokenizerStage(
             self.modality, tokenizer, self.config.tokenizer, self.data, settings, self.config.seed
@@ -156,6 +176,21 @@ class _Run:
         tokenizer = load_tokenizer(self.folder, self.device)
         check_tokenizer(self.folder, self.data, self.config)
         return tokenizer
+
+    def _given_tokenizer(self) -> MultiscaleTokenizer:
+        """That of the run to start from, which stays as it is; ``_prepare_folder`` makes it this run's."""
+        init = Path(str(self.config.training.init))
+        stored = stored_config(init, "tokenizer")
+        data = replace(self.data, description=stored["description"])  # other classes, another size: what fits will do
+        check_tokenizer(init, data, self.config)
+        tokenizer = self.modality.build_tokenizer(self.config.tokenizer, self.data.description)
+        start_from(init, "tokenizer", tokenizer)
+        return tokenizer.to(self.device).eval()
+
+    def _init(self, stage: str) -> Path | None:
+        """The run that a stage starts from; None once there is a checkpoint, which has it in it."""
+        begun = latest_checkpoint(self.folder / "checkpoints" / stage) is not None
+        return None if begun or self.config.training.init is None else Path(self.config.training.init)
 
     # The folder.
 
@@ -179,7 +214,7 @@ class _Run:
                     f"the {stage} of {folder} is trained already: to train it on from {path}, first remove "
                     f"{folder / str(stage)}"
                 )
-        if "tokenizer" not in stages and not self._done("tokenizer"):
+        if "tokenizer" not in stages and not self._done("tokenizer") and self.config.training.init is None:
             raise CheckpointError(f"{folder} holds no trained tokenizer: train --stage tokenizer (or all) first")
 
     def _prepare_folder(self) -> None:
@@ -188,13 +223,15 @@ class _Run:
             (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         if not (self.folder / "config.yaml").exists():
             self._write_config()
+        if "tokenizer" not in self.to_train and not self._done("tokenizer"):
+            save_tokenizer(self.folder, self.tokenizer, self.config, self.data.description)
 
     def _write_config(self) -> None:
         write_text_atomic(self.folder / "config.yaml", dump_config(self.config))
         write_json_atomic(self.folder / "env.json", describe_environment())
 
     def _done(self, stage: str) -> bool:
-        return (self.folder / stage / "model.safetensors").exists()
+        return has(self.folder, stage)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -91,6 +91,8 @@ class ImageTokenizerConfig(Section):
     """Residual blocks a resolution (the decoder has one more)."""
     attention: bool = True
     """Self-attention at the lowest resolution."""
+    norm_groups: PositiveInt | None = None
+    """Groups of every group norm (published VAR: 32); None takes up to 32, each of two channels or more."""
     shortcut: bool = False
     """Add a linear path around the encoder's and decoder's layers: learns in far fewer steps (VAR has none)."""
     quantizer: QuantizerConfig = QuantizerConfig()

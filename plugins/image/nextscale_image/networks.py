@@ -7,10 +7,25 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.errors import ConfigError
+
 
 def _norm(channels: int) -> nn.GroupNorm:
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 2) or g == 1)
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def set_norm_groups(network: nn.Module, groups: int) -> None:
+    """Let every group norm of ``network`` have this many groups (its weights do not depend on it).
+
+    Raises:
+        ConfigError: a norm's channels cannot be split so.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            if module.num_channels % groups:
+                raise ConfigError(f"tokenizer.norm_groups {groups} does not divide {module.num_channels} channels")
+            module.num_groups = groups
 
 
 class ResidualBlock(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from nextscale.hookspecs import hookimpl
+from nextscale.hookspecs import FormatSpec, hookimpl
 from nextscale.modality import ModalitySpec
 
 
@@ -19,5 +19,17 @@ def nextscale_modalities() -> Iterable[ModalitySpec]:
             implementation="nextscale_image.modality:ImageModality",
             presets=Path(__file__).parent / "presets",
             default_preset="digits",
+        )
+    ]
+
+
+@hookimpl
+def nextscale_formats() -> Iterable[FormatSpec]:
+    return [
+        FormatSpec(
+            name="var",
+            summary="published VAR's .pth files: tokenizer and transformer",
+            importer="nextscale_image.published.command:import_run",
+            exporter="nextscale_image.published.command:export_run",
         )
     ]

@@ -10,7 +10,7 @@ import torch
 from nextscale.errors import ConfigError, DataError
 from nextscale.grid import GridTokenizer, Phi, ResidualPyramid, VectorQuantizer
 from nextscale_image.config import ImageTokenizerConfig
-from nextscale_image.networks import Decoder, Encoder
+from nextscale_image.networks import Decoder, Encoder, set_norm_groups
 
 
 class ImageTokenizer(GridTokenizer):
@@ -21,7 +21,7 @@ class ImageTokenizer(GridTokenizer):
         description: ``channels``, ``height`` and ``width`` of the data.
 
     Raises:
-        ConfigError: scales that shrink.
+        ConfigError: scales that shrink, or channels that ``norm_groups`` does not divide.
         DataError: images too small for the scales.
     """
 
@@ -59,6 +59,8 @@ class ImageTokenizer(GridTokenizer):
         )
         pyramid = ResidualPyramid(quantizer, phi, config.quantizer.upsample, config.quantizer.commitment)
         super().__init__(Encoder(*sizes), Decoder(*sizes), pyramid, config.scales, shape, (factor, factor))
+        if config.norm_groups is not None:
+            set_norm_groups(self, config.norm_groups)
         # Convolutions on CPUs (and tensor cores) are two to three times faster with channels last.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -1,0 +1,110 @@
+"""A run's models as published VAR's .pth files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nextscale.conditioning import ConditionSpec
+from nextscale.errors import ConfigError
+from nextscale.files import fsync, load_tensors, partial_name, remove, writing
+from nextscale.store import load_tokenizer, load_transformer, stored_config
+from nextscale.transformer import ScaleTransformer
+from nextscale_image.config import ImageTokenizerConfig
+from nextscale_image.published.convert import EXTRA
+from nextscale_image.published.detect import NORM_GROUPS
+from nextscale_image.published.names import State, constants, publish_tokenizer, publish_transformer
+from nextscale_image.tokenizer import ImageTokenizer
+
+
+def publish(run: Path, transformer: bool = True) -> tuple[State, State | None]:
+    """A run's models under published names: the tokenizer's tensors, and the transformer's (None if not asked for).
+
+    What was imported comes back equal, in float32.
+
+    Raises:
+        CheckpointError: the run holds no such models. ConfigError: published VAR has no such models.
+    """
+    stored = stored_config(run, "tokenizer")
+    if stored["modality"] != "image":
+        raise ConfigError(f"{run} is a run of modality {stored['modality']}: published VAR is of images")
+    config = ImageTokenizerConfig.model_validate(stored["tokenizer"])
+    tokenizer = load_tokenizer(run)
+    assert isinstance(tokenizer, ImageTokenizer)
+    _check_tokenizer(run, config, tokenizer)
+    stage1 = publish_tokenizer(tokenizer.state_dict(), config)
+    if not transformer:
+        return stage1, None
+    model = load_transformer(run, tokenizer)
+    condition = _check_transformer(run, model)
+    state, schedule = model.state_dict(), model.schedule
+    stage2 = publish_transformer(state, schedule, condition)
+    if (run / f"{EXTRA}.safetensors").exists():
+        parts, first = load_tensors(run / f"{EXTRA}.safetensors"), schedule.lengths[0]
+        if torch.equal(parts["pos_1LC"] + parts["pos_start"], state["position"][:first]):  # not trained since
+            stage2["pos_1LC"] = torch.cat([parts["pos_1LC"], state["position"][first:]])[None]
+            stage2["pos_start"] = parts["pos_start"][None]
+    return stage1, stage2 | constants(schedule, model.config.depth, model.config.model_width)
+
+
+def export_var(run: Path, tokenizer: Path | None = None, transformer: Path | None = None) -> list[Path]:
+    """Write a run's models to .pth files as published VAR has them, all of them or none; the paths written.
+
+    Raises:
+        as ``publish``; ConfigError: a file exists. TrainingError: the disk is full or not writable.
+    """
+    files = [path for path in (tokenizer, transformer) if path is not None]
+    for path in files:
+        if path.exists():
+            raise ConfigError(f"{path} exists: name another file")
+    stage1, stage2 = publish(run, transformer is not None)
+    try:
+        for path, state in ((tokenizer, stage1), (transformer, stage2)):
+            if path is not None and state is not None:
+                with writing(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with partial_name(path).open("wb") as file:
+                        torch.save(state, file)
+                    fsync(partial_name(path))
+        for path in files:
+            os.replace(partial_name(path), path)
+    finally:
+        for path in files:
+            remove(partial_name(path))
+    return files
+
+
+def _check_tokenizer(run: Path, config: ImageTokenizerConfig, tokenizer: ImageTokenizer) -> None:
+    groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
+    for name, value, needed in (
+        ("norm_groups", sorted(groups), [NORM_GROUPS]),
+        ("shortcut", config.shortcut, False),
+        ("quantizer.distance", config.quantizer.distance, "euclidean"),
+        ("quantizer.upsample", config.quantizer.upsample, "cubic"),
+        ("quantizer.phi_ratio", config.quantizer.phi_ratio, 0.5),
+    ):
+        if value != needed:
+            raise ConfigError(f"{run} cannot be exported: tokenizer.{name} is {value}, published VAR has {needed}")
+
+
+def _check_transformer(run: Path, model: ScaleTransformer) -> ConditionSpec:
+    """The one condition that published VAR has."""
+    settings = model.config.model_dump()
+    for name, needed in (
+        ("positions", "absolute"),
+        ("scale_embedding", True),
+        ("mlp", "gelu"),
+        ("norm", "layernorm"),
+        ("attention", "full"),
+        ("in_scale_steps", False),
+    ):
+        if settings[name] != needed:
+            raise ConfigError(f"{run} cannot be exported: transformer.{name} is {settings[name]}, not {needed}")
+    conditions = model.conditioner.specs
+    if len(conditions) != 1 or conditions[0].kind != "class":
+        names = ", ".join(spec.name for spec in conditions) or "none"
+        raise ConfigError(f"{run} cannot be exported: published VAR is conditioned on one class, this is on {names}")
+    return conditions[0]

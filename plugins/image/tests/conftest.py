@@ -1,0 +1,44 @@
+"""An untrained run that published VAR could hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nextscale.conditioning import ConditionSpec
+from nextscale.runconfig import make_config
+from nextscale.store import new_transformer, save_run
+from nextscale_image.tokenizer import ImageTokenizer
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """``make_run(folder, {tokenizer settings}, transformer setting=...)``; settings are over those of a tiny model."""
+    return run_of
+
+
+def run_of(folder: Path, tokenizer: Mapping[str, Any] | None = None, **transformer: Any) -> Path:
+    """An untrained run of ours with published VAR's options."""
+    torch.manual_seed(0)
+    settings = {
+        "data": {"source": "x", "size": [8, 8]},
+        "tokenizer": {
+            "scales": [1, 2, 4], "channels": 4, "width": 32, "multipliers": [1, 2], "blocks": 1, "norm_groups": 32,
+            **(tokenizer or {}), "quantizer": {"codes": 32, "phi_count": 2, **(tokenizer or {}).get("quantizer", {})},
+        },
+        "transformer": {"depth": 2, "width": 64, "heads": 1, **transformer},
+    }  # fmt: skip
+    config = make_config("image", settings, "test")
+    description = {"channels": 3, "height": 8, "width": 8}
+    tokens = ImageTokenizer(config.tokenizer, description)
+    model = new_transformer(config.transformer, tokens, [ConditionSpec(name="label", size=5)])
+    with torch.no_grad():  # what begins at the same value everywhere would hide a mix-up
+        for parameter in (*tokens.parameters(), *model.parameters()):
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        tokens.pyramid.quantizer.usage_KV.uniform_()
+    save_run(folder, config, description, tokens, model)
+    return folder
