@@ -46,6 +46,8 @@ class TransformerConfig(Section):
     """A learned vector for each scale."""
     attention: Literal["full", "markov"] | tuple[tuple[bool, ...], ...] = "full"
     """Which scales a scale may look at: all coarser ones and itself, itself alone, or a K x K matrix."""
+    head: Literal["linear", "codebook"] = "linear"
+    """codebook adds to a linear layer's logits how near each code lies to a predicted point: learns in fewer steps."""
     drop_path: Fraction | None = None
     """Stochastic depth of the last block (it grows linearly from 0); None means 0.1 x depth / 24, as published."""
     in_scale_steps: bool = False

@@ -52,13 +52,13 @@ class Schedule:
 
         ``sides`` are the lengths of the longest axis, coarsest first, relative to its last entry: VAR's
         ``1 2 3 4 5 6 8 10 13 16`` on a 16 x 16 latent is itself, on a 24 x 32 latent every side is doubled and the
-        first axis follows at 3/4.
+        first axis follows at 3/4. A side that is repeated makes a further pass over the same grid.
 
         Raises:
-            ValueError: if ``sides`` is empty, not positive, or does not grow.
+            ValueError: if ``sides`` is empty, not positive, or shrinks.
         """
-        if not sides or min(sides) < 1 or any(b <= a for a, b in pairwise(sides)):
-            raise ValueError(f"scales must be positive and strictly growing, got {list(sides)}")
+        if not sides or min(sides) < 1 or any(b < a for a, b in pairwise(sides)):
+            raise ValueError(f"scales must be positive and must not shrink, got {list(sides)}")
         shapes = [[max(1, math.floor(axis * side / sides[-1] + 0.5)) for axis in finest] for side in sides]
         return cls.of(shapes)
 

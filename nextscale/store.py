@@ -41,7 +41,12 @@ def new_transformer(
 ) -> ScaleTransformer:
     """A fresh transformer for a tokenizer's tokens and inputs."""
     return ScaleTransformer(
-        config, tokenizer.token_space, tokenizer.feature_dim, schedule or tokenizer.schedule(), conditions
+        config,
+        tokenizer.token_space,
+        tokenizer.feature_dim,
+        schedule or tokenizer.schedule(),
+        conditions,
+        codebook=tokenizer.codebook,
     )
 
 

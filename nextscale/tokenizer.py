@@ -102,6 +102,11 @@ class MultiscaleTokenizer(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no smooth decoding: its state is not a mixture")
 
     @property
+    def codebook(self) -> Tensor | None:
+        """V C: where the codes lie, if tokens are codes that stand for vectors."""
+        return None
+
+    @property
     def device(self) -> torch.device:
         return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
 

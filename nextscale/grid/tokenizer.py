@@ -66,6 +66,10 @@ class GridTokenizer(MultiscaleTokenizer):
     def schedule(self) -> Schedule:
         return self._default
 
+    @property
+    def codebook(self) -> Tensor:
+        return self.pyramid.quantizer.codebook
+
     def features(self, samples: Tensor) -> Tensor:
         """B C *latent: what the encoder makes of samples, before quantization."""
         padding = [(-size) % factor for size, factor in zip(samples.shape[2:], self.factor, strict=True)]

@@ -20,6 +20,7 @@ from nextscale.tokenizer import ScaleInput
 from nextscale.tokenspace import TokenSpace
 from nextscale.transformer.attention import KVCache, ScaleAttention, attention_mask
 from nextscale.transformer.block import Block, modulate, normalize
+from nextscale.transformer.head import CodebookHead
 from nextscale.transformer.positions import rotation_angles
 
 
@@ -33,6 +34,7 @@ class ScaleTransformer(nn.Module):
         schedule: the training data's; learned absolute positions are tied to it.
         conditions: the named conditions.
         stem: maps features B L F to embeddings B L D; a linear layer where None.
+        codebook: V C, where the codes lie, for ``head: codebook``.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ScaleTransformer(nn.Module):
         schedule: Schedule,
         conditions: Sequence[ConditionSpec] = (),
         stem: nn.Module | None = None,
+        codebook: Tensor | None = None,
     ) -> None:
         super().__init__()
         width = config.model_width
@@ -63,7 +66,12 @@ class ScaleTransformer(nn.Module):
             self.adaln = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_adaln = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, token_space.num_logits)
+        if config.head == "codebook":
+            if codebook is None:
+                raise ConfigError("transformer.head=codebook needs a tokenizer whose tokens are codes of a codebook")
+            self.head = CodebookHead(width, codebook)
+        else:
+            self.head = nn.Linear(width, token_space.num_logits)
         self._initialize()
 
     def forward(
@@ -162,7 +170,10 @@ class ScaleTransformer(nn.Module):
             projection.weight.mul_(0.5)
             projection.weight[: 2 * self.config.model_width].mul_(2e-5)  # the gammas
         self.head_adaln.weight.mul_(0.5)
-        self.head.weight.mul_(0.02)
+        if isinstance(self.head, CodebookHead):
+            self.head.initialize()
+        else:
+            self.head.weight.mul_(0.02)
         for block in self._blocks():
             block.attention.proj.weight.div_(math.sqrt(2 * len(self.blocks)))
             block.mlp.fc2.weight.div_(math.sqrt(2 * len(self.blocks)))

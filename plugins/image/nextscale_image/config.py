@@ -80,7 +80,7 @@ class ImageTokenizerConfig(Section):
     """Multiscale VQ-VAE: a convolutional encoder and decoder of VQGAN kind around a residual pyramid."""
 
     scales: tuple[PositiveInt, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-    """Length of the longest side of each scale, relative to the last."""
+    """Length of the longest side of each scale, relative to the last; the last may be repeated to refine it."""
     channels: PositiveInt = 32
     """C of the latent."""
     width: PositiveInt = 160

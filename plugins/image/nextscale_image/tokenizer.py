@@ -21,7 +21,7 @@ class ImageTokenizer(GridTokenizer):
         description: ``channels``, ``height`` and ``width`` of the data.
 
     Raises:
-        ConfigError: scales that do not grow, or channels that ``norm_groups`` does not divide.
+        ConfigError: scales that shrink, or channels that ``norm_groups`` does not divide.
         DataError: images too small for the scales.
     """
 
@@ -67,8 +67,8 @@ class ImageTokenizer(GridTokenizer):
 
 def _check_scales(config: ImageTokenizerConfig, shape: tuple[int, int], factor: int) -> None:
     scales = config.scales
-    if any(b <= a for a, b in pairwise(scales)):
-        raise ConfigError(f"tokenizer.scales must grow strictly, got {list(scales)}")
+    if any(b < a for a, b in pairwise(scales)):
+        raise ConfigError(f"tokenizer.scales must not shrink, got {list(scales)}")
     finest = max(-(-side // factor) for side in shape)
     if finest < scales[-1]:
         raise DataError(
