@@ -145,8 +145,8 @@ def test_empty_files_and_sections_set_nothing(tmp_path: Path) -> None:
     [
         (
             "training.tokenzier.lr=1",
-            "unknown key training.tokenzier.lr; did you mean 'tokenizer'? (known: device, init, tensorboard, tokenizer, "
-            "transformer)",
+            "unknown key training.tokenzier.lr; did you mean 'tokenizer'? (known: device, init, tensorboard, "
+            "tokenizer, transformer)",
         ),
         ("tokenizer.part.cods=1", "unknown key tokenizer.part.cods; did you mean 'codes'? (known: codes, decay)"),
         ("codes=1", "unknown key codes; did you mean tokenizer.part.codes?"),

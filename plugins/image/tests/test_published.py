@@ -111,6 +111,7 @@ def test_runs_that_published_var_cannot_hold(make_run: MakeRun, tmp_path: Path) 
     for number, (tokenizer, transformer, message) in enumerate([
         ({}, {"positions": "rotary"}, "transformer.positions is rotary, not absolute"),
         ({}, {"mlp": "swiglu"}, "transformer.mlp is swiglu, not gelu"),
+        ({}, {"head": "codebook"}, "transformer.head is codebook, not linear"),
         ({"norm_groups": 16}, {}, r"tokenizer.norm_groups is \[16\], published VAR has \[32\]"),
         ({"quantizer": {"distance": "cosine"}}, {}, "tokenizer.quantizer.distance is cosine"),
     ]):  # fmt: skip

@@ -97,6 +97,7 @@ def _check_transformer(run: Path, model: ScaleTransformer) -> ConditionSpec:
         ("positions", "absolute"),
         ("scale_embedding", True),
         ("mlp", "gelu"),
+        ("head", "linear"),
         ("norm", "layernorm"),
         ("attention", "full"),
         ("in_scale_steps", False),
