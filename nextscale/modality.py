@@ -110,7 +110,11 @@ class Modality(ABC):
         return batches[0] if len(batches) == 1 else torch.cat(batches)
 
     def bench_cases(self) -> list[BenchCase]:
-        """What ``nextscale bench`` times where the user names no preset."""
+        """What ``nextscale bench train`` times where the user names no preset."""
+        return []
+
+    def sample_bench_cases(self) -> list[BenchCase]:
+        """What ``nextscale bench sample`` times where the user names no preset; each with a description of data."""
         return []
 
     def evaluate_tokenizer(

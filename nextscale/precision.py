@@ -45,6 +45,8 @@ def prepare(
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a device multiplies in ``dtype`` itself, rather than emulate it several times slower than float32."""
+    if dtype == torch.float32:
+        return True
     if device.type == "cpu":
         return dtype == torch.bfloat16 and autocast_dtype("auto", device) == dtype
     return dtype == torch.float16 or autocast_dtype("auto", device) == dtype

@@ -206,19 +206,12 @@ def test_sampling(name: str, settings: dict[str, Any]):
     close_images((decode(drawn) + 1) / 2, golden()[name]["image"])
 
 
-def kept_tokens(keep_mask: Tensor, known: TokenPyramid) -> Tensor:
-    """B L: the mask on the finest grid, resized bilinearly; scales of three tokens or fewer are kept whole."""
-    parts = []
-    for scale in known.schedule.scales:
-        kept = nn.functional.interpolate(keep_mask[None, None], scale.shape, mode="bilinear") > 0.5
-        parts.append((kept | (scale.length <= 3)).flatten())
-    return torch.cat(parts).expand(len(known), -1)
-
-
 def test_editing():
     theirs = golden()["inpaint_greedy_cfg1.5"]
     known = pyramid()
-    keep = kept_tokens(theirs["keep_mask"], known)
+    # The mask on the finest grid is what it makes of the image's pixels.
+    places = theirs["keep_mask"].repeat_interleave(16, 0).repeat_interleave(16, 1).bool()
+    keep = tokenizer().keep_tokens(places.expand(2, -1, -1))
     drawn = draw(SamplingConfig(guidance=1.5, top_k=1), known=known, keep=keep)
     for k, indices in enumerate(theirs["indices"]):
         # Published indices are those drawn, before kept tokens replace them.

@@ -31,7 +31,9 @@ def edit(
     guidance: Annotated[float | None, typer.Option(help="The same as guidance=...")] = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many versions.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Version i is a function of the seed and i alone.")] = 0,
-    paste: Annotated[bool, typer.Option("--paste", help="Put what is kept of the file itself over the result.")] = False,
+    paste: Annotated[
+        bool, typer.Option("--paste", help="Put what is kept of the file itself over the result.")
+    ] = False,
     feather: Annotated[int, typer.Option(min=0, metavar="PX", help="With --paste: fade in over so many pixels.")] = 0,
     replay: Annotated[
         bool, typer.Option("--replay", help="Keep tokens only, as published VAR does; what is kept changes more.")

@@ -66,6 +66,13 @@ class ImageModality(Modality):
             BenchCase("var-d8-256", 4, {"channels": 3, "height": 256, "width": 256}, (label[1000],)),
         ]
 
+    def sample_bench_cases(self) -> list[BenchCase]:
+        """Published VAR's smallest model: 256 px, depth 16."""
+        from nextscale.bench import BenchCase
+
+        description = {"channels": 3, "height": 256, "width": 256}
+        return [BenchCase("var-d16-256", None, description, (ConditionSpec(name="label", size=1000),))]
+
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
     ) -> dict[str, Any]:
