@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from nextscale import bench
+from nextscale.benchsample import _Sampler, bench_sample
 from nextscale.conditioning import ConditionSpec
 from nextscale.errors import ConfigError
-from nextscale.benchsample import _Sampler, bench_sample
 from nextscale.matmulfloor import Convolution, Factor, Floor, MatrixProducts, Product
 from nextscale_cli.main import app
 
@@ -182,7 +182,7 @@ def test_bad_arguments_of_bench_sample() -> None:
 
 
 def test_command_line_of_bench_sample() -> None:
-    small = ["transformer.depth=1", "transformer.width=16", "tokenizer.width=8"]
+    small = ["transformer.depth=1", "transformer.width=16", "tokenizer.width=8", "transformer.heads=2"]
     result = CliRunner().invoke(
         app, ["bench", "sample", "-p", "fashion", "--repeats", "1", "--memory-batch", "1", "--precision", "fp32",
               "--device", "cpu", *small],
