@@ -250,7 +250,7 @@ def load(run: str | Path, device: str = "auto", precision: str = "fp32", compile
     Args:
         precision: of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16``, or ``auto``; see
             ``nextscale.precision``.
-        compile: torch.compile the transformer and the decoder; the first sample then takes minutes.
+        compile: torch.compile the transformer's MLPs and the decoder; the first sample then takes minutes.
 
     Raises:
         CheckpointError: the folder, or one of its models, is missing or damaged. ConfigError: an unknown precision.

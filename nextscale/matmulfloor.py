@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,16 @@ class Product:
     def flops(self) -> int:
         return 2 * math.prod(self.a.shape) * self.b.shape[-1]
 
-    def operands(self, copies: int) -> tuple[Tensor, list[Tensor]]:
-        """The first factor, and so many different second ones."""
-        return self.a.random(self.dtype, self.device), [self.b.random(self.dtype, self.device) for _ in range(copies)]
+    def first(self) -> Tensor:
+        return self.a.random(self.dtype, self.device)
+
+    def second(self) -> Tensor:
+        return self.b.random(self.dtype, self.device)
+
+    @property
+    def second_kind(self) -> Hashable:
+        """Products of one kind can share their second factors."""
+        return self.b, self.dtype, self.device
 
     def compute(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.mm(a, b) if a.dim() == 2 else torch.bmm(a, b)
@@ -95,12 +102,15 @@ class Convolution:
     def flops(self) -> int:
         return 2 * self.places * math.prod(self.weight)
 
-    def operands(self, copies: int) -> tuple[Tensor, list[Tensor]]:
-        x, *weights = (
-            self._laid_out(torch.randn(shape, dtype=self.dtype, device=self.device))
-            for shape in (self.shape, *[self.weight] * copies)
-        )
-        return x, weights
+    def first(self) -> Tensor:
+        return self._laid_out(torch.randn(self.shape, dtype=self.dtype, device=self.device))
+
+    def second(self) -> Tensor:
+        return self._laid_out(torch.randn(self.weight, dtype=self.dtype, device=self.device))
+
+    @property
+    def second_kind(self) -> Hashable:
+        return self.weight, self.channels_last, self.dtype, self.device
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
         if not self.channels_last:
@@ -193,14 +203,16 @@ class Floor:
 
     @torch.no_grad()
     def __call__(self) -> float:
-        return sum(self._seconds(product, count) * count for product, count in self.counts.items())
+        pool: dict[Hashable, list[Tensor]] = {}
+        return sum(self._seconds(product, count, pool) * count for product, count in self.counts.items())
 
-    def _seconds(self, product: Product | Convolution, count: int) -> float:
+    def _seconds(self, product: Product | Convolution, count: int, pool: dict[Hashable, list[Tensor]]) -> float:
         """The mean of at least two calls, after one that warms the caches."""
         copies = max(1, min(count, self.COLD_BYTES // product.weight_bytes)) if self.cold else 1
-        first, others = product.operands(copies)
+        first, others = product.first(), pool.setdefault(product.second_kind, [product.second()])
+        others += [others[0].clone() for _ in range(copies - len(others))]
         product.compute(first, others[0])
-        calls = [*others, others[0]] if copies == 1 else others
+        calls = others[:copies] if copies > 1 else 2 * others[:1]
         start = self.clock()
         for other in calls:
             product.compute(first, other)

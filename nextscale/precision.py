@@ -39,7 +39,9 @@ def prepare(
     for part in parts:
         if dtype is not None:
             _store(part, dtype, tokenizer.device)
-        if compile:
+    if compile:
+        # Attention and its cache break the graph at every scale; the MLPs share one graph.
+        for part in [block.mlp for block in transformer.blocks] + parts[1:]:
             part.compile(dynamic=True)
 
 
