@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from torch import Tensor
 from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
 from nextscale.config import SamplingConfig
+from nextscale.editing import as_mask, paste_back
 from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.modality import Modality
+from nextscale.precision import check_precision, prepare
 from nextscale.runconfig import RunConfig, load_run_config
-from nextscale.sampling import generate
+from nextscale.sampling import Generation, generate
 from nextscale.store import load_tokenizer, load_transformer
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.distributed import pick_device
@@ -71,29 +73,112 @@ class Model:
         Raises:
             ConfigError: an unknown setting. NextscaleError: an unknown condition, or a label out of range.
         """
+        config, values = self._settings(sampling, conditions, named)
+        if num_samples < 1 or batch_size < 1:
+            raise NextscaleError(f"cannot draw {num_samples} samples, {batch_size} at a time: ask for at least 1")
+        resolved = self._conditions(values, num_samples)
+
+        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
+            drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators)
+            return [self.tokenizer.decode(state) for state in _shown(drawn, return_steps)]
+
+        return self._in_batches(draw, num_samples, seed, resolved, return_steps, batch_size)
+
+    def edit(
+        self,
+        samples: Any,
+        keep: Any,
+        *,
+        seed: int = 0,
+        sampling: Mapping[str, Any] | SamplingConfig | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        replay: bool = False,
+        paste: bool = False,
+        feather: int = 0,
+        return_steps: bool = False,
+        batch_size: int = 64,
+        **named: Any,
+    ) -> Samples:
+        """Draw anew what ``keep`` does not keep of samples, given all that it keeps (VAR's zero-shot editing,
+        https://arxiv.org/abs/2404.02905, section 5.3).
+
+        Args:
+            samples: B samples, as ``generate`` returns them.
+            keep: booleans on the samples' grid, one mask for all or one each: True is kept, False drawn anew.
+            seed, sampling, batch_size, return_steps: as in ``generate``.
+            conditions: as in ``generate``, but one that is not mentioned is null: what is kept says enough.
+            replay: keep tokens and do no more, as published. By default the state is anchored where it is kept
+                (``sampling.generate``), and the result is encoded and decoded once more with the kept part of
+                ``samples`` in place, so that what is kept comes out as well as a plain reconstruction of it.
+            paste: put the kept part of ``samples`` itself over the result,
+            feather: fading in over so many places from its border inwards.
+
+        Raises:
+            ConfigError, NextscaleError: as ``generate``; a mask of another size than the samples; a tokenizer that
+                cannot edit, or a transformer that is tied to samples of another size.
+        """
+        config, values = self._settings(sampling, conditions, named)
+        number, device = len(samples), self.tokenizer.device
+        if number < 1 or batch_size < 1 or feather < 0:
+            raise NextscaleError(f"cannot edit {number} samples, {batch_size} at a time, feathered by {feather}")
+        mask = as_mask(keep, samples)
+        resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
+
+        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
+            originals, kept = samples[rows].to(device), mask[rows].to(device)
+            known = self.tokenizer.encode(originals)
+            tokens = self.tokenizer.keep_tokens(kept)
+            drawn = generate(
+                self.tokenizer, self.transformer, len(generators), batch, config, generators,
+                known=known, keep=tokens, anchored=not replay,
+            )  # fmt: skip
+            decoded = [self.tokenizer.decode_like(state, originals) for state in _shown(drawn, return_steps)]
+            if not replay:
+                decoded[-1] = self._fit(originals, decoded[-1], kept)
+            return [paste_back(originals, each, kept, feather) for each in decoded] if paste else decoded
+
+        return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
+
+    def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
+        """Reconstructions of ``edited`` with the originals where they are kept; where nothing is, itself."""
+        joined = paste_back(originals, edited, kept)
+        pyramid = self.tokenizer.encode(joined)
+        fitted = self.tokenizer.decode_like(self.tokenizer.states(pyramid)[-1], originals)
+        some = kept.flatten(1).any(1).view(-1, *[1] * (edited.dim() - 1))
+        return torch.where(some, fitted, edited)
+
+    @torch.inference_mode()
+    def _in_batches(
+        self,
+        draw: Callable[[slice, dict[str, Tensor], list[torch.Generator]], list[Any]],
+        number: int,
+        seed: int,
+        conditions: dict[str, Tensor],
+        return_steps: bool,
+        batch_size: int,
+    ) -> Samples:
+        """``draw(rows, conditions, generators)`` gives a batch as it is after each scale, or after the last only."""
+        device, batches = self.tokenizer.device, []
+        for first in range(0, number, batch_size):
+            rows = slice(first, min(first + batch_size, number))
+            seeds = sample_seeds(seed, np.arange(rows.start, rows.stop)) >> np.uint64(1)
+            generators = [torch.Generator(device).manual_seed(int(one)) for one in seeds]
+            batches.append(draw(rows, {name: value[rows].to(device) for name, value in conditions.items()}, generators))
+        steps = [self.modality.concatenate(list(parts)) for parts in zip(*batches, strict=True)]
+        return Samples(steps[-1], steps if return_steps else [], conditions)
+
+    def _settings(
+        self,
+        sampling: Mapping[str, Any] | SamplingConfig | None,
+        conditions: Mapping[str, Any] | None,
+        named: Mapping[str, Any],
+    ) -> tuple[SamplingConfig, dict[str, Any]]:
+        """Settings of sampling, and the values of conditions."""
         overrides = dict(sampling.model_dump() if isinstance(sampling, SamplingConfig) else sampling or {})
         values = dict(conditions or {})
         for name, value in named.items():
             (overrides if name in SamplingConfig.model_fields else values)[name] = value
-        config = self._sampling(overrides)
-        if num_samples < 1 or batch_size < 1:
-            raise NextscaleError(f"cannot draw {num_samples} samples, {batch_size} at a time: ask for at least 1")
-        resolved = self._conditions(values, num_samples)
-        device = self.tokenizer.device
-        parts: list[Any] = []
-        steps: list[list[Any]] = []
-        for first in range(0, num_samples, batch_size):
-            rows = slice(first, min(first + batch_size, num_samples))
-            seeds = sample_seeds(seed, np.arange(rows.start, rows.stop)) >> np.uint64(1)
-            generators = [torch.Generator(device).manual_seed(int(one)) for one in seeds]
-            batch = {name: value[rows].to(device) for name, value in resolved.items()}
-            drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators)
-            with torch.inference_mode():
-                if return_steps:
-                    steps.append([self.tokenizer.decode(state) for state in drawn.states[1:]])
-                parts.append(steps[-1][-1] if return_steps else self.tokenizer.decode(drawn.state))
-        joined = [self.modality.concatenate(list(batches)) for batches in zip(*steps, strict=True)]
-        return Samples(self.modality.concatenate(parts), joined, resolved)
+        return self._sampling(overrides), values
 
     def _sampling(self, overrides: Mapping[str, Any]) -> SamplingConfig:
         for name in overrides:
@@ -125,6 +210,11 @@ class Model:
         return resolved
 
 
+def _shown(drawn: Generation, steps: bool) -> list[Any]:
+    """The states to decode: after each scale, or after the last."""
+    return drawn.states[1:] if steps else drawn.states[-1:]
+
+
 def _as_tensor(spec: ConditionSpec, value: Any, number: int) -> Tensor:
     """One value a sample, from one for all or one each."""
     if spec.kind == "vector":
@@ -154,15 +244,22 @@ def _class_number(spec: ConditionSpec, value: Any) -> int:
     raise NextscaleError(unknown(spec.name, str(value), spec.names))
 
 
-def load(run: str | Path, device: str = "auto") -> Model:
+def load(run: str | Path, device: str = "auto", precision: str = "fp32", compile: bool = False) -> Model:
     """The models of a run folder, ready to sample.
 
+    Args:
+        precision: of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16``, or ``auto``; see
+            ``nextscale.precision``.
+        compile: torch.compile the transformer's MLPs and the decoder; the first sample then takes minutes.
+
     Raises:
-        CheckpointError: the folder, or one of its models, is missing or damaged.
+        CheckpointError: the folder, or one of its models, is missing or damaged. ConfigError: an unknown precision.
     """
     run = Path(run)
     where = pick_device(device)
+    check_precision(precision)
     tokenizer = load_tokenizer(run, where)
     transformer = load_transformer(run, tokenizer, where)
+    prepare(tokenizer, transformer, precision, compile)
     config = load_run_config(run)
     return Model(plugins.modality(config.modality), tokenizer, transformer, config)

@@ -19,7 +19,7 @@ from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
 from nextscale.data import Batch, DataSplits
 from nextscale.errors import ConfigError, unknown
-from nextscale.matmulfloor import Clock, Floor, MatrixProducts, Product
+from nextscale.matmulfloor import Clock, Convolution, Floor, MatrixProducts, Product
 from nextscale.modality import Modality
 from nextscale.pyramid import TokenPyramid
 from nextscale.runconfig import RunConfig, load_config
@@ -146,7 +146,7 @@ def _row(
     floor = Floor(counts, synchronized)
     # The floor on both sides of the step it is compared with.
     turn = [("floor", floor), ("cached", partial(step, cached)), ("floor", floor), ("fly", partial(step, on_the_fly))]
-    took = _typical(turn, repeats, seconds)
+    took = typical(turn, repeats, seconds)
     return {
         "preset": case.preset,
         "precision": settings.precision,
@@ -229,7 +229,7 @@ def _write(
 
 def count_products(
     transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, batch: Batch, precision: str
-) -> Counter[Product]:
+) -> Counter[Product | Convolution]:
     """The matrix products of the transformer's forward and backward on one batch.
 
     What makes its inputs (the quantizer's codes, resampling, phi) is none of them.
@@ -247,7 +247,7 @@ def count_products(
     return products.counts
 
 
-def _typical(turn: Sequence[tuple[str, Callable[[], float]]], repeats: int, seconds: float) -> dict[str, float]:
+def typical(turn: Sequence[tuple[str, Callable[[], float]]], repeats: int, seconds: float) -> dict[str, float]:
     """The median seconds of each, over turns in which all are timed; the first turn warms up."""
     start = time.perf_counter()
     turns: list[list[float]] = []

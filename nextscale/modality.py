@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
+from nextscale.errors import NextscaleError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -90,6 +92,17 @@ class Modality(ABC):
     def write_film(self, steps: list[Any], path: Path) -> Path:
         """Write the coarse-to-fine film strip: ``steps[k]`` are the same samples decoded after scale k."""
 
+    def read_sample(
+        self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
+    ) -> tuple[Any, Tensor | None]:
+        """A batch of one sample from a file, as ``tokenizer`` takes it, and what a mask file marks to be drawn anew:
+        1 *grid booleans, fitted to the sample as it was (None without a mask).
+
+        Raises:
+            DataError: one line that names the file and what is wrong (unreadable, or the mask is of another size).
+        """
+        raise NextscaleError(f"modality {self.name} cannot read samples from files")
+
     def concatenate(self, batches: list[Any]) -> Any:
         """One batch of samples from several; the default is for tensors."""
         import torch
@@ -97,7 +110,11 @@ class Modality(ABC):
         return batches[0] if len(batches) == 1 else torch.cat(batches)
 
     def bench_cases(self) -> list[BenchCase]:
-        """What ``nextscale bench`` times where the user names no preset."""
+        """What ``nextscale bench train`` times where the user names no preset."""
+        return []
+
+    def sample_bench_cases(self) -> list[BenchCase]:
+        """What ``nextscale bench sample`` times where the user names no preset; each with a description of data."""
         return []
 
     def evaluate_tokenizer(

@@ -77,6 +77,7 @@ def generate(
     schedule: Schedule | None = None,
     known: TokenPyramid | None = None,
     keep: Tensor | None = None,
+    anchored: bool = False,
 ) -> Generation:
     """Draw ``num_samples`` samples.
 
@@ -85,6 +86,9 @@ def generate(
         generator: one for the batch, or one a sample (then sample i does not depend on its batch mates).
         schedule: other than the tokenizer's default (needs positions computed from coordinates).
         known, keep: editing: where ``keep`` (B L booleans) is True, the token of ``known`` is taken.
+        anchored: also hold the state, at the places that are kept at the finest scale, to what it is under ``known``
+            alone. Tokens drawn at coarse scales reach into what is kept, and would leave its finer tokens, which were
+            chosen to follow others, out of place. (The states are then more than the tokens tell.)
 
     Raises:
         ConfigError, NextscaleError: settings or conditions that this model cannot take.
@@ -101,8 +105,10 @@ def generate(
     guided = config.guidance > 0 and bool(conditions)
     if guided:
         cond_BD = torch.cat([cond_BD, transformer.conditioner({}, num_samples)])
-    cache = KVCache(transformer.schedule.length)
+    modulation = transformer.modulation(cond_BD)
+    cache = KVCache((schedule or transformer.schedule).length)
     result = Generation([], [state])
+    anchor = state if anchored and known is not None and keep is not None else None
     k = 0
     while k < tokenizer.num_scales(state):
         inputs = tokenizer.scale_input(state, k)
@@ -116,7 +122,7 @@ def generate(
             doubled = _repeat(inputs, 2) if guided else inputs
             if guided and revealed is not None:
                 revealed = (torch.cat([revealed[0]] * 2), torch.cat([revealed[1]] * 2))
-            logits = transformer(doubled, cond_BD, cache, revealed)
+            logits = transformer(doubled, modulation, cache, revealed)
             if guided:
                 logits, null = logits.chunk(2)
                 logits = (1 + guidance) * logits - guidance * null
@@ -131,6 +137,9 @@ def generate(
             state = tokenizer.update_soft(state, k, _soft(logits, tokens, config, k, ratio, generator, kept))
         else:
             state = tokenizer.update(state, k, tokens)
+        if anchor is not None and known is not None and keep is not None:
+            anchor = tokenizer.update(anchor, k, known.scale(k))
+            state = tokenizer.splice(state, anchor, keep)
         result.tokens.append(tokens)
         result.states.append(state)
         k += 1

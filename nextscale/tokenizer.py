@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nextscale.errors import NextscaleError
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.tokenspace import TokenSpace
 
@@ -100,6 +101,31 @@ class MultiscaleTokenizer(nn.Module, ABC):
     def update_soft(self, state: Any, k: int, weights: Tensor) -> Any:
         """Like ``update`` with a mixture of codes, ``weights`` B L_k V summing to 1 (smooth Gumbel decoding)."""
         raise NotImplementedError(f"{type(self).__name__} has no smooth decoding: its state is not a mixture")
+
+    # Editing: a tokenizer whose tokens lie somewhere in the sample says where. Others cannot edit.
+
+    def keep_tokens(self, keep: Tensor) -> Tensor:
+        """B L booleans, on the schedule that ``encode`` gives such samples: the tokens that describe what is kept.
+
+        ``keep`` is B *grid booleans, a mask over each sample.
+        """
+        raise NextscaleError(f"{type(self).__name__} cannot edit: its tokens have no place in the sample")
+
+    def splice(self, state: Any, known: Any, keep: Tensor) -> Any:
+        """``state`` with what the ``known`` state, of the same scale, says of the places that are kept.
+
+        ``keep`` is B L booleans, as ``keep_tokens`` gives them; all kept is ``known``, nothing kept is ``state``.
+        """
+        raise NextscaleError(f"{type(self).__name__} cannot edit: its state has no places")
+
+    def decode_like(self, state: Any, samples: Any) -> Any:
+        """``decode``, to the size of ``samples`` where the schedule alone leaves it open (padded samples)."""
+        return self.decode(state)
+
+    @property
+    def decoding(self) -> nn.Module | None:
+        """The network that ``decode`` runs, which ``nextscale.load`` may store in half precision or compile."""
+        return None
 
     @property
     def codebook(self) -> Tensor | None:

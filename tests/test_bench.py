@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from nextscale import bench
+from nextscale.benchsample import _Sampler, bench_sample
 from nextscale.conditioning import ConditionSpec
 from nextscale.errors import ConfigError
-from nextscale.matmulfloor import Factor, Floor, MatrixProducts, Product
+from nextscale.matmulfloor import Convolution, Factor, Floor, MatrixProducts, Product
 from nextscale_cli.main import app
 
 DIGITS = {"channels": 1, "height": 8, "width": 8, "classes": []}
@@ -112,6 +113,82 @@ def test_factors_are_laid_out_as_they_were() -> None:
         again = factor.random(torch.bfloat16, CPU)
         assert factor.transposed == transposed
         assert (tuple(again.shape), Factor.of(again), again.dtype) == (tuple(tensor.shape), factor, torch.bfloat16)
+
+
+def test_products_of_inference_and_convolutions() -> None:
+    layer, conv = torch.nn.Linear(5, 7), torch.nn.Conv2d(3, 4, 3, padding=1, stride=2)
+    conv = conv.to(memory_format=torch.channels_last)
+    x, image = torch.randn(2, 3, 5), torch.randn(2, 3, 8, 6).to(memory_format=torch.channels_last)
+    products = MatrixProducts(convolutions=True)
+    with products, torch.inference_mode():
+        layer(x)
+        out = conv(image)
+        F.scaled_dot_product_attention(*[torch.randn(1, 2, 4, 8)] * 3)
+        products.counting = False
+        layer(x)
+    (found,) = [product for product in products.counts if isinstance(product, Convolution)]
+    assert found.channels_last and found.places == 2 * 4 * 3 and found.flops == 2 * out.numel() * 3 * 9
+    assert found.activation_bytes == 4 * (image.numel() + out.numel()) and found.weight_bytes == 4 * 4 * 3 * 9
+    assert found.compute(image, conv.weight).shape == out.shape
+    assert sum(products.counts.values()) == 4, "linear, convolution, and attention's two"
+
+
+def test_a_cold_floor_takes_turns_at_different_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    square, met = Product(Factor((4, 4), False), Factor((4, 4), True), torch.float32, CPU), []
+    monkeypatch.setattr(Product, "compute", lambda self, a, b: met.append(b.data_ptr()))
+    Floor(Counter({square: 3}), itertools.count().__next__, cold=True)()
+    assert len(set(met)) == 3 and len(met) == 4, "one warms up, then each of three"
+    met.clear()
+    monkeypatch.setattr(Floor, "COLD_BYTES", 2 * 64)
+    Floor(Counter({square: 3}), itertools.count().__next__, cold=True)()
+    assert len(set(met)) == 2
+
+
+def test_sampling_is_timed_and_its_memory_counted() -> None:
+    case = bench.BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
+    rows = bench_sample("image", [case], ["fp32", "bf16"], 2, 3, 1, TINY, device="cpu")
+    assert [(row["precision"], row["target"]) for row in rows] == [("fp32", 1.2), ("bf16", 1.3)]
+    for row in rows:
+        assert row["sample_ms"] == pytest.approx(row["transformer_ms"] + row["decoder_ms"])
+        assert row["floor_ratio"] == pytest.approx(row["sample_ms"] / row["floor_ms"])
+        assert (row["batch"], row["memory_batch"]) == (2, 3)
+    # Keys and values: 2 layers, both branches, 21 tokens of width 16 in float32.
+    sampler = _Sampler("image", case, "fp32", TINY, CPU, False)
+    assert sampler.cache(3) == 2 * 2 * 3 * 2 * 21 * 16 * 4
+    total = sum(p.nbytes for m in (sampler.tokenizer, sampler.transformer) for p in m.state_dict().values())
+    assert sampler.weights() == total and rows[1]["paper_mib"] < rows[0]["paper_mib"]
+
+
+def test_what_is_counted_is_the_transformer_and_the_decoder_alone() -> None:
+    case = bench.BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
+    sampler = _Sampler("image", case, "fp32", TINY, CPU, False)
+    counts = sampler.products(1)
+    matrices = sum(count for product, count in counts.items() if isinstance(product, Product))
+    # Three scales: a block has four matrices and attention's two, then stem (but for the first scale) and head;
+    # once a sample, adaLN of two blocks and of the head.
+    assert matrices == 3 * (2 * 6 + 1) + 2 + 3
+    convolutions = [product for product in counts if isinstance(product, Convolution)]
+    assert convolutions and all(product.shape[0] == 1 for product in convolutions)
+
+
+def test_bad_arguments_of_bench_sample() -> None:
+    for arguments, message in (
+        (("image", [bench.BenchCase("digits")]), "no description of the data of preset 'digits'"),
+        (("image", [], ["fp23"]), "unknown precision 'fp23'"),
+        (("image", [], ["fp32"], 0), "at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            bench_sample(*arguments)
+
+
+def test_command_line_of_bench_sample() -> None:
+    small = ["transformer.depth=1", "transformer.width=16", "tokenizer.width=8", "transformer.heads=2"]
+    result = CliRunner().invoke(
+        app, ["bench", "sample", "-p", "fashion", "--repeats", "1", "--memory-batch", "1", "--precision", "fp32",
+              "--device", "cpu", *small],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "floor_ratio" in result.stdout and "memory_ratio" in result.stdout
 
 
 def test_command_line() -> None:

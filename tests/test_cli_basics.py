@@ -270,7 +270,7 @@ def test_sample_hands_settings_and_conditions_on(monkeypatch: pytest.MonkeyPatch
     import nextscale as package
 
     model = FakeModel()
-    monkeypatch.setattr(package, "load", lambda run, device: model, raising=False)
+    monkeypatch.setattr(package, "load", lambda run, **options: model, raising=False)
     result = invoke(
         "sample", str(tmp_path), "-n", "4", "--seed", "7", "label=3", "guidance=2", "top_k=4,2", "--no-files"
     )

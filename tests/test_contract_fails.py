@@ -325,6 +325,25 @@ def test_an_edit_that_keeps_nothing_is_found(monkeypatch: pytest.MonkeyPatch):
         edit_known(build())
 
 
+class KeepsTooLittle(GridTokenizer):
+    def keep_tokens(self, keep: Tensor) -> Tensor:
+        return super().keep_tokens(keep) & torch.ones(len(keep), self.schedule().length, dtype=torch.bool).tril()
+
+
+class SplicesNothing(GridTokenizer):
+    def splice(self, state: Any, known: Any, keep: Tensor) -> Any:
+        return replace(state, f_hat=state.f_hat + 1)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"), [(KeepsTooLittle, "a token is not kept"), (SplicesNothing, r"tokens .nothing kept")]
+)
+def test_edits_by_place_that_are_broken_are_found(broken: type[GridTokenizer], message: str):
+    tokenizer, keep = build(broken), torch.ones(3, 6, 6, dtype=torch.bool)
+    with pytest.raises(AssertionError, match=rf"invariant 11 .*{message}"):
+        sampling_checks.check_edit_places(tokenizer, transformer_for(tokenizer), samples(), keep, 0, LABELS)
+
+
 class Lawless(Codes):
     """Smooths the logits, and so gives illegal tokens a chance."""
 

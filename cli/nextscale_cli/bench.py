@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Device, Modality, Overrides
+from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Compile, Device, Modality, Overrides
 
 app = typer.Typer(**PLAIN, no_args_is_help=True, help="Time this installation on this machine.")
 
@@ -16,14 +16,18 @@ def _bench() -> None:
     """Time this installation on this machine."""
 
 
+Presets = Annotated[
+    list[str] | None, typer.Option("--preset", "-p", help="Presets to time.", show_default="the modality's own")
+]
+Precisions = Annotated[str, typer.Option(metavar="P,P,...", help="fp32, bf16, fp16.")]
+
+
 @app.command("train")
 def train(
     overrides: Overrides = None,
     modality: Modality = None,
-    presets: Annotated[
-        list[str] | None, typer.Option("--preset", "-p", help="Presets to time.", show_default="the modality's own")
-    ] = None,
-    precision: Annotated[str, typer.Option(metavar="P,P,...", help="fp32, bf16, fp16.")] = "fp32,bf16",
+    presets: Presets = None,
+    precision: Precisions = "fp32,bf16",
     repeats: Annotated[int, typer.Option(min=1, help="Turns that are timed, after one that is dropped.")] = 5,
     device: Device = "auto",
 ) -> None:
@@ -38,7 +42,40 @@ def train(
         known = {case.preset: case for case in cases}
         cases = [known.get(preset, preset) for preset in presets]
 
-    def log(line: str) -> None:
-        typer.echo(line, err=True)
+    print_rows(bench_train(name, cases, precision.split(","), repeats, overrides or (), device=device, log=_log))
 
-    print_rows(bench_train(name, cases, precision.split(","), repeats, overrides or (), device=device, log=log))
+
+@app.command("sample")
+def sample(
+    overrides: Overrides = None,
+    modality: Modality = None,
+    presets: Presets = None,
+    precision: Precisions = "fp32,bf16",
+    batch: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 1,
+    memory_batch: Annotated[int, typer.Option(min=0, help="Samples drawn at once to measure memory; 0: none.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that are timed, after one that is dropped.")] = 3,
+    compile: Compile = False,
+    device: Device = "auto",
+) -> None:
+    """Time drawing samples, against the floor of its products, and measure memory beside what it is on paper."""
+    from nextscale import plugins
+    from nextscale.bench import BenchCase
+    from nextscale.benchsample import bench_sample
+    from nextscale_cli.tables import print_results
+
+    name = modality or DEFAULT_MODALITY
+    implementation = plugins.modality(name)
+    cases = implementation.sample_bench_cases()
+    if presets:
+        known = {case.preset: case for case in [*implementation.bench_cases(), *cases]}
+        cases = [known.get(preset, BenchCase(preset)) for preset in presets]
+    rows = bench_sample(
+        name, cases, precision.split(","), batch, memory_batch, repeats, overrides or (),
+        device=device, compile=compile, log=_log,
+    )  # fmt: skip
+    for row in rows:
+        print_results(row)
+
+
+def _log(line: str) -> None:
+    typer.echo(line, err=True)

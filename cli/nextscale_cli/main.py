@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("nextscale_cli.train:train", "Train both stages of a model, or one of them."),
     "tokenize": ("nextscale_cli.tokenize:tokenize", "Write a run's token cache anew."),
     "sample": ("nextscale_cli.sample:sample", "Draw samples from a trained run."),
+    "edit": ("nextscale_cli.edit:edit", "Draw part of a sample anew, or what lies around it."),
     "eval": ("nextscale_cli.evaluate:evaluate", "Measure reconstruction and sample quality of a trained run."),
     "import": ("nextscale_cli.formats:importers", "Make a run of models that other software trained."),
     "export": ("nextscale_cli.formats:exporters", "Write a run's models as other software reads them."),

@@ -25,3 +25,7 @@ Overrides = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+Precision = Annotated[
+    str, typer.Option("--precision", help="Of the weights: fp32, or (half the memory) bf16, fp16.", metavar="P")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the model first (needs a C++ compiler).")]

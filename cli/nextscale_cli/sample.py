@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale_cli.options import Device, Run
+from nextscale_cli.options import Compile, Device, Precision, Run
+
+if TYPE_CHECKING:
+    from nextscale.api import Model
 
 Settings = Annotated[
     list[str] | None,
@@ -28,26 +32,18 @@ def sample(
     film: Annotated[bool, typer.Option("--film/--no-film", help="Also the coarse-to-fine film strip.")] = True,
     files: Annotated[bool, typer.Option("--files/--no-files", help="Also a file for each sample.")] = True,
     device: Device = "auto",
+    precision: Precision = "fp32",
+    compile: Compile = False,
 ) -> None:
     """Draw samples from a trained run."""
-    sampling, conditions = _split(settings or [])
+    sampling, conditions = split(settings or [])
     import nextscale
-    from nextscale.errors import ConfigError, unknown
-    from nextscale.files import writing
 
-    model = nextscale.load(run, device=device)
-    names = [spec.name for spec in model.conditions]
-    for name in conditions:
-        if name not in names:
-            from nextscale.config import SamplingConfig
-
-            known = [*names, *SamplingConfig.model_fields]
-            raise ConfigError(unknown("condition or sampling setting", name, known))
+    model = nextscale.load(run, device=device, precision=precision, compile=compile)
+    check_names(model, conditions)
     drawn = model.generate(number, seed=seed, sampling=sampling, conditions=conditions, return_steps=film)
 
-    folder = out or run / "samples" / f"seed-{seed}"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(out or run / "samples" / f"seed-{seed}")
     typer.echo(model.modality.write_grid(drawn.samples, folder / "grid.png"))
     if film:
         typer.echo(model.modality.write_film(drawn.steps, folder / "film.png"))
@@ -57,7 +53,26 @@ def sample(
         typer.echo(f"{single} ({len(written)} files)")
 
 
-def _split(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def check_names(model: Model, conditions: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a name that is neither a condition of this model nor a sampling setting."""
+    from nextscale.config import SamplingConfig
+    from nextscale.errors import ConfigError, unknown
+
+    names = [spec.name for spec in model.conditions]
+    for name in conditions:
+        if name not in names:
+            raise ConfigError(unknown("condition or sampling setting", name, [*names, *SamplingConfig.model_fields]))
+
+
+def make_folder(folder: Path) -> Path:
+    from nextscale.files import writing
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def split(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sampling settings, checked, and conditions, whose names and ranges only the trained model knows."""
     import yaml
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,12 @@ from nextscale.grid.resample import resample
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenspace import Codes
+
+WHOLE = 3
+"""Tokens up to which an edit keeps a scale whole, as published VAR does."""
+
+CHUNK = 2**17
+"""Places of the sample's grid that are decoded at once, two images of 256 x 256, where no gradients are needed."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,20 @@ class GridTokenizer(MultiscaleTokenizer):
     def codebook(self) -> Tensor:
         return self.pyramid.quantizer.codebook
 
+    @property
+    def decoding(self) -> nn.Module:
+        return self.decoder
+
     def features(self, samples: Tensor) -> Tensor:
         """B C *latent: what the encoder makes of samples, before quantization."""
+        return self.encoder(self._pad(samples))
+
+    def _pad(self, samples: Tensor) -> Tensor:
         padding = [(-size) % factor for size, factor in zip(samples.shape[2:], self.factor, strict=True)]
-        if any(padding):
-            sides = [side for pad in reversed(padding) for side in (pad // 2, pad - pad // 2)]
-            samples = F.pad(samples, sides, mode="replicate")
-        return self.encoder(samples)
+        if not any(padding):
+            return samples
+        sides = [side for pad in reversed(padding) for side in (pad // 2, pad - pad // 2)]
+        return F.pad(samples, sides, mode="replicate")
 
     def encode(self, samples: Tensor) -> TokenPyramid:
         features = self.features(samples).float()
@@ -124,14 +138,37 @@ class GridTokenizer(MultiscaleTokenizer):
     def update_soft(self, state: GridState, k: int, weights: Tensor) -> GridState:
         return self._add(state, k, weights @ self.pyramid.quantizer.codebook)
 
+    def keep_tokens(self, keep: Tensor) -> Tensor:
+        """Published VAR's rule: the mask on the finest grid (here its share of each cell), resized linearly to each
+        scale, keeps a token where it is above one half. Scales of three tokens or fewer, which say what the whole
+        sample is, are kept if anything is."""
+        schedule = self.schedule_for(keep.shape[1:])
+        cells = F.interpolate(self._pad(keep[:, None].float()), schedule.scales[-1].shape, mode="area")
+        mode = ("linear", "bilinear", "trilinear")[keep.dim() - 2]
+        parts = [F.interpolate(cells, scale.shape, mode=mode).flatten(1) > 0.5 for scale in schedule.scales]
+        some = keep.flatten(1).any(1, keepdim=True)
+        return torch.cat([some.expand_as(part) if part.shape[1] <= WHOLE else part for part in parts], 1)
+
+    def splice(self, state: GridState, known: GridState, keep: Tensor) -> GridState:
+        finest = state.schedule.span(len(state.schedule) - 1)
+        places = keep[:, finest].unflatten(1, state.schedule.scales[-1].shape)[:, None]
+        return replace(state, f_hat=torch.where(places, known.f_hat, state.f_hat))
+
     def _add(self, state: GridState, k: int, vectors_BLC: Tensor) -> GridState:
         return replace(state, f_hat=state.f_hat + self.pyramid.part(vectors_BLC, k, state.schedule))
 
     def decode(self, state: Any) -> Tensor:
         return self._decode(state.f_hat, state.sample_shape)
 
+    def decode_like(self, state: GridState, samples: Tensor) -> Tensor:
+        return self._decode(state.f_hat, samples.shape[2:])
+
     def _decode(self, f_hat: Tensor, sample_shape: Sequence[int]) -> Tensor:
-        decoded = self.decoder(f_hat)
+        if torch.is_grad_enabled():
+            decoded = self.decoder(f_hat)
+        else:  # in chunks, as finest activations take far more memory than samples
+            number = max(1, CHUNK // math.prod(sample_shape))
+            decoded = torch.cat([self.decoder(chunk).to(f_hat.dtype) for chunk in f_hat.split(number)])
         for axis, size in enumerate(sample_shape, start=2):
             decoded = decoded.narrow(axis, (decoded.shape[axis] - size) // 2, size)
         return decoded

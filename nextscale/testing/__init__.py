@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nextscale.testing.contract import TokenizerContract as TokenizerContract
     from nextscale.testing.modality_contract import ModalityContract as ModalityContract
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 _LAZY = {
     "ModalityContract": "nextscale.testing.modality_contract",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nextscale.conditioning import ConditionSpec
 from nextscale.config import TransformerConfig
+from nextscale.errors import NextscaleError
 from nextscale.grid import GridTokenizer
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.testing import checks, model_checks, sampling_checks, strategies
@@ -194,6 +195,20 @@ class TokenizerContract(PropertyTests):
         config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps), "sampling")
         keep = data.draw(strategies.keep_masks(pyramid))
         sampling_checks.check_edit_known(tokenizer, transformer, pyramid, keep, seed, conditions, config)
+
+    def property_edit_places(self, data: st.DataObject) -> None:
+        tokenizer, seed = self.draw_tokenizer(data), data.draw(strategies.seeds(), "seed")
+        samples = self.samples(tokenizer, data.draw(st.integers(1, self.max_samples), "samples"), seed)
+        keep = data.draw(strategies.place_masks(samples), "keep") if isinstance(samples, Tensor) else None
+        try:
+            assert keep is not None and tokenizer.keep_tokens(keep) is not None
+        except (NextscaleError, AssertionError):
+            pytest.skip("edit by place: this tokenizer's tokens have no place in the sample")
+        pyramid = tokenizer.encode(samples)
+        transformer = self.draw_transformer(data, tokenizer, pyramid)
+        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), transformer.config.in_scale_steps))
+        conditions = self.conditions(len(pyramid), seed)
+        sampling_checks.check_edit_places(tokenizer, transformer, samples, keep, seed, conditions, config)
 
     def property_legality(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)

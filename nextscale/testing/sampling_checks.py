@@ -13,7 +13,7 @@ from nextscale.config import SamplingConfig
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.sampling import at_scale, generate
 from nextscale.testing.checks import Conditions
-from nextscale.testing.helpers import assert_same
+from nextscale.testing.helpers import assert_same, assert_same_tree
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.transformer import KVCache, ScaleTransformer
 
@@ -107,6 +107,45 @@ def check_edit_known(
             if pyramid.mask is not None:
                 valid = valid & pyramid.mask[:, pyramid.schedule.span(k)]
             assert_same(name, f"tokens ({what})", tokens, pyramid.scale(k), scale=k, valid=valid)
+
+
+def check_edit_places(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    samples: Tensor,
+    keep: Tensor,
+    seed: int,
+    conditions: Conditions = None,
+    config: SamplingConfig | None = None,
+) -> None:
+    """11. (Tokenizers that map places to tokens.) Edits by a mask over the sample, ``keep`` B *grid booleans.
+
+    Everything kept gives back the tokens and the state, nothing kept is a sample like any other; kept tokens never
+    change, and a larger mask never keeps less. With and without anchoring.
+    """
+    name, known = "invariant 11 (edit by place)", tokenizer.encode(samples)
+    masks = {what: tokenizer.keep_tokens(mask) for what, mask in
+             (("nothing", torch.zeros_like(keep)), ("some", keep), ("everything", torch.ones_like(keep)))}  # fmt: skip
+    assert not bool(masks["nothing"].any()), f"{name}: a token is kept where nothing is"
+    assert bool(masks["everything"].all()), f"{name}: a token is not kept where everything is"
+    for what, kept in masks.items():
+        assert kept.shape == known.tokens.shape[:2], f"{name}: the mask over tokens is {tuple(kept.shape)}"
+        for anchored in (False, True):
+            generator = torch.Generator().manual_seed(seed)
+            drawn = generate(
+                tokenizer, transformer, len(known), conditions, config, generator,
+                known=known, keep=kept, anchored=anchored,
+            )  # fmt: skip
+            for k, tokens in enumerate(drawn.tokens):
+                valid = kept[:, known.schedule.span(k)]
+                assert_same(name, f"tokens ({what} kept)", tokens, known.scale(k), scale=k, valid=valid)
+            if what == "nothing":
+                generator = torch.Generator().manual_seed(seed)
+                plain = generate(tokenizer, transformer, len(known), conditions, config, generator, known.schedule)
+                for k, tokens in enumerate(plain.tokens):
+                    assert_same(name, "tokens (nothing kept)", drawn.tokens[k], tokens, scale=k)
+            if what == "everything" and not (config and config.smooth):
+                assert_same_tree(name, "state (everything kept)", drawn.state, tokenizer.states(known)[-1])
 
 
 def check_legality(

@@ -112,3 +112,20 @@ def keep_masks(pyramid: TokenPyramid) -> st.SearchStrategy[Tensor]:
         return chance < share
 
     return st.builds(mask, seeds(), st.floats(0, 1.01))
+
+
+def place_masks(samples: Tensor) -> st.SearchStrategy[Tensor]:
+    """B *grid booleans over samples B C *grid: a box in each, or all but that."""
+    shape = samples.shape[2:]
+
+    def mask(seed: int, outside: bool) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        inside = torch.ones(len(samples), *shape, dtype=torch.bool)
+        for axis, size in enumerate(shape, start=1):
+            ends = torch.randint(0, size + 1, (2, len(samples)), generator=generator).sort(0).values
+            places = torch.arange(size)
+            within = (places >= ends[0][:, None]) & (places < ends[1][:, None])
+            inside &= within.view(len(samples), *[size if i == axis else 1 for i in range(1, len(shape) + 1)])
+        return ~inside if outside else inside
+
+    return st.builds(mask, seeds(), st.booleans())

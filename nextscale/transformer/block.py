@@ -63,21 +63,24 @@ class Block(nn.Module):
             self.adaln_offset = nn.Parameter(torch.empty(6, width))
         self.shared = config.adaln == "shared"
 
+    def modulation(self, cond: Tensor) -> Tensor:
+        """B 6 D from the activated condition B D, or (shared) from the six projected vectors B 6 D."""
+        return self.adaln_offset + cond if self.shared else self.adaln(cond).unflatten(-1, (6, -1))
+
     def forward(
         self,
         x_BLD: Tensor,
-        cond_BD: Tensor,
+        six_B6D: Tensor,
         mask: Tensor | None,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
         keep_B2: Tensor | None = None,
     ) -> Tensor:
-        """``cond_BD`` is the activated condition, or (shared) the six projected vectors B 6 D.
+        """``six_B6D`` is what ``modulation`` made of the condition.
 
         ``keep_B2`` scales each sample's two branches (stochastic depth: 0, or 1 / keep probability).
         """
-        six_B6D = self.adaln_offset + cond_BD if self.shared else self.adaln(cond_BD).unflatten(-1, (6, -1))
         gamma1, gamma2, scale1, scale2, shift1, shift2 = six_B6D[:, :, None].unbind(1)
         if keep_B2 is not None:
             gamma1 = gamma1 * keep_B2[:, 0, None, None].to(gamma1.dtype)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,15 @@ from nextscale.transformer.attention import KVCache, ScaleAttention, attention_m
 from nextscale.transformer.block import Block, modulate, normalize
 from nextscale.transformer.head import CodebookHead
 from nextscale.transformer.positions import rotation_angles
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """Vectors that depend on the condition alone: the start token B D, six a block (B 6 D), and the head's, B (2 D)."""
+
+    start_BD: Tensor
+    blocks: list[Tensor]
+    head_B2D: Tensor
 
 
 class ScaleTransformer(nn.Module):
@@ -77,7 +87,7 @@ class ScaleTransformer(nn.Module):
     def forward(
         self,
         inputs: ScaleInput,
-        cond_BD: Tensor,
+        cond: Tensor | Modulation,
         cache: KVCache | None = None,
         revealed: tuple[Tensor, Tensor] | None = None,
         keep: Tensor | None = None,
@@ -86,25 +96,30 @@ class ScaleTransformer(nn.Module):
 
         Args:
             inputs: one scale (with a cache), or all scales packed.
-            cond_BD: what ``conditioner`` made of the conditions.
+            cond: what ``conditioner`` made of the conditions, B D, or ``modulation`` of that.
             cache: holds the coarser scales; None where ``inputs`` is packed.
             revealed: in-scale steps: tokens B L and which of them are known, B L booleans.
             keep: B depth 2, stochastic depth's multipliers; None keeps every branch.
         """
-        x_BLD = self.embed(inputs, cond_BD, revealed)
+        cond = self.modulation(cond) if isinstance(cond, Tensor) else cond
+        x_BLD = self.embed(inputs, cond.start_BD, revealed)
         if cache is not None:
             cache.begin(inputs)
         mask = attention_mask(self.attention, inputs, cache)
         rotation = None
         if self.config.positions == "rotary":
             rotation = rotation_angles(inputs.coordinates, self.config.model_width // self.config.num_heads)
+        for layer, (block, six_B6D) in enumerate(zip(self.blocks, cond.blocks, strict=True)):
+            kept = None if keep is None else keep[:, layer]
+            x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept)
+        scale, shift = cond.head_B2D.unflatten(-1, (2, -1))[:, :, None].unbind(1)
+        return self.head(modulate(normalize(x_BLD, self.config.norm), scale, shift)).float()
+
+    def modulation(self, cond_BD: Tensor) -> Modulation:
+        """What adaLN makes of a condition: the same at every scale, so sampling computes it once."""
         active_BD = F.silu(cond_BD)
         shared = self.adaln(active_BD).unflatten(-1, (6, -1)) if self.config.adaln == "shared" else active_BD
-        for layer, block in enumerate(self.blocks):
-            kept = None if keep is None else keep[:, layer]
-            x_BLD = block(x_BLD, shared, mask, rotation, cache, layer, kept)
-        scale, shift = self.head_adaln(active_BD)[:, None].chunk(2, dim=-1)
-        return self.head(modulate(normalize(x_BLD, self.config.norm), scale, shift)).float()
+        return Modulation(cond_BD, [block.modulation(shared) for block in self._blocks()], self.head_adaln(active_BD))
 
     def embed(self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
         """B L D: start tokens where nothing is known yet, the stem's embeddings elsewhere, plus where they are."""

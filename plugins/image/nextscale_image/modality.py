@@ -16,6 +16,7 @@ from nextscale.training.objective import Objective
 from nextscale_image import writers
 from nextscale_image.config import ImageDataConfig, ImageTokenizerConfig
 from nextscale_image.data import open_images
+from nextscale_image.files import read_image
 from nextscale_image.objectives import CriticObjective, TokenizerObjective
 from nextscale_image.tokenizer import ImageTokenizer
 
@@ -48,6 +49,13 @@ class ImageModality(Modality):
     def write_film(self, steps: list[Tensor], path: Path) -> Path:
         return writers.write_film(steps, _png(path))
 
+    def read_sample(
+        self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Upright, resized and cropped to the size of the training data; what a mask has white is drawn anew."""
+        assert isinstance(tokenizer, ImageTokenizer)
+        return read_image(path, tokenizer.channels, tokenizer.sample_shape, mask)
+
     def bench_cases(self) -> list[BenchCase]:
         """The fashion preset, and VAR's 256 px layout at depth 8 (680 tokens) on four samples."""
         from nextscale.bench import BenchCase
@@ -57,6 +65,13 @@ class ImageModality(Modality):
             BenchCase("fashion", None, {"channels": 1, "height": 28, "width": 28}, (label[10],)),
             BenchCase("var-d8-256", 4, {"channels": 3, "height": 256, "width": 256}, (label[1000],)),
         ]
+
+    def sample_bench_cases(self) -> list[BenchCase]:
+        """Published VAR's smallest model: 256 px, depth 16."""
+        from nextscale.bench import BenchCase
+
+        description = {"channels": 3, "height": 256, "width": 256}
+        return [BenchCase("var-d16-256", None, description, (ConditionSpec(name="label", size=1000),))]
 
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device

@@ -1,0 +1,80 @@
+"""Masks over samples on a grid: what an edit keeps, and how the original is put back over its result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nextscale.errors import NextscaleError
+
+_MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def box_mask(box: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Booleans on a grid of ``shape``, True inside ``box``: the starts along each axis, then the ends (exclusive).
+
+    Raises:
+        NextscaleError: another number of axes, an empty box, or one that reaches outside the grid.
+    """
+    axes = len(shape)
+    size = " x ".join(map(str, shape))
+    if len(box) != 2 * axes:
+        raise NextscaleError(
+            f"a box in a sample of {size} takes {2 * axes} numbers, starts then ends; got {len(box)}: {show(box)}"
+        )
+    ranges = list(zip(box[:axes], box[axes:], strict=True))
+    if not all(0 <= start < end <= side for (start, end), side in zip(ranges, shape, strict=True)):
+        raise NextscaleError(f"the box {show(box)} is empty or not inside the sample, which is {size}")
+    mask = torch.zeros(tuple(shape), dtype=torch.bool)
+    mask[tuple(slice(start, end) for start, end in ranges)] = True
+    return mask
+
+
+def show(box: Sequence[int]) -> str:
+    return ",".join(map(str, box))
+
+
+def as_mask(keep: Any, samples: Any) -> Tensor:
+    """B *grid booleans from a mask for all of ``samples`` (B C *grid) or one each.
+
+    Raises:
+        NextscaleError: the samples lie on no grid, or the mask has another size.
+    """
+    if not isinstance(samples, Tensor) or not 3 <= samples.dim() <= 5:
+        raise NextscaleError("only samples on a grid of one to three axes can be edited: a tensor B C *grid")
+    shape = (len(samples), *samples.shape[2:])
+    mask = torch.as_tensor(keep)
+    if mask.dim() == samples.dim() and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if tuple(mask.shape) not in (shape, shape[1:], (1, *shape[1:])):
+        raise NextscaleError(
+            f"the mask is {' x '.join(map(str, mask.shape))}; the samples are {' x '.join(map(str, shape[1:]))}"
+        )
+    return mask.bool().expand(shape)
+
+
+def paste_back(originals: Tensor, edited: Tensor, keep: Tensor, feather: int = 0) -> Tensor:
+    """``edited`` with the kept part of ``originals`` (both B C *grid) over it; ``keep`` is B *grid booleans.
+
+    What is drawn anew stays as it was drawn. The original fades in over ``feather`` places inwards from its border,
+    measured along the longest axis of the way.
+    """
+    pool = _MAX_POOL[keep.dim() - 1]
+    gone = 1.0 - keep[:, None].to(edited.dtype)
+    share = torch.zeros_like(gone)
+    for _ in range(feather + 1):
+        share += (1 - gone) / (feather + 1)
+        gone = pool(gone, 3, stride=1, padding=1)
+    return torch.where(keep[:, None], edited.lerp(originals.to(edited), share), edited)
+
+
+def psnr(one: Tensor, other: Tensor, where: Tensor, peak: float = 2.0) -> float:
+    """Peak signal-to-noise ratio in dB over the places ``where`` (B *grid booleans) of B C *grid; ``peak`` is the
+    range of values, 2 for [-1, 1]."""
+    error = (one - other).square().movedim(1, -1)[where].mean().item()
+    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
