@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import nextscale
@@ -166,7 +165,7 @@ class Parity:
         assert how is not None
         top = {"top_k": int(how["k"]), "top_p": float(how["p"])} if how["k"] else {"top_k": 1}
         generator = torch.Generator().manual_seed(int(how["seed"] or 0))
-        keep = kept_tokens(theirs["keep_mask"], self.pyramid) if "keep_mask" in theirs else None
+        keep = self.kept_tokens(theirs["keep_mask"]) if "keep_mask" in theirs else None
         drawn: Generation = generate(
             self.tokenizer,
             self.transformer,
@@ -184,6 +183,12 @@ class Parity:
         with torch.inference_mode():
             image = (self.tokenizer.decode(drawn.state).clamp(-1, 1) + 1) / 2
         yield Check(f"{key} image", relative(image, theirs["image"]), "relative")
+
+    def kept_tokens(self, keep_mask: Tensor) -> Tensor:
+        """B L: from the mask on the finest grid (h w), through the pixels that it stands for."""
+        cells = keep_mask.bool().reshape(-1, *keep_mask.shape[-2:])
+        pixels = cells.repeat_interleave(self.tokenizer.factor[0], 1).repeat_interleave(self.tokenizer.factor[1], 2)
+        return self.tokenizer.keep_tokens(pixels.expand(len(self.pyramid), -1, -1))
 
     def check_quantizer_training(self, key: str) -> Iterator[Check]:
         theirs, machine = self.golden[key], self.tokenizer.pyramid
@@ -221,15 +226,6 @@ def worst(grads: Mapping[str, Tensor], norms: Mapping[str, Any]) -> float:
     if not norms or not norms.keys() <= grads.keys():
         return float("inf")
     return max(relative(grads[name].double().norm(), norm) for name, norm in norms.items())
-
-
-def kept_tokens(keep_mask: Tensor, known: TokenPyramid) -> Tensor:
-    """B L: the mask on the finest grid (h w), resized bilinearly; scales of three tokens or fewer are kept whole."""
-    mask, parts = keep_mask.float().reshape(-1, 1, *keep_mask.shape[-2:]), []
-    for scale in known.schedule.scales:
-        kept = F.interpolate(mask, scale.shape, mode="bilinear") > 0.5
-        parts.append((kept | (scale.length <= 3)).flatten(1))
-    return torch.cat(parts, 1).expand(len(known), -1)
 
 
 def tuple_or(value: Any) -> Any:
