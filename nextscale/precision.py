@@ -13,6 +13,7 @@ from nextscale.errors import ConfigError, unknown
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.optim import autocast_dtype
 from nextscale.transformer import ScaleTransformer
+from nextscale.transformer.block import MLP
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -41,7 +42,8 @@ def prepare(
             _store(part, dtype, tokenizer.device)
     if compile:
         # Attention and its cache break the graph at every scale; the MLPs share one graph.
-        for part in [block.mlp for block in transformer.blocks] + parts[1:]:
+        mlps: list[nn.Module] = [part for part in transformer.modules() if isinstance(part, MLP)]
+        for part in mlps + parts[1:]:
             part.compile(dynamic=True)
 
 
