@@ -29,7 +29,7 @@ from nextscale.transformer import ScaleTransformer
 
 @dataclass
 class Samples:
-    """``samples`` as the modality has them (images: B C H W in [-1, 1]); ``steps[k]``, the same decoded after scale
+    """``samples`` as the modality has them (on a grid: B C *grid); ``steps[k]``, the same decoded after scale
     k (only where asked for); the ``conditions`` they were drawn under."""
 
     samples: Any

@@ -197,7 +197,7 @@ class Floor:
 
     COLD_BYTES = 2**28
 
-    def __init__(self, counts: Mapping[Product, int] | Mapping[Any, int], clock: Clock, cold: bool = False) -> None:
+    def __init__(self, counts: Mapping[Any, int], clock: Clock, cold: bool = False) -> None:
         self.counts, self.clock, self.cold = counts, clock, cold
         self.flops = sum(product.flops * count for product, count in counts.items())
 

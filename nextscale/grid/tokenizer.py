@@ -21,7 +21,7 @@ WHOLE = 3
 """Tokens up to which an edit keeps a scale whole, as published VAR does."""
 
 CHUNK = 2**17
-"""Places of the sample's grid that are decoded at once, two images of 256 x 256, where no gradients are needed."""
+"""Places of the sample's grid that are decoded at once, where no gradients are needed: two of 256 x 256."""
 
 
 @dataclass(frozen=True)
