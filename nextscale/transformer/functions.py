@@ -15,7 +15,7 @@ def split_heads(qkv_BLHd: Tensor, heads: int, scale_H: Tensor | None) -> tuple[T
     """Queries, keys and values, B H L d each, from one projection B L (3 H d).
 
     With ``scale_H``, keys become unit vectors, and queries vectors of that length a head (QK-norm). The norm is
-    taken in float32, so that half-precision vectors keep their length as well as they can.
+    taken in float32 and rounded once.
     """
     parts = qkv_BLHd.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     if scale_H is None:
@@ -30,7 +30,8 @@ class _SplitNormalized(Function):
     def forward(ctx: Any, qkv: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qk = qkv[:2]
         length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=torch.promote_types(qk.dtype, torch.float32))
-        factor = scale / length.clamp_min(1e-12)  # as F.normalize guards against 0
+        # All large products are of one type: mixed ones would be widened into copies first.
+        factor = (scale / length.clamp_min(1e-12)).to(qk.dtype)  # as F.normalize guards against 0
         unit = torch.mul(qk, factor, out=torch.empty(qk.shape, dtype=qk.dtype, device=qk.device))
         ctx.save_for_backward(unit, factor, scale)
         return unit[0], unit[1], qkv[2].contiguous()
@@ -40,9 +41,9 @@ class _SplitNormalized(Function):
         unit, factor, scale = ctx.saved_tensors
         _, batch, heads, length, size = unit.shape
         grad = unit.new_empty(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
-        along = torch.stack([(g * u).sum(-1, dtype=factor.dtype) for g, u in zip(grads, unit, strict=False)])[..., None]
+        along = torch.stack([(g * u).sum(-1) for g, u in zip(grads[:2], unit, strict=True)])[..., None]
         # What is left of each gradient at right angles to its vector, at that vector's length.
-        removed = -factor * along / scale.square()
+        removed = (-factor * along / scale.square()).to(unit.dtype)
         for i, g in enumerate(grads[:2]):
             torch.mul(g, factor[i], out=grad[i]).addcmul_(unit[i], removed[i])
         grad[2] = grads[2]
