@@ -50,7 +50,8 @@ def _check_compiler() -> None:
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
-        raise ConfigError("torch.compile needs a C++ compiler, and none was found: install g++, or set compile=false") from error
+        message = "torch.compile needs a C++ compiler, and none was found: install g++, or set compile=false"
+        raise ConfigError(message) from error
 
 
 def lr_factor(step: int, config: StageConfig) -> float:
