@@ -24,6 +24,9 @@ WHOLE = 3
 CHUNK = 2**17
 """Places of the sample's grid that are decoded at once, where no gradients are needed: two of 256 x 256."""
 
+ENCODED = 2**20
+"""The same of encoding, whose activations are fewer."""
+
 
 @dataclass(frozen=True)
 class GridState:
@@ -110,7 +113,11 @@ class GridTokenizer(MultiscaleTokenizer):
 
     def features(self, samples: Tensor) -> Tensor:
         """B C *latent: what the encoder makes of samples, before quantization."""
-        return self.encoder(self._pad(samples))
+        padded = self._pad(samples)
+        number = max(1, ENCODED // math.prod(padded.shape[2:]))
+        if torch.is_grad_enabled() or len(padded) <= number:
+            return self.encoder(padded)
+        return torch.cat([self.encoder(chunk) for chunk in padded.split(number)])
 
     def _pad(self, samples: Tensor) -> Tensor:
         padding = self._missing(samples.shape[2:])

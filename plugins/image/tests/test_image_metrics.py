@@ -200,7 +200,7 @@ def test_classifier_takes_any_size_and_is_deterministic(size):
 def test_classifier_refuses_labels_that_do_not_fit():
     with pytest.raises(DataError, match="0 to 2"):
         train_classifier(normal(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), 3)
-    with pytest.raises(DataError, match="one label an image"):
+    with pytest.raises(DataError, match="one label a sample"):
         train_classifier(normal(4, 1, 8, 8), torch.tensor([0, 1, 2]), 3)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from nextscale_video.data import in_channels, open_videos, resized
 from nextscale_video.objectives import VideoObjective
 from nextscale_video.readers import read_source
 from nextscale_video.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from nextscale.api import Model
 
 
 class VideoModality(Modality):
@@ -49,6 +53,9 @@ class VideoModality(Modality):
     def write_film(self, steps: list[Tensor], path: Path) -> Path:
         return writers.write_film(steps, _png(path))
 
+    def write_parts(self, parts: Iterable[Tensor], path: Path) -> Path:
+        return writers.write_clip(parts, path.with_suffix(".gif"))
+
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[Tensor, Tensor | None]:
@@ -59,6 +66,25 @@ class VideoModality(Modality):
         if mask is None:
             return sample, None
         return sample, _read(mask, tokenizer.sample_shape, 1)[:, 0] > 0
+
+    def evaluate_tokenizer(
+        self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
+    ) -> dict[str, Any]:
+        from nextscale_video.evaluate import evaluate_reconstruction
+
+        return evaluate_reconstruction(tokenizer, data, device)
+
+    def evaluate_model(self, model: Model, data: DataSplits, options: dict[str, Any]) -> dict[str, Any]:
+        from nextscale_video.evaluate import evaluate_prediction
+
+        return evaluate_prediction(model, data)
+
+    def evaluate_samples(
+        self, samples: Tensor, conditions: dict[str, Tensor], data: DataSplits, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        from nextscale_video.evaluate import evaluate_samples
+
+        return evaluate_samples(samples, conditions, data, options)
 
 
 def _read(path: Path, shape: tuple[int, ...], channels: int) -> Tensor:
