@@ -237,6 +237,7 @@ def test_discriminator_learns_to_tell_two_sets_apart():
     b=st.floats(1e-6, 1e3) | st.just(0.0),
     values=st.lists(st.floats(-2, 2), min_size=2, max_size=5),
 )
+@settings(deadline=None)
 def test_adaptive_weight_is_the_ratio_of_gradient_norms(a, b, values):
     weight = torch.tensor(values, dtype=torch.float64, requires_grad=True)
     count = math.sqrt(len(values))

@@ -104,7 +104,8 @@ def test_a_matrix_lets_a_segment_see_the_one_before_only():
     """Each clip sees itself and the clip before: changing the first segment changes no logit of the third."""
     tokenizer = segmented((10, 4, 4), (1, 2), carry=False)
     rule = [[j <= k and k // 2 - j // 2 <= 1 for j in range(6)] for k in range(6)]
-    transformer = transformer_for(tokenizer, attention=rule, positions="rotary")
+    # One block: over several, what a segment has seen of the one before it reaches the next.
+    transformer = transformer_for(tokenizer, attention=rule, positions="rotary", depth=1)
     pyramid = random_pyramid(tokenizer, 1, 0)
     changed = pyramid.tokens.clone()
     changed[:, : pyramid.schedule.offsets[2]] = (changed[:, : pyramid.schedule.offsets[2]] + 1) % 11

@@ -140,8 +140,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x))
         places = fold(qkv) if self.each else qkv
-        q, k, v = places.flatten(2).mT.chunk(3, dim=-1)
-        out = F.scaled_dot_product_attention(q, k, v).mT.unflatten(-1, places.shape[2:])
+        q, k, v = places.reshape(*places.shape[:2], -1).mT.chunk(3, dim=-1)
+        out = F.scaled_dot_product_attention(q, k, v).mT.reshape(len(places), -1, *places.shape[2:])
         return x + self.proj(unfold(out, len(x)) if self.each else out)
 
 

@@ -224,12 +224,14 @@ class GridTokenizer(MultiscaleTokenizer):
     def decode_pieces(self, state: GridState, places: int) -> Iterator[Tensor]:
         """Decoded samples piece by piece along the first axis, ``places`` latent places at a time.
 
-        Put together they are what ``decode`` gives, in memory that does not grow with the length. For causal decoders.
+        Put together they are what ``decode`` gives, in memory that does not grow with the length. For causal decoders,
+        which are not to be used otherwise until all pieces are read.
         """
         left, sides = state.sample_shape[0], state.sample_shape[1:]
-        with torch.inference_mode(), streaming(self.decoder):
+        with streaming(self.decoder):
             for part in state.f_hat.split(places, 2):
-                piece = self.decoder(part).to(part.dtype)[:, :, :left]
+                with torch.no_grad():
+                    piece = self.decoder(part).to(part.dtype)[:, :, :left]
                 left -= piece.shape[2]
                 yield self._crop(piece, (piece.shape[2], *sides))
 
