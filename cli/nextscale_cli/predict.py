@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -50,13 +51,15 @@ def predict(
     check_names(model, conditions)
     original, _ = model.modality.read_sample(sample, model.tokenizer)
     known = held(original, frames)
-    folder = make_folder(out or run / "predictions" / f"seed-{seed}")
+    folder = out or run / "predictions" / f"seed-{seed}"
     drawn = [known]
     for i in range(number):
-        parts = go_on(model, known, frames, pieces, mixed_seed(seed, i) >> 32, sampling=sampling, conditions=conditions)
-        if pieces == 1:
-            drawn.append(next(parts).to(known))
-            parts = drawn[-1:]
-        typer.echo(model.modality.write_parts(parts, folder / f"{i:06d}"))
+        version = mixed_seed(seed, i) >> 32
+        parts = go_on(model, known, frames, pieces, version, sampling=sampling, conditions=conditions)
+        first = next(parts).to(known)
+        if i == 0:  # what can be wrong with the settings has shown by now
+            make_folder(folder)
+        typer.echo(model.modality.write_parts(chain([first], parts), folder / f"{i:06d}"))
+        drawn += [first] if pieces == 1 else []
     if pieces == 1:
         typer.echo(model.modality.write_grid(model.modality.concatenate(drawn), folder / "grid.png"))

@@ -19,7 +19,7 @@ from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenspace import Codes
 
 WHOLE = 3
-"""Tokens up to which an edit keeps a scale whole, as published VAR does."""
+"""Published VAR's."""
 
 CHUNK = 2**17
 """Places of the sample's grid that are decoded at once, where no gradients are needed: two of 256 x 256."""
@@ -52,6 +52,9 @@ class GridTokenizer(MultiscaleTokenizer):
         factor: how much smaller the latent is, along each axis.
         layout: how the networks lie on the grid; None looks both ways along every axis.
     """
+
+    whole: int = WHOLE
+    """Tokens up to which an edit keeps a scale whole, if it keeps anything."""
 
     def __init__(
         self,
@@ -184,8 +187,8 @@ class GridTokenizer(MultiscaleTokenizer):
 
     def keep_tokens(self, keep: Tensor) -> Tensor:
         """Published VAR's rule: the mask on the finest grid (here its share of each cell), resized linearly to each
-        scale, keeps a token where it is above one half. Scales of three tokens or fewer, which say what the whole
-        sample is, are kept if anything is."""
+        scale, keeps a token where it is above one half. Scales of three tokens or fewer (``whole``),
+        which say what the whole sample is, are kept if anything is."""
         return self._keep(self._cells(keep), self.schedule_for(keep.shape[1:]))
 
     def _cells(self, keep: Tensor) -> Tensor:
@@ -201,7 +204,7 @@ class GridTokenizer(MultiscaleTokenizer):
         mode = ("linear", "bilinear", "trilinear")[cells.dim() - 3]
         parts = [F.interpolate(cells, scale.shape, mode=mode).flatten(1) > 0.5 for scale in schedule.scales]
         some = (cells > 0).flatten(1).any(1, keepdim=True)
-        return torch.cat([some.expand_as(part) if part.shape[1] <= WHOLE else part for part in parts], 1)
+        return torch.cat([some.expand_as(part) if part.shape[1] <= self.whole else part for part in parts], 1)
 
     def splice(self, state: GridState, known: GridState, keep: Tensor) -> GridState:
         finest = state.schedule.span(len(state.schedule) - 1)

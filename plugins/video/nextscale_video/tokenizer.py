@@ -38,6 +38,9 @@ def build_tokenizer(config: VideoTokenizerConfig, description: dict[str, Any]) -
         tokenizer = SegmentedTokenizer(
             encoder, decoder, pyramid, sides, shape, factor, layout, config.clips, config.carry
         )
+    # Where what follows is to be drawn, what is known of it is a guess: a token that says what the whole clip is would
+    # keep the guess.
+    tokenizer.whole = 0
     if config.norm_groups is not None:
         set_norm_groups(tokenizer, config.norm_groups)
     return tokenizer

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import nextscale
 from nextscale.api import Model
@@ -16,9 +17,12 @@ from nextscale.errors import ConfigError, DataError, NextscaleError
 from nextscale.grid import SegmentedTokenizer
 from nextscale.runconfig import load_config
 from nextscale.training.run import train
+from nextscale_cli.main import app
 from nextscale_video import evaluate
 from nextscale_video.evaluate import evaluate_prediction, evaluate_reconstruction, evaluate_samples, known_frames
+from nextscale_video.readers import read_file
 from nextscale_video.tokenizer import build_tokenizer
+from nextscale_video.writers import write_samples
 
 TINY: dict[str, Any] = {
     "preset": "moving-digits",
@@ -49,10 +53,15 @@ def settings(**changes: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=list(VARIANTS))
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / request.param
     train(load_config("video", overrides=settings(**VARIANTS[request.param])), run)
     assert (run / "samples" / "samples.gif").exists()
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Model:
     return nextscale.load(run, "cpu")
 
 
@@ -88,6 +97,33 @@ def test_what_a_prediction_starts_from(model: Model, clips: torch.Tensor):
     for places in (0, 9):
         with pytest.raises(NextscaleError, match="give 1 to 8"):
             predict(model, clips, places)
+
+
+def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
+    pytest.importorskip("av")
+    write_samples(clips[:1, :, :6], tmp_path)
+    start = str(tmp_path / "000000.mp4")
+
+    def invoke(*arguments: str) -> Any:
+        return CliRunner().invoke(app, [arguments[0], str(run), *arguments[1:], "--out", str(tmp_path / "out")])
+
+    for arguments, message in (
+        (("--frames", "5"), "--sample FILE is missing"),
+        (("--video", start, "--frames", "9"), "9 of 9 places cannot be gone on from: give 1 to 8"),
+        (("--video", start, "--frames", "5", "label=10"), "label 10 is out of range"),
+        (("--video", str(tmp_path / "none.mp4")), "does not exist"),
+    ):
+        result = invoke("predict", *arguments)
+        assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.output
+        assert not (tmp_path / "out").exists()
+    result = invoke("predict", "--video", start, "--frames", "5", "-n", "2", "label=3")
+    assert result.exit_code == 0, result.output
+    assert [Path(line).name for line in result.stdout.split()] == ["000000.gif", "000001.gif", "grid.png"]
+    result = invoke("predict", "--video", start, "--frames", "1", "-n", "1", "--pieces", "3")
+    assert result.exit_code == 0 and len(read_file(tmp_path / "out" / "000000.mp4")) == 9 + 8 + 8
+    result = invoke("edit", "--sample", start, "--box", "1,0,0,5,16,16", "-n", "1")
+    assert result.exit_code == 0, result.output
+    assert len(read_file(tmp_path / "out" / "single" / "000000.mp4")) == 9
 
 
 def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
