@@ -67,7 +67,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     where = getattr(config.data, "shorthand", None)
     data = config.data.model_dump(mode="json", exclude={where} if where else None)
     settings = {f"data.{key}": value for key, value in data.items()}
-    return settings | {"training.transformer.cache_passes": config.training.transformer.cache_passes, "seed": config.seed}
+    passes = config.training.transformer.cache_passes
+    return settings | {"training.transformer.cache_passes": passes, "seed": config.seed}
 
 
 @torch.no_grad()
