@@ -41,7 +41,9 @@ class Layout:
         return CAUSAL[self.axes](inputs, outputs, kernel, padding=padding)
 
     def norm(self, channels: int) -> nn.GroupNorm:
-        groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= 2) or g == 1)
+        # Of two values that are nearly the same, a norm makes -1 and 1: a single place has to give more than two.
+        least = 8 if self.causal and self.axes == 1 else 2
+        groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= least) or g == 1)
         return (PlaceNorm if self.causal else nn.GroupNorm)(groups, channels, eps=1e-6)
 
 
