@@ -47,7 +47,7 @@ class Schedule:
         return cls(tuple(Scale(tuple(int(axis) for axis in shape)) for shape in shapes))
 
     @classmethod
-    def grid(cls, finest: Sequence[int], sides: Sequence[int] | Sequence[Sequence[int]]) -> Schedule:
+    def grid(cls, finest: Sequence[int], sides: Sequence[int | Sequence[int]]) -> Schedule:
         """Grids that grow to ``finest`` with its aspect ratio.
 
         ``sides`` are the lengths of the longest axis, coarsest first, relative to its last entry: VAR's

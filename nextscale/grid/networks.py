@@ -150,4 +150,4 @@ class Decoder(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weight that adversarial losses are balanced at."""
-        return self.conv_out.weight
+        return self.conv_out.get_parameter("weight")

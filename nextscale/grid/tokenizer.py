@@ -61,7 +61,7 @@ class GridTokenizer(MultiscaleTokenizer):
         encoder: nn.Module,
         decoder: nn.Module,
         pyramid: ResidualPyramid,
-        sides: Sequence[int] | Sequence[Sequence[int]],
+        sides: Sequence[int | Sequence[int]],
         sample_shape: Sequence[int],
         factor: Sequence[int],
         layout: Layout | None = None,
