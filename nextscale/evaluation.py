@@ -45,7 +45,8 @@ def evaluate(
     Returns:
         ``reconstruction`` (the modality's), ``codebook`` (usage and perplexity, a scale and in all), ``validation``
         (loss in nats and accuracy of the transformer, a scale and in all), ``samples`` (by guidance; every distance
-        beside its real-against-real floor). The last two only where the run holds a transformer.
+        beside its real-against-real floor), ``model`` (the modality's, where it has any). The last three only where
+        the run holds a transformer.
 
     Raises:
         CheckpointError, DataError, ConfigError: the run, its data or the options are not as they should be.
@@ -63,8 +64,12 @@ def evaluate(
         model = load(run, device)
         with console.status("validation loss"):
             results["validation"] = validation_loss(model, data)
-        results["samples"] = {}
         settings = {"cache": run / "eval-cache", "device": device, **(options or {})}
+        with console.status("predictions"):
+            found = modality.evaluate_model(model, data, settings)
+        if found:
+            results["model"] = found
+        results["samples"] = {}
         for value in guidance:
             with console.status(f"{samples} samples at guidance {value:g}"):
                 drawn = model.generate(samples, seed=seed, sampling={"guidance": value})

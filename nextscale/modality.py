@@ -7,6 +7,7 @@ is imported when a command needs it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from nextscale.api import Model
     from nextscale.bench import BenchCase
     from nextscale.data import DataSplits
     from nextscale.tokenizer import MultiscaleTokenizer
@@ -92,6 +94,13 @@ class Modality(ABC):
     def write_film(self, steps: list[Any], path: Path) -> Path:
         """Write the coarse-to-fine film strip: ``steps[k]`` are the same samples decoded after scale k."""
 
+    def write_parts(self, parts: Iterable[Any], path: Path) -> Path:
+        """Write one sample to ``path``, which has no suffix yet, from its parts along the first axis as they come (each
+        a batch of one). The default joins them first."""
+        import torch
+
+        return self.write_samples(torch.cat(list(parts), 2), path)[0]
+
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[Any, Tensor | None]:
@@ -121,6 +130,10 @@ class Modality(ABC):
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
     ) -> dict[str, Any]:
         """Reconstruction metrics on held-out data."""
+        return {}
+
+    def evaluate_model(self, model: Model, data: DataSplits, options: dict[str, Any]) -> dict[str, Any]:
+        """Metrics that need the model itself: predictions of held-out samples, say."""
         return {}
 
     def evaluate_samples(

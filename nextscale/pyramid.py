@@ -47,19 +47,26 @@ class Schedule:
         return cls(tuple(Scale(tuple(int(axis) for axis in shape)) for shape in shapes))
 
     @classmethod
-    def grid(cls, finest: Sequence[int], sides: Sequence[int]) -> Schedule:
+    def grid(cls, finest: Sequence[int], sides: Sequence[int | Sequence[int]]) -> Schedule:
         """Grids that grow to ``finest`` with its aspect ratio.
 
         ``sides`` are the lengths of the longest axis, coarsest first, relative to its last entry: VAR's
         ``1 2 3 4 5 6 8 10 13 16`` on a 16 x 16 latent is itself, on a 24 x 32 latent every side is doubled and the
-        first axis follows at 3/4. A side that is repeated makes a further pass over the same grid.
+        first axis follows at 3/4. A side that is repeated makes a further pass over the same grid. Where axes grow
+        differently, an entry is the lengths of all of them: ``(1, 1, 1) (1, 2, 2) (2, 4, 4)``.
 
         Raises:
             ValueError: if ``sides`` is empty, not positive, or shrinks.
         """
-        if not sides or min(sides) < 1 or any(b < a for a, b in pairwise(sides)):
+        lengths = [[side] * len(finest) if isinstance(side, int) else list(side) for side in sides]
+        columns = list(zip(*lengths, strict=True))
+        if not lengths or min(map(min, lengths)) < 1 or any(b < a for axis in columns for a, b in pairwise(axis)):
             raise ValueError(f"scales must be positive and must not shrink, got {list(sides)}")
-        shapes = [[max(1, math.floor(axis * side / sides[-1] + 0.5)) for axis in finest] for side in sides]
+        last = lengths[-1]
+        shapes = [
+            [max(1, math.floor(size * side / end + 0.5)) for size, side, end in zip(finest, row, last, strict=True)]
+            for row in lengths
+        ]
         return cls.of(shapes)
 
     @cached_property

@@ -90,7 +90,7 @@ def test_typers_own_messages_and_exit_code_stay(arguments: list[str], message: s
 
 def test_wrong_settings_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     for arguments, message in [
-        (["train", "-m", "imgae"], "error: unknown modality 'imgae'; did you mean 'image'? (known: image)"),
+        (["train", "-m", "imgae"], "error: unknown modality 'imgae'; did you mean 'image'?"),
         (["train", "-p", "digist"], "error: unknown preset 'digist'; did you mean 'digits'?"),
         (["train", "training.tokenzier.lr=1"], "error: unknown key training.tokenzier.lr; did you mean 'tokenizer'?"),
         (["train", "lr"], "error: 'lr' is not an override: it should read key=value"),

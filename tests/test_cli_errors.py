@@ -102,7 +102,7 @@ def test_names_that_are_not_known(tmp_path: Path) -> None:
 
 
 def test_extras_that_are_not_installed(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nextscale_image import efficientnet
+    from nextscale.grid import efficientnet
 
     monkeypatch.setattr(efficientnet, "weight_file", lambda: None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import nextscale
 from nextscale.config import StageConfig, TransformerStageConfig
 from nextscale.errors import ConfigError, NextscaleError, TrainingError
+from nextscale.grid import efficientnet
 from nextscale.runconfig import dump_config, load_config, load_run_config
 from nextscale.training.checkpoint import check_checkpoint
 from nextscale.training.distributed import pick_device
@@ -25,7 +26,6 @@ from nextscale.training.loop import Trainer
 from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, lr_factor
 from nextscale.training.run import tokenize, train
 from nextscale.training.signals import Interrupted
-from nextscale_image import efficientnet
 
 Settings = Callable[..., list[str]]
 STAGES = ("tokenizer", "transformer")

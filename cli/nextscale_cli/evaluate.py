@@ -26,6 +26,9 @@ def evaluate(
     inception: Annotated[
         Path | None, typer.Option(help="Standard Inception weights, for a distance that may be called FID.")
     ] = None,
+    extractor: Annotated[
+        Path | None, typer.Option(help="TorchScript features of clips (I3D: a distance that may be called FVD).")
+    ] = None,
     reconstruction_only: Annotated[
         bool, typer.Option("--reconstruction-only", help="Measure the tokenizer only; draw no samples.")
     ] = False,
@@ -39,6 +42,8 @@ def evaluate(
     options: dict[str, Any] = {"features": features.value}
     if inception is not None:
         options["inception"] = inception
+    if extractor is not None:
+        options["extractor"] = extractor
     from nextscale.evaluation import evaluate as evaluate_run
     from nextscale_cli.tables import print_results
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "tokenize": ("nextscale_cli.tokenize:tokenize", "Write a run's token cache anew."),
     "sample": ("nextscale_cli.sample:sample", "Draw samples from a trained run."),
     "edit": ("nextscale_cli.edit:edit", "Draw part of a sample anew, or what lies around it."),
+    "predict": ("nextscale_cli.predict:predict", "Go on from the start of a sample."),
     "eval": ("nextscale_cli.evaluate:evaluate", "Measure reconstruction and sample quality of a trained run."),
     "import": ("nextscale_cli.formats:importers", "Make a run of models that other software trained."),
     "export": ("nextscale_cli.formats:exporters", "Write a run's models as other software reads them."),

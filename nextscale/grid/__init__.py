@@ -1,9 +1,20 @@
 """N-dimensional residual pyramids (1-D, 2-D, 3-D): what every modality on a regular grid shares."""
 
+from nextscale.grid.layers import Layout
 from nextscale.grid.phi import Phi
 from nextscale.grid.pyramid import ResidualPyramid
 from nextscale.grid.quantizer import VectorQuantizer
 from nextscale.grid.resample import resample
+from nextscale.grid.segments import SegmentedTokenizer
 from nextscale.grid.tokenizer import GridState, GridTokenizer
 
-__all__ = ["GridState", "GridTokenizer", "Phi", "ResidualPyramid", "VectorQuantizer", "resample"]
+__all__ = [
+    "GridState",
+    "GridTokenizer",
+    "Layout",
+    "Phi",
+    "ResidualPyramid",
+    "SegmentedTokenizer",
+    "VectorQuantizer",
+    "resample",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.grid.layers import Layout, streaming
 from nextscale.grid.pyramid import Quantized, ResidualPyramid
 from nextscale.grid.resample import resample
 from nextscale.pyramid import Schedule, TokenPyramid
@@ -18,10 +19,13 @@ from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenspace import Codes
 
 WHOLE = 3
-"""Tokens up to which an edit keeps a scale whole, as published VAR does."""
+"""Published VAR's."""
 
 CHUNK = 2**17
 """Places of the sample's grid that are decoded at once, where no gradients are needed: two of 256 x 256."""
+
+ENCODED = 2**20
+"""The same of encoding, whose activations are fewer."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +41,33 @@ class GridTokenizer(MultiscaleTokenizer):
     """Tokenizes samples B channels *grid through a latent grid that is ``factor`` times smaller.
 
     Samples whose sides are not multiples of ``factor`` are padded (by repeating their border) and decoded samples
-    cropped, so any size works.
+    cropped, so any size works. Where the networks are causal along the first axis, it is padded at its end.
 
     Args:
         encoder: B channels *grid -> B C *latent, each side divided by its factor.
         decoder: the way back.
         pyramid: quantizes the latent.
-        sides: length of the longest side of each scale, relative to the last.
+        sides: length of the longest side of each scale, or of all its sides, relative to the last.
         sample_shape: the default grid of a sample (the training data's).
         factor: how much smaller the latent is, along each axis.
+        layout: how the networks lie on the grid; None looks both ways along every axis.
     """
+
+    whole: int = WHOLE
+    """Tokens up to which an edit keeps a scale whole, if it keeps anything."""
 
     def __init__(
         self,
         encoder: nn.Module,
         decoder: nn.Module,
         pyramid: ResidualPyramid,
-        sides: Sequence[int],
+        sides: Sequence[int | Sequence[int]],
         sample_shape: Sequence[int],
         factor: Sequence[int],
+        layout: Layout | None = None,
     ) -> None:
         super().__init__()
+        self.layout = layout or Layout(len(sample_shape))
         self.encoder, self.decoder, self.pyramid = encoder, decoder, pyramid
         self.sides, self.factor = tuple(sides), tuple(factor)
         self.sample_shape = tuple(sample_shape)
@@ -67,8 +77,31 @@ class GridTokenizer(MultiscaleTokenizer):
 
     def schedule_for(self, sample_shape: Sequence[int]) -> Schedule:
         """The schedule of samples of this grid, which may differ from the default one."""
-        latent = [-(-size // factor) for size, factor in zip(sample_shape, self.factor, strict=True)]
+        padded = [size + extra for size, extra in zip(sample_shape, self._missing(sample_shape), strict=True)]
+        padded[0] += self._lead
+        return self.schedule_on([size // factor for size, factor in zip(padded, self.factor, strict=True)])
+
+    def schedule_on(self, latent: Sequence[int]) -> Schedule:
+        """The schedule on a latent grid."""
         return Schedule.grid(latent, self.sides)
+
+    def latent_shape(self, schedule: Schedule) -> tuple[int, ...]:
+        """The latent grid that a schedule describes."""
+        return schedule.scales[-1].shape
+
+    def pyramids(self, schedule: Schedule) -> list[Schedule]:
+        """The residual pyramids that a schedule consists of, each of which grows to its own finest grid."""
+        return [schedule]
+
+    @property
+    def _lead(self) -> int:
+        """Places that a first place which stands alone lacks to fill a latent cell."""
+        return self.factor[0] - 1 if self.layout.alone else 0
+
+    def _missing(self, sample_shape: Sequence[int]) -> list[int]:
+        """Places along each axis that a sample lacks to fill whole cells."""
+        sizes = [sample_shape[0] + self._lead, *sample_shape[1:]]
+        return [(-size) % factor for size, factor in zip(sizes, self.factor, strict=True)]
 
     def schedule(self) -> Schedule:
         return self._default
@@ -83,19 +116,26 @@ class GridTokenizer(MultiscaleTokenizer):
 
     def features(self, samples: Tensor) -> Tensor:
         """B C *latent: what the encoder makes of samples, before quantization."""
-        return self.encoder(self._pad(samples))
+        padded = self._pad(samples)
+        number = max(1, ENCODED // math.prod(padded.shape[2:]))
+        if torch.is_grad_enabled() or len(padded) <= number:
+            return self.encoder(padded)
+        return torch.cat([self.encoder(chunk) for chunk in padded.split(number)])
 
     def _pad(self, samples: Tensor) -> Tensor:
-        padding = [(-size) % factor for size, factor in zip(samples.shape[2:], self.factor, strict=True)]
+        padding = self._missing(samples.shape[2:])
         if not any(padding):
             return samples
-        sides = [side for pad in reversed(padding) for side in (pad // 2, pad - pad // 2)]
+        before = [pad // 2 for pad in padding]
+        if self.layout.causal:
+            before[0] = 0
+        sides = [side for pad, first in zip(padding[::-1], before[::-1], strict=True) for side in (first, pad - first)]
         return F.pad(samples, sides, mode="replicate")
 
     def encode(self, samples: Tensor) -> TokenPyramid:
         features = self.features(samples).float()
         with torch.autocast(features.device.type, enabled=False):
-            return self.pyramid.tokens(features, self.schedule_for(samples.shape[2:]))
+            return self._tokens(features, self.schedule_for(samples.shape[2:]))
 
     def reconstruct(
         self, samples: Tensor, kept_scales: Tensor | None = None, record: bool = True
@@ -108,8 +148,14 @@ class GridTokenizer(MultiscaleTokenizer):
         schedule = self.schedule_for(shape)
         features = self.features(samples)
         with torch.autocast(features.device.type, enabled=False):
-            quantized = self.pyramid.quantize(features.float(), schedule, kept_scales, record)
+            quantized = self._quantize(features.float(), schedule, kept_scales, record)
         return self._decode(quantized.f_hat, shape), quantized
+
+    def _tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
+        return self.pyramid.tokens(features, schedule)
+
+    def _quantize(self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None, record: bool) -> Quantized:
+        return self.pyramid.quantize(features, schedule, kept_scales, record)
 
     def initial_state(
         self,
@@ -118,10 +164,11 @@ class GridTokenizer(MultiscaleTokenizer):
         schedule: Schedule | None = None,
     ) -> GridState:
         schedule = schedule or self._default
-        finest = schedule.scales[-1].shape
-        shape = tuple(size * factor for size, factor in zip(finest, self.factor, strict=True))
-        f_hat = torch.zeros(num_samples, self.feature_dim, *finest, device=self.device)
-        return GridState(f_hat, schedule, self.sample_shape if schedule == self._default else shape)
+        latent = self.latent_shape(schedule)
+        shape = [size * factor for size, factor in zip(latent, self.factor, strict=True)]
+        shape[0] -= self._lead
+        f_hat = torch.zeros(num_samples, self.feature_dim, *latent, device=self.device)
+        return GridState(f_hat, schedule, self.sample_shape if schedule == self._default else tuple(shape))
 
     def scale_input(self, state: GridState, k: int) -> ScaleInput:
         scale, device = state.schedule.scales[k], state.f_hat.device
@@ -140,22 +187,36 @@ class GridTokenizer(MultiscaleTokenizer):
 
     def keep_tokens(self, keep: Tensor) -> Tensor:
         """Published VAR's rule: the mask on the finest grid (here its share of each cell), resized linearly to each
-        scale, keeps a token where it is above one half. Scales of three tokens or fewer, which say what the whole
-        sample is, are kept if anything is."""
-        schedule = self.schedule_for(keep.shape[1:])
-        cells = F.interpolate(self._pad(keep[:, None].float()), schedule.scales[-1].shape, mode="area")
-        mode = ("linear", "bilinear", "trilinear")[keep.dim() - 2]
+        scale, keeps a token where it is above one half. Scales of three tokens or fewer (``whole``),
+        which say what the whole sample is, are kept if anything is."""
+        return self._keep(self._cells(keep), self.schedule_for(keep.shape[1:]))
+
+    def _cells(self, keep: Tensor) -> Tensor:
+        """B 1 *latent: the share of each cell that ``keep`` (B *grid booleans) keeps."""
+        places = self._pad(keep[:, None].float())
+        if self._lead:
+            places = torch.cat([places[:, :, :1].expand(-1, -1, self._lead, *places.shape[3:]), places], 2)
+        latent = [size // factor for size, factor in zip(places.shape[2:], self.factor, strict=True)]
+        return F.interpolate(places, latent, mode="area")
+
+    def _keep(self, cells: Tensor, schedule: Schedule) -> Tensor:
+        """B L booleans, from the share of each cell that is kept."""
+        mode = ("linear", "bilinear", "trilinear")[cells.dim() - 3]
         parts = [F.interpolate(cells, scale.shape, mode=mode).flatten(1) > 0.5 for scale in schedule.scales]
-        some = keep.flatten(1).any(1, keepdim=True)
-        return torch.cat([some.expand_as(part) if part.shape[1] <= WHOLE else part for part in parts], 1)
+        some = (cells > 0).flatten(1).any(1, keepdim=True)
+        return torch.cat([some.expand_as(part) if part.shape[1] <= self.whole else part for part in parts], 1)
 
     def splice(self, state: GridState, known: GridState, keep: Tensor) -> GridState:
         finest = state.schedule.span(len(state.schedule) - 1)
         places = keep[:, finest].unflatten(1, state.schedule.scales[-1].shape)[:, None]
         return replace(state, f_hat=torch.where(places, known.f_hat, state.f_hat))
 
+    def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
+        """B C *latent: what the codes of scale k add to f_hat."""
+        return self.pyramid.part(vectors_BLC, k, schedule)
+
     def _add(self, state: GridState, k: int, vectors_BLC: Tensor) -> GridState:
-        return replace(state, f_hat=state.f_hat + self.pyramid.part(vectors_BLC, k, state.schedule))
+        return replace(state, f_hat=state.f_hat + self.part(vectors_BLC, k, state.schedule))
 
     def decode(self, state: Any) -> Tensor:
         return self._decode(state.f_hat, state.sample_shape)
@@ -163,12 +224,38 @@ class GridTokenizer(MultiscaleTokenizer):
     def decode_like(self, state: GridState, samples: Tensor) -> Tensor:
         return self._decode(state.f_hat, samples.shape[2:])
 
+    def decode_pieces(self, state: GridState, places: int) -> Iterator[Tensor]:
+        """Decoded samples piece by piece along the first axis, ``places`` latent places at a time.
+
+        Put together they are what ``decode`` gives, in memory that does not grow with the length. For causal decoders,
+        which are not to be used otherwise until all pieces are read.
+        """
+        left, sides = state.sample_shape[0], state.sample_shape[1:]
+        with streaming(self.decoder):
+            for part in state.f_hat.split(places, 2):
+                with torch.no_grad():
+                    piece = self.decoder(part).to(part.dtype)[:, :, :left]
+                left -= piece.shape[2]
+                yield self._crop(piece, (piece.shape[2], *sides))
+
     def _decode(self, f_hat: Tensor, sample_shape: Sequence[int]) -> Tensor:
         if torch.is_grad_enabled():
-            decoded = self.decoder(f_hat)
-        else:  # in chunks, as finest activations take far more memory than samples
-            number = max(1, CHUNK // math.prod(sample_shape))
-            decoded = torch.cat([self.decoder(chunk).to(f_hat.dtype) for chunk in f_hat.split(number)])
+            return self._crop(self.decoder(f_hat), sample_shape)
+        # In chunks, as finest activations take far more memory than samples: of samples, and where one is too large
+        # and the decoder is causal, of its first axis.
+        number = CHUNK // math.prod(sample_shape)
+        decoded = [self._decode_long(c) if number == 0 else self.decoder(c) for c in f_hat.split(max(1, number))]
+        return self._crop(torch.cat([chunk.to(f_hat.dtype) for chunk in decoded]), sample_shape)
+
+    def _decode_long(self, f_hat: Tensor) -> Tensor:
+        if not self.layout.causal:
+            return self.decoder(f_hat)
+        places = max(1, CHUNK // math.prod([*f_hat.shape[3:], *self.factor]))
+        with streaming(self.decoder):
+            return torch.cat([self.decoder(part) for part in f_hat.split(places, 2)], 2)
+
+    def _crop(self, decoded: Tensor, sample_shape: Sequence[int]) -> Tensor:
         for axis, size in enumerate(sample_shape, start=2):
-            decoded = decoded.narrow(axis, (decoded.shape[axis] - size) // 2, size)
+            spare = decoded.shape[axis] - size
+            decoded = decoded.narrow(axis, 0 if axis == 2 and self.layout.causal else spare // 2, size)
         return decoded

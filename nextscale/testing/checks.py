@@ -75,12 +75,12 @@ def check_purity(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditio
 @torch.no_grad()
 def check_telescoping(tokenizer: GridTokenizer, pyramid: TokenPyramid, atol: float = 1e-4) -> None:
     """5. (Residual grids.) The state after k is the sum of the upsampled parts; the last state decodes."""
-    name, machine = "invariant 5 (telescoping)", tokenizer.pyramid
+    name, lookup = "invariant 5 (telescoping)", tokenizer.pyramid.quantizer.lookup
     states = tokenizer.states(pyramid)
     total = torch.zeros_like(states[0].f_hat)
     assert_same(name, "f_hat before the first scale", states[0].f_hat, total)
     for k in range(len(pyramid.schedule)):
-        total = total + machine.part(machine.quantizer.lookup(pyramid.scale(k)), k, pyramid.schedule)
+        total = total + tokenizer.part(lookup(pyramid.scale(k)), k, pyramid.schedule)
         assert_same(name, "f_hat", states[k + 1].f_hat, total, scale=k, atol=atol)
     decoded = tokenizer.decode(states[-1])
     assert_same(name, "decoded sample", tokenizer.decode_tokens(pyramid), decoded)

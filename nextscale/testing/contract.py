@@ -112,11 +112,13 @@ class TokenizerContract(PropertyTests):
 
     def property_schedule(self, data: st.DataObject) -> None:
         tokenizer = self.draw_tokenizer(data)
-        grid = isinstance(tokenizer, GridTokenizer)
         schedule = data.draw(self.schedules(tokenizer), "schedule") or tokenizer.schedule()
-        checks.check_schedule(schedule, grid)
         encoded = tokenizer.encode(self.samples(tokenizer, 1, data.draw(strategies.seeds(), "seed")))
-        checks.check_schedule(encoded.schedule, grid)
+        for each in (schedule, encoded.schedule):
+            checks.check_schedule(each)
+            if isinstance(tokenizer, GridTokenizer):
+                for part in tokenizer.pyramids(each):
+                    checks.check_schedule(part, grid=True)
 
     def property_causality(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)

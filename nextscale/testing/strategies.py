@@ -38,9 +38,9 @@ def schedules_for(tokenizer: MultiscaleTokenizer) -> st.SearchStrategy[Schedule 
     """None (the tokenizer's default), and for a grid tokenizer those of smaller or stretched samples, too."""
     if not isinstance(tokenizer, GridTokenizer):
         return st.none()
-    latent = tokenizer.schedule().scales[-1].shape
+    latent = tokenizer.latent_shape(tokenizer.schedule())
     sides = st.tuples(*[st.integers(max(1, size // 2), size + 1) for size in latent])
-    return st.none() | sides.map(lambda finest: Schedule.grid(finest, tokenizer.sides))
+    return st.none() | sides.map(tokenizer.schedule_on)
 
 
 def pyramids(tokenizer: MultiscaleTokenizer, max_samples: int = 3) -> st.SearchStrategy[TokenPyramid]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nextscale import plugins
 from nextscale.config import StageConfig
 from nextscale.grid import GridTokenizer
+from nextscale.grid.networks import Encoder
 from nextscale.runconfig import RunConfig
 from nextscale.store import new_transformer
 from nextscale.tokenizer import MultiscaleTokenizer
@@ -115,8 +116,10 @@ def _tokenizer_flops(tokenizer: MultiscaleTokenizer, build: Callable[[], Multisc
     return sum(found)
 
 
-def _channels(tokenizer: nn.Module) -> int:
-    """Input channels of the first convolution."""
+def _channels(tokenizer: GridTokenizer) -> int:
+    """Of the samples: the encoder's, or those of its first convolution."""
+    if isinstance(tokenizer.encoder, Encoder):
+        return tokenizer.encoder.channels
     return next(m.in_channels for m in tokenizer.modules() if isinstance(m, CONVOLUTIONS))
 
 

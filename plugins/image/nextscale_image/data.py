@@ -10,6 +10,7 @@ import numpy as np
 from nextscale.conditioning import ConditionSpec
 from nextscale.data import DataSplits
 from nextscale.errors import DataError
+from nextscale.holdout import hold_out
 from nextscale_image.config import ImageDataConfig
 from nextscale_image.decoding import (
     LazyImages,
@@ -20,7 +21,6 @@ from nextscale_image.decoding import (
     unreadable,
     upright_size,
 )
-from nextscale_image.holdout import hold_out
 from nextscale_image.readers import read_source
 from nextscale_image.readers.raw import ArrayImages, ImageSet, RawSplit, RawSplits
 from nextscale_image.source import ImageSource, Pixels

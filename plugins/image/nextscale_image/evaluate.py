@@ -20,12 +20,12 @@ from torch import Tensor
 from nextscale.config import Section
 from nextscale.data import DataSplits, SampleSource
 from nextscale.errors import ConfigError, DataError, NextscaleError, unknown
+from nextscale.grid.classifier import cached_classifier, predict
+from nextscale.grid.efficientnet import load_efficientnet_lite0, weight_file
+from nextscale.metrics import frechet_distance, kernel_distance, memorisation, psnr, ssim, within_class_diversity
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.distributed import pick_device
 from nextscale.training.randomness import sample_seeds
-from nextscale_image.classifier import cached_classifier, predict
-from nextscale_image.efficientnet import load_efficientnet_lite0, weight_file
-from nextscale_image.metrics import frechet_distance, kernel_distance, memorisation, psnr, ssim, within_class_diversity
 
 log = logging.getLogger("nextscale.image")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nextscale.conditioning import ConditionSpec
 from nextscale.data import DataSplits
+from nextscale.grid.objectives import CriticObjective, TokenizerObjective
 from nextscale.modality import Modality
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.objective import Objective
@@ -17,7 +18,6 @@ from nextscale_image import writers
 from nextscale_image.config import ImageDataConfig, ImageTokenizerConfig
 from nextscale_image.data import open_images
 from nextscale_image.files import read_image
-from nextscale_image.objectives import CriticObjective, TokenizerObjective
 from nextscale_image.tokenizer import ImageTokenizer
 
 if TYPE_CHECKING:

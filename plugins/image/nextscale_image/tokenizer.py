@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from nextscale.errors import ConfigError, DataError
-from nextscale.grid import GridTokenizer, Phi, ResidualPyramid, VectorQuantizer
+from nextscale.grid import GridTokenizer, Layout
+from nextscale.grid.convolutional import networks, residual_pyramid
+from nextscale.grid.networks import Decoder, set_norm_groups
 from nextscale_image.config import ImageTokenizerConfig
-from nextscale_image.networks import Decoder, Encoder, set_norm_groups
 
 
 class ImageTokenizer(GridTokenizer):
@@ -32,33 +33,10 @@ class ImageTokenizer(GridTokenizer):
         shape = (description["height"], description["width"])
         factor = 2 ** (len(config.multipliers) - 1)
         _check_scales(config, shape, factor)
-        sizes = (
-            self.channels,
-            config.width,
-            config.multipliers,
-            config.blocks,
-            config.attention,
-            config.channels,
-            config.shortcut,
-        )
-        quantizer = VectorQuantizer(
-            config.quantizer.codes,
-            config.channels,
-            config.quantizer.distance,
-            config.quantizer.update,
-            config.quantizer.ema_decay,
-            len(config.scales),
-        )
-        phi = Phi(
-            2,
-            config.channels,
-            config.quantizer.phi,
-            config.quantizer.phi_count,
-            len(config.scales),
-            config.quantizer.phi_ratio,
-        )
-        pyramid = ResidualPyramid(quantizer, phi, config.quantizer.upsample, config.quantizer.commitment)
-        super().__init__(Encoder(*sizes), Decoder(*sizes), pyramid, config.scales, shape, (factor, factor))
+        strides = [(2, 2)] * (len(config.multipliers) - 1)
+        pyramid = residual_pyramid(config, 2, len(config.scales))
+        encoder, decoder = networks(config, Layout(2), self.channels, strides)
+        super().__init__(encoder, decoder, pyramid, config.scales, shape, (factor, factor))
         if config.norm_groups is not None:
             set_norm_groups(self, config.norm_groups)
         # Convolutions on CPUs (and tensor cores) are two to three times faster with channels last.

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nextscale.errors import DataError
+from nextscale.holdout import hold_out
 from nextscale.training.randomness import sample_seeds
 from nextscale_image import data as image_data
 from nextscale_image.config import ImageDataConfig
 from nextscale_image.data import open_images
-from nextscale_image.holdout import hold_out
 from nextscale_image.readers import arrays, idx
 from nextscale_image.source import ImageSource, augment, load_all
 

@@ -15,10 +15,9 @@ from sklearn.datasets import load_digits
 from nextscale.conditioning import ConditionSpec
 from nextscale.data import Batch, DataSplits
 from nextscale.errors import ConfigError, DataError, NextscaleError
-from nextscale_image import efficientnet
-from nextscale_image.classifier import cached_classifier, predict, train_classifier
-from nextscale_image.evaluate import evaluate_reconstruction, evaluate_samples
-from nextscale_image.metrics import (
+from nextscale.grid import efficientnet
+from nextscale.grid.classifier import cached_classifier, predict, train_classifier
+from nextscale.metrics import (
     frechet_distance,
     kernel_distance,
     mean_pairwise_distance,
@@ -28,6 +27,7 @@ from nextscale_image.metrics import (
     ssim,
     within_class_diversity,
 )
+from nextscale_image.evaluate import evaluate_reconstruction, evaluate_samples
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -200,7 +200,7 @@ def test_classifier_takes_any_size_and_is_deterministic(size):
 def test_classifier_refuses_labels_that_do_not_fit():
     with pytest.raises(DataError, match="0 to 2"):
         train_classifier(normal(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), 3)
-    with pytest.raises(DataError, match="one label an image"):
+    with pytest.raises(DataError, match="one label a sample"):
         train_classifier(normal(4, 1, 8, 8), torch.tensor([0, 1, 2]), 3)
 
 
@@ -212,7 +212,7 @@ def test_classifier_is_kept_and_a_damaged_file_replaced(tmp_path, monkeypatch):
         trained.append(1)
         return train_classifier(*args, **kwargs)
 
-    monkeypatch.setattr("nextscale_image.classifier.train_classifier", counted)
+    monkeypatch.setattr("nextscale.grid.classifier.train_classifier", counted)
 
     def cached(images=images, labels=labels, seed=0):
         return cached_classifier(tmp_path / "cache", images, labels, 2, seed, width=4, epochs=1)(images)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nextscale.errors import NextscaleError
-from nextscale_image.writers import GAP, GROUND, to_uint8, write_film, write_grid, write_samples
+from nextscale.pictures import GAP, GROUND, to_uint8
+from nextscale_image.writers import write_film, write_grid, write_samples
 
 
 def samples(count: int, channels: int = 3, height: int = 8, width: int = 8, seed: int = 0) -> torch.Tensor:

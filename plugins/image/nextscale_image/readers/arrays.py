@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from nextscale.builtin import digits_table
 from nextscale.errors import DataError
-from nextscale_image.holdout import hold_out
+from nextscale.holdout import hold_out
 from nextscale_image.readers.raw import ArrayImages, RawSplit, RawSplits
 
 DIGITS_TEST_SHARE = 0.1
@@ -33,19 +32,6 @@ def read_digits() -> RawSplits:
         name: RawSplit(ArrayImages(images_NHW[rows, ..., None], "digits"), labels_N[rows])
         for name, rows in (("train", rest), ("test", test))
     }
-
-
-def digits_table() -> np.ndarray:
-    """From scikit-learn's own file where it lies, as importing scikit-learn takes as long as importing torch."""
-    found = importlib.util.find_spec("sklearn")
-    if found is not None and found.origin is not None:
-        path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-        if path.is_file():
-            return np.loadtxt(path, delimiter=",")
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    return np.column_stack([digits.data, digits.target])
 
 
 def read_npz(path: Path) -> RawSplits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextscale_image.efficientnet import load_efficientnet_lite0
+from nextscale.grid.efficientnet import load_efficientnet_lite0
 
 SMALLEST_SIDE = 64
 """Smaller images are enlarged to this first: below it, the network's deeper maps are a single place."""

@@ -1,4 +1,4 @@
-"""The independent classifier: a small convolutional network trained on the real training split.
+"""The independent classifier of samples on a grid: a small convolutional network trained on the real training split.
 
 It judges samples twice: by the share it puts into the class that was asked for, and by distances between its
 penultimate features. It has seen no sample and shares nothing with the model that is judged.
@@ -7,7 +7,9 @@ penultimate features. It has seen no sample and shares nothing with the model th
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nextscale.errors import DataError
+from nextscale.grid.phi import CONVOLUTIONS
 
+_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_POOLS = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+# Twice as fast as the default layout on CPUs.
+_LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
 FEATURES = 128
 RECIPE = 1
 """Part of the cache's key: to be raised with every change of the network or of its training."""
@@ -26,44 +33,44 @@ RECIPE = 1
 class Classifier(nn.Module):
     """Blocks of two convolutions and a halving, then two linear layers.
 
-    Takes images B C H W in [-1, 1] of the size it was built for; gives logits, B num_classes.
+    Takes samples B C *grid in [-1, 1] of the size it was built for; gives logits, B num_classes.
 
     Args:
-        channels, size: of the images.
+        channels, size: of the samples.
         num_classes: of the labels.
         width: channels of the first block; each later one doubles them.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int], num_classes: int, width: int) -> None:
+    def __init__(self, channels: int, size: Sequence[int], num_classes: int, width: int) -> None:
         super().__init__()
-        # From 16 pixels on, the first convolution halves too: the full resolution would take most of the time.
+        self.layout, axes = _LAYOUTS[len(size)], len(size)
+        # From 16 places on, the first convolution halves too: the full resolution would take most of the time.
         stride = 2 if min(size) >= 16 else 1
         sides = [_halved(side) if stride == 2 else side for side in size]
         outputs = width
-        blocks: list[nn.Module] = [_convolution(channels, width, 5 if stride == 2 else 3, stride)]
+        blocks: list[nn.Module] = [_convolution(axes, channels, width, 5 if stride == 2 else 3, stride)]
         while len(blocks) < 5 or min(sides) > 4:  # two blocks at least; 2 to 4 places a side remain
             if len(blocks) > 1:
-                blocks.append(_convolution(outputs, 2 * outputs))
+                blocks.append(_convolution(axes, outputs, 2 * outputs))
                 outputs *= 2
-            blocks += [_convolution(outputs, outputs), nn.MaxPool2d(2, ceil_mode=True)]
+            blocks += [_convolution(axes, outputs, outputs), _POOLS[axes](2, ceil_mode=True)]
             sides = [_halved(side) for side in sides]
         self.blocks = nn.Sequential(*blocks)
-        self.hidden = nn.Linear(outputs * sides[0] * sides[1], FEATURES)
+        self.hidden = nn.Linear(outputs * math.prod(sides), FEATURES)
         self.output = nn.Linear(FEATURES, num_classes)
 
-    def features(self, x_BCHW: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """B FEATURES: the penultimate activations, the space of the classifier's Fréchet and kernel distances."""
-        # Twice as fast as the default layout on CPUs.
-        x_BCHW = self.blocks(x_BCHW.contiguous(memory_format=torch.channels_last))
-        return F.relu(self.hidden(x_BCHW.flatten(1)))
+        x = self.blocks(x.contiguous(memory_format=self.layout))
+        return F.relu(self.hidden(x.flatten(1)))
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.output(F.dropout(self.features(x_BCHW), 0.3, self.training))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(F.dropout(self.features(x), 0.3, self.training))
 
 
-def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+def _convolution(axes: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+    convolution = CONVOLUTIONS[axes](inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, _NORMS[axes](outputs), nn.ReLU(inplace=True))
 
 
 def _halved(side: int) -> int:
@@ -71,7 +78,7 @@ def _halved(side: int) -> int:
 
 
 def train_classifier(
-    images_NCHW: Tensor,
+    samples_N: Tensor,
     labels_N: Tensor,
     num_classes: int,
     seed: int = 0,
@@ -80,24 +87,24 @@ def train_classifier(
     epochs: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Classifier:
-    """Train the independent classifier, with shifts by up to one pixel and no other augmentation.
+    """Train the independent classifier, with shifts by up to one place and no other augmentation.
 
     The result is a function of the arguments (and of the device and its number of threads, whose rounding differs).
 
     Args:
-        images_NCHW: in [-1, 1], all of one size.
+        samples_N: N C *grid in [-1, 1].
         labels_N: integers below ``num_classes``.
         width: channels of the first block; None takes 32.
-        epochs: None takes what shows about 420,000 images, and at most 20 epochs (28 x 28, 60,000 images: 7).
+        epochs: None takes what shows about 420,000 samples, and at most 20 epochs (28 x 28, 60,000 images: 7).
 
     Raises:
-        DataError: no images, or labels that do not fit them.
+        DataError: no samples, or labels that do not fit them.
     """
-    if len(images_NCHW) == 0 or len(images_NCHW) != len(labels_N):
-        raise DataError(f"a classifier needs one label an image: {len(images_NCHW)} images, {len(labels_N)} labels")
+    if len(samples_N) == 0 or len(samples_N) != len(labels_N):
+        raise DataError(f"a classifier needs one label a sample: {len(samples_N)} samples, {len(labels_N)} labels")
     if int(labels_N.min()) < 0 or int(labels_N.max()) >= num_classes:
         raise DataError(f"labels must be 0 to {num_classes - 1}, got {int(labels_N.min())} to {int(labels_N.max())}")
-    n, channels, height, width_ = images_NCHW.shape
+    n, channels, *size = samples_N.shape
     batch_size = min(n, 64 if n < 10_000 else 128)
     steps_per_epoch = n // batch_size
     epochs = epochs or max(1, min(20, round(420_000 / n)))
@@ -105,8 +112,8 @@ def train_classifier(
     # Initialisation, order, shifts and dropout draw from the global generators, which get their state back.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        network = Classifier(channels, (height, width_), num_classes, width or 32).to(device)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = Classifier(channels, size, num_classes, width or 32).to(device)
+        network = network.to(memory_format=network.layout)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=3e-3, total_steps=epochs * steps_per_epoch, pct_start=0.2
@@ -117,8 +124,8 @@ def train_classifier(
             # A last part of a batch is left out: batch norm would be noisy on it. The next epoch has another.
             for step in range(steps_per_epoch):
                 index = order[step * batch_size : (step + 1) * batch_size]
-                x_BCHW = _shift(images_NCHW[index].float()).to(device)
-                loss = F.cross_entropy(network(x_BCHW), labels_N[index].long().to(device), label_smoothing=0.05)
+                x = _shift(samples_N[index].float()).to(device)
+                loss = F.cross_entropy(network(x), labels_N[index].long().to(device), label_smoothing=0.05)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -126,31 +133,34 @@ def train_classifier(
     return network.eval()
 
 
-def _shift(x_BCHW: Tensor) -> Tensor:
-    """Each image moved by -1, 0 or 1 pixel along each axis, edges repeated. Draws from the global generator."""
-    batch, _, height, width = x_BCHW.shape
-    padded = F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate")
-    shifts = torch.randint(3, (2, batch))
-    rows = shifts[0][:, None] + torch.arange(height)
-    columns = shifts[1][:, None] + torch.arange(width)
-    every = torch.arange(batch)[:, None, None]
-    return padded[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+def _shift(x: Tensor) -> Tensor:
+    """Each sample moved by -1, 0 or 1 place along each axis, edges repeated. Draws from the global generator."""
+    batch, _, *size = x.shape
+    axes = len(size)
+    padded = F.pad(x, [1, 1] * axes, mode="replicate")
+    shifts = torch.randint(3, (axes, batch))
+    places = []
+    for axis, side in enumerate(size):
+        index = shifts[axis][:, None] + torch.arange(side)
+        places.append(index.view(batch, *[side if i == axis else 1 for i in range(axes)]))
+    every = torch.arange(batch).view(batch, *[1] * axes)
+    return padded[(every, slice(None), *places)].movedim(-1, 1)
 
 
 @torch.inference_mode()
-def predict(network: Classifier, images_NCHW: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+def predict(network: Classifier, samples_N: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
     """Features (N FEATURES) and predicted classes (N), on the CPU."""
     device = next(network.parameters()).device
     features, classes = [], []
-    for x_BCHW in images_NCHW.split(batch_size):
-        features.append(network.features(x_BCHW.float().to(device)).cpu())
+    for x in samples_N.split(batch_size):
+        features.append(network.features(x.float().to(device)).cpu())
         classes.append(network.output(features[-1].to(device)).argmax(1).cpu())
     return torch.cat(features), torch.cat(classes)
 
 
 def cached_classifier(
     folder: Path | str | None,
-    images_NCHW: Tensor,
+    samples_N: Tensor,
     labels_N: Tensor,
     num_classes: int,
     seed: int = 0,
@@ -161,23 +171,22 @@ def cached_classifier(
 ) -> Classifier:
     """``train_classifier``, or what it gave before: weights are kept in ``folder`` (None keeps nothing).
 
-    The file is named by a hash of all that decides them: the images, the labels, the seed and the recipe. A file
+    The file is named by a hash of all that decides them: the samples, the labels, the seed and the recipe. A file
     that cannot be read is replaced.
     """
     wanted = {"width": width, "epochs": epochs}
     if folder is None:
-        return train_classifier(images_NCHW, labels_N, num_classes, seed, **wanted, device=device)
-    path = Path(folder) / f"classifier-{classifier_key(images_NCHW, labels_N, num_classes, seed, **wanted)}.safetensors"
+        return train_classifier(samples_N, labels_N, num_classes, seed, **wanted, device=device)
+    path = Path(folder) / f"classifier-{classifier_key(samples_N, labels_N, num_classes, seed, **wanted)}.safetensors"
     if path.exists():
-        _, channels, height, width_ = images_NCHW.shape
-        network = Classifier(channels, (height, width_), num_classes, width or 32)
+        network = Classifier(samples_N.shape[1], samples_N.shape[2:], num_classes, width or 32)
         try:
             network.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError, OSError):
             pass  # damaged: trained again below
         else:
-            return network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    network = train_classifier(images_NCHW, labels_N, num_classes, seed, **wanted, device=device)
+            return network.to(device, memory_format=network.layout).eval()  # type: ignore[call-overload]
+    network = train_classifier(samples_N, labels_N, num_classes, seed, **wanted, device=device)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, temporary)
@@ -186,9 +195,9 @@ def cached_classifier(
 
 
 def classifier_key(
-    images_NCHW: Tensor, labels_N: Tensor, num_classes: int, seed: int, width: int | None, epochs: int | None
+    samples_N: Tensor, labels_N: Tensor, num_classes: int, seed: int, width: int | None, epochs: int | None
 ) -> str:
-    """A name for all that decides the classifier. Of the images, their shape and each one's mean are hashed."""
-    facts = repr((RECIPE, tuple(images_NCHW.shape), num_classes, seed, width, epochs)).encode()
-    means = images_NCHW.float().mean((1, 2, 3)).cpu().numpy().round(4).tobytes()
+    """A name for all that decides the classifier. Of the samples, their shape and each one's mean are hashed."""
+    facts = repr((RECIPE, tuple(samples_N.shape), num_classes, seed, width, epochs)).encode()
+    means = samples_N.float().mean(tuple(range(1, samples_N.dim()))).cpu().numpy().round(4).tobytes()
     return hashlib.sha256(facts + labels_N.long().cpu().numpy().tobytes() + means).hexdigest()[:20]

@@ -15,28 +15,28 @@ NORM_GROUPS = 8
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN (Isola et al. 2017, https://arxiv.org/abs/1611.07004): one logit for every overlapping patch.
+    """PatchGAN (Isola et al. 2017, https://arxiv.org/abs/1611.07004): logits of the overlapping patches of a 2-D grid.
 
-    ``layers`` convolutions halve the resolution, two more keep it. Small images get fewer halvings, so that at
+    ``layers`` convolutions halve the resolution, two more keep it. Small grids get fewer halvings, so that at
     least one logit is left. Where the paper has batch norm, this has group norm: its statistics are each sample's
     own, so that a batch gives the same result however it is split over processes and micro-batches, and real and
-    reconstructed images may be judged in one batch or in two.
+    reconstructed grids may be judged in one batch or in two.
 
     Args:
-        channels: of the images.
+        channels: of the grids.
         width: channels after the first convolution; each later one doubles them, up to eight times.
         layers: most halvings.
-        smallest_side: the shorter side, in pixels, of the smallest images it will see.
+        smallest_side: the shorter side of the smallest grids it will see.
 
     Raises:
-        ConfigError: images smaller than 3 pixels.
+        ConfigError: grids smaller than 3 places.
     """
 
     def __init__(self, channels: int, width: int = 64, layers: int = 3, smallest_side: int = 256) -> None:
         super().__init__()
         if smallest_side < 3:
             raise ConfigError(
-                f"the adversarial loss needs images of at least 3 pixels a side, got {smallest_side}; "
+                f"the adversarial loss needs grids of at least 3 places a side, got {smallest_side}; "
                 "set tokenizer.adversarial.weight=0"
             )
         # The two last convolutions each take one row and column away.

@@ -9,29 +9,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.data import Batch
-from nextscale.grid.pyramid import Quantized
-from nextscale.training.distributed import gather
-from nextscale.training.objective import Objective
-from nextscale.training.randomness import Draws
-from nextscale_image.config import AdversarialConfig, ImageTokenizerConfig
-from nextscale_image.discriminator import (
+from nextscale.grid.discriminator import (
     PatchDiscriminator,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
-from nextscale_image.perceptual import PerceptualLoss
-from nextscale_image.tokenizer import ImageTokenizer
+from nextscale.grid.networks import Decoder
+from nextscale.grid.perceptual import PerceptualLoss
+from nextscale.grid.pyramid import Quantized
+from nextscale.grid.tokenizer import GridTokenizer
+from nextscale.gridconfig import AdversarialConfig, ConvolutionalConfig
+from nextscale.training.distributed import gather
+from nextscale.training.objective import Objective
+from nextscale.training.randomness import Draws
 
 
 class TokenizerObjective(Objective):
-    """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of the multiscale VQ-VAE."""
+    """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE."""
 
     name = "tokenizer"
-    model: ImageTokenizer
+    model: GridTokenizer
 
     def __init__(
-        self, tokenizer: ImageTokenizer, config: ImageTokenizerConfig, critic: CriticObjective | None = None
+        self, tokenizer: GridTokenizer, config: ConvolutionalConfig, critic: CriticObjective | None = None
     ) -> None:
         super().__init__()
         self.model, self.config = tokenizer, config
@@ -42,53 +43,60 @@ class TokenizerObjective(Objective):
         self._seen: list[Quantized] = []
 
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        images = batch.samples
+        samples = batch.samples
         quantizer_config = self.config.quantizer
         kept = None
         if quantizer_config.scale_dropout > 0:
-            number = len(self.model.schedule())
+            number = len(self.model.sides)
             dropped = draws.uniform() < quantizer_config.scale_dropout
             kept = torch.where(dropped, 1 + draws.integers(number), number)
-        reconstruction, quantized = self.model.reconstruct(images, kept, record=False)
+        reconstruction, quantized = self.model.reconstruct(samples, kept, record=False)
         if step != self._step:
             self._seen.clear()
         self._step = step
         self._seen.append(replace(quantized, f_hat=quantized.f_hat.detach(), loss=quantized.loss.detach()))
-        scalars = self._reconstruction(reconstruction, images)
+        scalars = self.reconstruction(reconstruction, samples)
         loss = scalars["reconstruction"] + quantized.loss
         scalars["quantization"] = quantized.loss.detach()
         critic = self._unregistered[0]
         if critic is not None and step >= self.config.adversarial.start:
-            adversarial = hinge_generator_loss(critic.model(reconstruction))
-            weight = torch.tensor(self.config.adversarial.weight, device=images.device)
+            adversarial = hinge_generator_loss(critic.model(self.views(reconstruction)))
+            weight = torch.tensor(self.config.adversarial.weight, device=samples.device)
             if self.config.adversarial.adaptive:
+                assert isinstance(self.model.decoder, Decoder)
                 last = self.model.decoder.last_layer
                 weight = weight * adaptive_weight(scalars["reconstruction"], adversarial, last)
             loss = loss + weight * adversarial
             scalars |= {"adversarial": adversarial.detach(), "adversarial_weight": weight}
-        batch.scratch["reconstruction"] = reconstruction.detach()
+        if critic is not None:
+            batch.scratch["views"] = self.views(samples), self.views(reconstruction).detach()
         return loss, {key: value.detach() for key, value in scalars.items()}
 
-    def _reconstruction(self, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
-        squared, absolute = F.mse_loss(reconstruction, images), F.l1_loss(reconstruction, images)
+    def views(self, samples: Tensor) -> Tensor:
+        """What the discriminator and the perceptual loss look at: 2-D grids, here the samples themselves."""
+        return samples
+
+    def reconstruction(self, reconstruction: Tensor, samples: Tensor) -> dict[str, Tensor]:
+        """Losses of reconstructions, by name; ``reconstruction`` is their weighted sum."""
+        squared, absolute = F.mse_loss(reconstruction, samples), F.l1_loss(reconstruction, samples)
         loss = self.config.l2 * squared + self.config.l1 * absolute
         scalars = {"l1": absolute, "l2": squared}
         perceptual = self._unregistered[1]
         if perceptual is not None:
-            perceptual.to(images.device)
-            scalars["perceptual"] = perceptual(reconstruction, images)
+            perceptual.to(samples.device)
+            scalars["perceptual"] = perceptual(self.views(reconstruction), self.views(samples))
             loss = loss + self.config.perceptual.weight * scalars["perceptual"]
         return scalars | {"reconstruction": loss}
 
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        assert isinstance(model, ImageTokenizer)
-        images = batch.samples
-        pyramid = model.encode(images)
+        assert isinstance(model, GridTokenizer)
+        samples = batch.samples
+        pyramid = model.encode(samples)
         reconstruction = model.decode_tokens(pyramid).float()
-        scalars = self._reconstruction(reconstruction.clamp(-1, 1), images)
-        # Peak is 2 in [-1, 1]; PSNR a picture, then the mean.
-        per_image = (reconstruction.clamp(-1, 1) - images).square().flatten(1).mean(1).clamp_min(1e-10)
-        psnr = (10 * torch.log10(4 / per_image)).mean()
+        scalars = self.reconstruction(reconstruction.clamp(-1, 1), samples)
+        # Peak is 2 in [-1, 1]; PSNR a sample, then the mean.
+        per_sample = (reconstruction.clamp(-1, 1) - samples).square().flatten(1).mean(1).clamp_min(1e-10)
+        psnr = (10 * torch.log10(4 / per_sample)).mean()
         used = torch.tensor(pyramid.tokens.unique().numel() / model.token_space.vocabulary)  # by this batch alone
         return {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
 
@@ -115,7 +123,7 @@ def _by_sample(quantized: Quantized) -> Tensor:
 
 
 class CriticObjective(Objective):
-    """The PatchGAN discriminator's hinge loss on the images that the tokenizer has just reconstructed."""
+    """The PatchGAN discriminator's hinge loss on what the tokenizer has just reconstructed."""
 
     name = "discriminator"
 
@@ -125,7 +133,7 @@ class CriticObjective(Objective):
         self.lr, self.start = config.lr, config.start
 
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        real, fake = self.model(batch.samples), self.model(batch.scratch["reconstruction"])
+        real, fake = (self.model(views) for views in batch.scratch["views"])
         loss = hinge_discriminator_loss(real, fake)
         if step < self.start:  # it still runs, so that every process has the same gradients to average
             loss = loss * 0

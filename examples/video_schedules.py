@@ -1,0 +1,92 @@
+"""Schedules and attention patterns of video, side by side: each transformer trains for the same time.
+
+    python examples/video_schedules.py [MINUTES] [FOLDER]
+
+One tokenizer a schedule (the presets ``moving-digits`` and ``moving-digits-clips``; kept in FOLDER, runs/schedules, if
+it is there already), then a transformer for each attention pattern: ``full``, ``markov``, and for clips ``before``, the
+matrix by which a clip sees itself and the one before. Each trains for MINUTES (5) on cached tokens, all of it through
+settings that could stand in a file. Prints a row each: tokens a clip, parameters, milliseconds a training step, steps
+taken, seconds to draw 16 clips, validation loss in nats a token and a clip.
+
+Losses of different schedules are of different tokens: only within a schedule do they say which pattern predicts better.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import nextscale
+from nextscale.runconfig import load_config
+from nextscale.store import has
+from nextscale.training.run import train
+
+PILOT = 20
+"""Steps that a step's time is measured on."""
+PRESETS = {"joint": "moving-digits", "clips": "moving-digits-clips"}
+
+
+def before(scales: int, segments: int) -> str:
+    """The matrix by which a segment's scales see their coarser ones and all of the segment before."""
+    rows = [
+        [int(j <= k and k // scales - j // scales <= 1) for j in range(scales * segments)]
+        for k in range(scales * segments)
+    ]
+    return json.dumps(rows)
+
+
+def measure(run: Path) -> tuple[float, float]:
+    """Milliseconds a step, and the lowest validation loss."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["stage"] == "transformer"]
+    speed = [line["tokens_per_second"] for line in lines if line["kind"] == "train"][-1]
+    config = load_config(file=run / "config.yaml")
+    tokens = nextscale.load(run).transformer.schedule.length * config.training.transformer.batch_size
+    return 1000 * tokens / speed, min(line["loss"] for line in lines if line["kind"] == "validation")
+
+
+def stage_two(preset: str, pattern: str, tokenizer: Path, out: Path, steps: int) -> None:
+    settings = {
+        "transformer.attention": pattern,
+        "training.init": tokenizer,
+        "training.transformer.steps": steps,
+        "training.transformer.validate_every": max(PILOT, steps // 10),
+        "training.transformer.cache_passes": 2,
+    }
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    train(load_config("video", preset, overrides=overrides), out, "transformer", resume="auto")
+
+
+def compare(schedule: str, name: str, pattern: str, minutes: float, folder: Path) -> list[str]:
+    """Train one transformer; its row of the table."""
+    preset, run = PRESETS[schedule], folder / f"{schedule}-{name}"
+    pilot = folder / f"{schedule}-{name}-pilot"
+    stage_two(preset, pattern, folder / schedule, pilot, PILOT)
+    steps = max(PILOT, int(minutes * 60_000 / measure(pilot)[0]))
+    stage_two(preset, pattern, folder / schedule, run, steps)
+    step, loss = measure(run)
+    model = nextscale.load(run)
+    began = time.perf_counter()
+    model.generate(16)
+    drawn, tokens = time.perf_counter() - began, model.transformer.schedule.length
+    weights = sum(parameter.numel() for parameter in model.transformer.parameters())
+    clip = loss * tokens
+    costs = [f"{tokens}", f"{weights:,}", f"{step:.0f}", f"{steps}", f"{drawn:.1f}"]
+    return [schedule, name, *costs, f"{loss:.3f}", f"{clip:.1f}"]
+
+
+def main(minutes: float, folder: Path) -> None:
+    rows = [["schedule", "attention", "tokens", "weights", "ms/step", "steps", "s/16", "loss", "clip"]]
+    for schedule, preset in PRESETS.items():
+        if not has(folder / schedule, "tokenizer"):
+            train(load_config("video", preset), folder / schedule, "tokenizer", resume="auto")
+        patterns = {"full": "full", "markov": "markov"} | ({"before": before(4, 2)} if schedule == "clips" else {})
+        rows += [compare(schedule, name, pattern, minutes, folder) for name, pattern in patterns.items()]
+    for row in rows:
+        print("".join(f"{cell:>11}" for cell in row))
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else 5.0, Path(sys.argv[2] if len(sys.argv) > 2 else "runs/schedules"))

@@ -1,0 +1,59 @@
+"""Going on from the start of a sample, along the first axis of its grid: prediction, and samples of any length.
+
+Both are edits: the start is kept, the rest drawn anew. What follows is not known, so a sample is encoded with its last
+known place repeated: nothing of what really followed can reach the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextscale.api import Model, Samples
+from nextscale.errors import NextscaleError
+from nextscale.training.randomness import mixed_seed
+
+
+def held(samples: Tensor, places: int) -> Tensor:
+    """B C T *rest: ``samples`` with all after the first ``places`` along T replaced by the last of these.
+
+    Raises:
+        NextscaleError: none is known, or nothing is left to predict.
+    """
+    total = samples.shape[2]
+    if not 0 < places < total:
+        raise NextscaleError(f"{places} of {total} places cannot be gone on from: give 1 to {total - 1}")
+    last = samples[:, :, places - 1 : places]
+    return torch.cat([samples[:, :, :places], last.expand(-1, -1, total - places, *samples.shape[3:])], 2)
+
+
+def predict(model: Model, samples: Tensor, places: int, **settings: Any) -> Samples:
+    """Samples like ``samples`` (B C T *rest), the first ``places`` along T kept and the rest drawn.
+
+    Args:
+        settings: of ``Model.edit``: ``seed``, ``sampling``, conditions ...
+
+    Raises:
+        NextscaleError, ConfigError: as ``Model.edit``; no place known, or none to predict.
+    """
+    frozen = held(samples, places)
+    keep = torch.zeros(samples.shape[2:], dtype=torch.bool)
+    keep[:places] = True
+    return model.edit(frozen, keep, **settings)
+
+
+def go_on(model: Model, samples: Tensor, places: int, pieces: int, seed: int = 0, **settings: Any) -> Iterator[Tensor]:
+    """Predict ``pieces`` times, each time from the last ``places`` of what was drawn: parts B C t *rest, to be joined.
+
+    The first part is a whole sample, each later one what it adds to those before. Memory does not grow with
+    ``pieces``, if the parts are not kept.
+    """
+    total = samples.shape[2]
+    for number in range(pieces):
+        drawn = predict(model, samples, places, seed=mixed_seed(seed, number) >> 32, **settings).samples
+        yield drawn if number == 0 else drawn[:, :, places:]
+        start = drawn[:, :, total - places :].to(samples.device)
+        samples = held(torch.cat([start, start[:, :, -1:].expand(-1, -1, total - places, *start.shape[3:])], 2), places)

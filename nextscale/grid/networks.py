@@ -1,0 +1,153 @@
+"""The convolutional encoder and decoder, of VQGAN kind (https://arxiv.org/abs/2012.09841), on grids of any axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextscale.errors import ConfigError
+from nextscale.grid.layers import Downsample, Layout, Lead, SelfAttention, Trim, Upsample, from_channels, to_channels
+
+
+def set_norm_groups(network: nn.Module, groups: int) -> None:
+    """Let every group norm of ``network`` have this many groups (its weights do not depend on it).
+
+    Raises:
+        ConfigError: a norm's channels cannot be split so.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            if module.num_channels % groups:
+                raise ConfigError(f"tokenizer.norm_groups {groups} does not divide {module.num_channels} channels")
+            module.num_groups = groups
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, layout: Layout, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = layout.norm(channels_in), layout.norm(channels_out)
+        self.conv1 = layout.convolution(channels_in, channels_out)
+        self.conv2 = layout.convolution(channels_out, channels_out)
+        same = channels_in == channels_out
+        self.shortcut = nn.Identity() if same else layout.convolution(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.shortcut(x) + h
+
+
+def _middle(layout: Layout, channels: int, attention: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [ResidualBlock(layout, channels, channels)]
+    if attention:
+        layers.append(SelfAttention(layout, channels))
+    return nn.Sequential(*layers, ResidualBlock(layout, channels, channels))
+
+
+def total_factor(strides: Sequence[Sequence[int]], axes: int) -> tuple[int, ...]:
+    """How much smaller the latent is along each axis, after downsampling by ``strides`` (one entry a step)."""
+    return tuple(math.prod(step[axis] for step in strides) for axis in range(axes))
+
+
+class Encoder(nn.Module):
+    """B channels *grid -> B latent *(grid / f), where f is the product of ``strides``: an entry between two
+    resolutions, of 1 or 2 an axis.
+
+    ``shortcut`` adds a linear map of each patch of f places to its latent: the layers then only learn what a linear
+    code leaves over, which takes far fewer steps (after DC-AE, https://arxiv.org/abs/2410.10733, whose shortcuts have
+    no weights).
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        channels: int,
+        width: int,
+        multipliers: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        blocks: int,
+        attention: bool,
+        latent: int,
+        shortcut: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels, self.factor = channels, total_factor(strides, layout.axes)
+        patch = channels * math.prod(self.factor)
+        self.shortcut = layout.convolution(patch, latent, 1) if shortcut else None
+        self.lead = Lead(self.factor[0] - 1 if layout.alone else 0)
+        self.conv_in = layout.convolution(channels, width)
+        layers: list[nn.Module] = []
+        current = width
+        for level, multiplier in enumerate(multipliers):
+            last = level == len(multipliers) - 1
+            for _ in range(blocks):
+                layers.append(ResidualBlock(layout, current, width * multiplier))
+                current = width * multiplier
+                if last and attention:
+                    layers.append(SelfAttention(layout, current))
+            if not last:
+                layers.append(Downsample(layout, current, strides[level]))
+        self.layers = nn.Sequential(*layers)
+        self.middle = _middle(layout, current, attention)
+        self.norm_out = layout.norm(current)
+        self.conv_out = layout.convolution(current, latent)
+        self.conv_latent = layout.convolution(latent, latent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.middle(self.layers(self.conv_in(x)))
+        latent = self.conv_latent(self.conv_out(F.silu(self.norm_out(h))))
+        return latent if self.shortcut is None else latent + self.shortcut(to_channels(self.lead(x), self.factor))
+
+
+class Decoder(nn.Module):
+    """The way back, with one residual block more a resolution than the encoder.
+
+    ``shortcut`` adds a linear map of each latent and its neighbours to its patch of f places.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        channels: int,
+        width: int,
+        multipliers: Sequence[int],
+        strides: Sequence[Sequence[int]],
+        blocks: int,
+        attention: bool,
+        latent: int,
+        shortcut: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels, self.factor = channels, total_factor(strides, layout.axes)
+        patch = channels * math.prod(self.factor)
+        self.shortcut = layout.convolution(latent, patch) if shortcut else None
+        self.trim = Trim(self.factor[0] - 1 if layout.alone else 0)
+        current = width * multipliers[-1]
+        self.conv_latent = layout.convolution(latent, latent)
+        self.conv_in = layout.convolution(latent, current)
+        self.middle = _middle(layout, current, attention)
+        layers: list[nn.Module] = []
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                layers.append(ResidualBlock(layout, current, width * multiplier))
+                current = width * multiplier
+                if level == len(multipliers) - 1 and attention:
+                    layers.append(SelfAttention(layout, current))
+            if level > 0:
+                layers.append(Upsample(layout, current, strides[level - 1]))
+        self.layers = nn.Sequential(*layers)
+        self.norm_out = layout.norm(current)
+        self.conv_out = layout.convolution(current, channels)
+
+    def forward(self, f_hat: Tensor) -> Tensor:
+        h = self.middle(self.conv_in(self.conv_latent(f_hat)))
+        x = self.conv_out(F.silu(self.norm_out(self.layers(h))))
+        return x if self.shortcut is None else x + self.trim(from_channels(self.shortcut(f_hat), self.factor))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight that adversarial losses are balanced at."""
+        return self.conv_out.get_parameter("weight")

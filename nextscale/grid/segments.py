@@ -1,0 +1,147 @@
+"""Long grids, segment by segment along the first axis: each has a residual pyramid of its own, after the one before.
+
+Clip pyramids of video (InfinityStar, https://arxiv.org/abs/2511.04675, after VAR's future work) are this: the first
+segment is a still, the others are clips, whose scales have the clip's full length and grow in height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextscale.grid.layers import Layout
+from nextscale.grid.pyramid import Quantized, ResidualPyramid
+from nextscale.grid.resample import resample
+from nextscale.grid.tokenizer import GridState, GridTokenizer
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.tokenizer import ScaleInput
+
+
+class SegmentedTokenizer(GridTokenizer):
+    """A ``GridTokenizer`` whose latent is cut along its first axis; the state starts anew with each segment.
+
+    A segment's scales all have its whole length along the first axis and ``sides`` along the others. So scale k is
+    scale ``k % len(sides)`` of segment ``k // len(sides)``; which segments may look at which is the transformer's
+    scale attention. At a segment's first scale nothing is known of it: the transformer sees the last place of the
+    segment before (``carry``), or nothing.
+
+    Args:
+        lengths: of the segments, in latent places; the last repeats on longer samples, and is cut on shorter ones.
+        carry: show each segment's first scale the last place of the one before.
+        others: as ``GridTokenizer`` takes them; ``sides`` are those of the other axes.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        pyramid: ResidualPyramid,
+        sides: Sequence[int | Sequence[int]],
+        sample_shape: Sequence[int],
+        factor: Sequence[int],
+        layout: Layout,
+        lengths: Sequence[int],
+        carry: bool = True,
+    ) -> None:
+        self.lengths, self.carry = tuple(lengths), carry
+        super().__init__(encoder, decoder, pyramid, sides, sample_shape, factor, layout)
+
+    # Schedules.
+
+    def schedule_on(self, latent: Sequence[int]) -> Schedule:
+        left, number, shapes = latent[0], 0, []
+        while left > 0:
+            length = min(left, self.lengths[min(number, len(self.lengths) - 1)])
+            rest = Schedule.grid(latent[1:], self.sides)
+            shapes += [(length, *scale.shape) for scale in rest.scales]
+            left, number = left - length, number + 1
+        return Schedule.of(shapes)
+
+    def pyramids(self, schedule: Schedule) -> list[Schedule]:
+        size = len(self.sides)
+        return [Schedule(schedule.scales[first : first + size]) for first in range(0, len(schedule), size)]
+
+    def latent_shape(self, schedule: Schedule) -> tuple[int, ...]:
+        return (self._starts(schedule)[-1], *schedule.scales[-1].shape[1:])
+
+    def _starts(self, schedule: Schedule) -> list[int]:
+        """Where segments begin along the first axis of the latent; one more entry is its length."""
+        return list(accumulate((part.scales[0].shape[0] for part in self.pyramids(schedule)), initial=0))
+
+    def _segment(self, schedule: Schedule, k: int) -> tuple[Schedule, int, slice]:
+        """The pyramid that scale k belongs to, its number there, and the places of its segment."""
+        number, scale = divmod(k, len(self.sides))
+        starts = self._starts(schedule)
+        return self.pyramids(schedule)[number], scale, slice(starts[number], starts[number + 1])
+
+    # Encoding.
+
+    def _cut(self, latent: Tensor, schedule: Schedule) -> list[tuple[Tensor, Schedule]]:
+        starts = self._starts(schedule)
+        places = [latent[:, :, start:stop] for start, stop in pairwise(starts)]
+        return list(zip(places, self.pyramids(schedule), strict=True))
+
+    def _tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
+        parts = [self.pyramid.tokens(segment, part).tokens for segment, part in self._cut(features, schedule)]
+        return TokenPyramid.pack(parts, schedule)
+
+    def _quantize(self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None, record: bool) -> Quantized:
+        parts = [self.pyramid.quantize(cut, part, kept_scales, False) for cut, part in self._cut(features, schedule)]
+        counts = torch.stack([part.counts for part in parts]).sum(0)
+        if self.training and record:
+            self.pyramid.quantizer.record(counts)
+        return Quantized(
+            f_hat=torch.cat([part.f_hat for part in parts], 2),
+            pyramid=TokenPyramid.pack([part.pyramid.tokens for part in parts], schedule),
+            loss=torch.stack([part.loss for part in parts]).mean(),
+            residuals=torch.cat([part.residuals for part in parts]),
+            codes=torch.cat([part.codes for part in parts]),
+            counts=counts,
+        )
+
+    # The state machine.
+
+    def scale_input(self, state: GridState, k: int) -> ScaleInput:
+        _, scale, places = self._segment(state.schedule, k)
+        shape, device = state.schedule.scales[k].shape, state.f_hat.device
+        features = None
+        if scale > 0 or k > 0:
+            known = state.f_hat[:, :, places]
+            if scale == 0 and self.carry:
+                known = state.f_hat[:, :, places.start - 1 : places.start].expand_as(known)
+            features = resample(known, shape, "area").flatten(2).mT
+        return ScaleInput(
+            features=features,
+            coordinates=self._coordinates(state.schedule, k, places.start, device),
+            scale_ids=torch.full((state.schedule.scales[k].length,), k, device=device),
+        )
+
+    def _coordinates(self, schedule: Schedule, k: int, start: int, device: torch.device) -> Tensor:
+        """L_k N: as ``Schedule.coordinates`` within the segment, which begins at ``start``."""
+        part, scale, _ = self._segment(schedule, k)
+        inside = part.coordinates(scale, device)
+        return inside + torch.tensor([float(start), *[0.0] * (inside.shape[1] - 1)], device=device)
+
+    def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
+        pyramid, scale, places = self._segment(schedule, k)
+        after = self._starts(schedule)[-1] - places.stop
+        rest = [0] * (2 * (len(schedule.scales[k].shape) - 1))
+        return F.pad(self.pyramid.part(vectors_BLC, scale, pyramid), [*rest, places.start, after])
+
+    # Editing.
+
+    def _keep(self, cells: Tensor, schedule: Schedule) -> Tensor:
+        """Segment by segment: what one keeps says nothing of another."""
+        return torch.cat([super(SegmentedTokenizer, self)._keep(*cut) for cut in self._cut(cells, schedule)], 1)
+
+    def splice(self, state: GridState, known: Any, keep: Tensor) -> GridState:
+        size, finest = len(self.sides), []
+        for k in range(size - 1, len(state.schedule), size):
+            finest.append(keep[:, state.schedule.span(k)].unflatten(1, state.schedule.scales[k].shape))
+        return replace(state, f_hat=torch.where(torch.cat(finest, 1)[:, None], known.f_hat, state.f_hat))

@@ -1,0 +1,223 @@
+"""What ``nextscale eval`` measures on video: reconstruction, prediction, and the quality of samples.
+
+Every distance has a floor beside it, under ``KEY_floor``: what held-out real clips score at the same number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from torch import Tensor
+
+from nextscale.api import Model
+from nextscale.config import Section
+from nextscale.continuation import predict as go_on_from
+from nextscale.data import DataSplits, SampleSource
+from nextscale.errors import ConfigError, DataError, NextscaleError, unknown
+from nextscale.grid import GridTokenizer, SegmentedTokenizer
+from nextscale.grid.classifier import cached_classifier, predict
+from nextscale.grid.layers import fold
+from nextscale.metrics import frechet_distance, psnr, ssim
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.distributed import pick_device
+from nextscale.training.randomness import sample_seeds
+from nextscale_video.motion import flicker, histogram_distance, speed, steady
+
+BATCH = 16
+RECONSTRUCTED, PREDICTED = 200, 32
+"""Most held-out clips that are reconstructed, and predicted."""
+TAUGHT = 4096
+"""Most training clips that the classifier learns from, over all its passes."""
+
+
+class SampleOptions(Section):
+    """What ``evaluate_samples`` may be told."""
+
+    features: Literal["classifier"] = "classifier"
+    """The network whose features the Fréchet distance is measured on: a small 3-D one, trained here."""
+    extractor: Path | None = None
+    """TorchScript file, B 3 T H W in [-1, 1] to B D: adds the Fréchet distance on its features. FVD if it is I3D."""
+    seed: NonNegativeInt = 0
+    classifier_epochs: PositiveInt | None = None
+    cache: Path | None = None
+    """Folder that keeps the trained classifier; None trains it each time."""
+    device: str = "auto"
+
+
+@torch.inference_mode()
+def evaluate_reconstruction(
+    tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device | str = "cpu", limit: int = RECONSTRUCTED
+) -> dict[str, float]:
+    """PSNR (dB) and SSIM, frame by frame, of held-out clips through tokens and back; ``psnr_first`` of first frames."""
+    source = _held_out(data)
+    indices = _drawn(len(source), limit, 0)
+    sums = np.zeros(3)
+    for first in range(0, len(indices), BATCH):
+        clips = source.batch(indices[first : first + BATCH], None).samples.to(device)
+        back = tokenizer.decode_tokens(tokenizer.encode(clips)).float()
+        found = psnr(fold(back), fold(clips)), ssim(fold(back), fold(clips)), psnr(back[:, :, 0], clips[:, :, 0])
+        sums += len(clips) * np.array(found)
+    means = sums / len(indices)
+    return {"psnr": means[0], "ssim": means[1], "psnr_first": means[2], "reconstruction_clips": float(len(indices))}
+
+
+def known_frames(tokenizer: GridTokenizer) -> int:
+    """Frames that a prediction starts from: the first clip pyramid's, or of a joint one the first two latents'."""
+    latents = tokenizer.lengths[0] if isinstance(tokenizer, SegmentedTokenizer) else 2
+    frames = latents * tokenizer.factor[0] - (tokenizer.factor[0] - 1 if tokenizer.layout.alone else 0)
+    return min(frames, tokenizer.sample_shape[0] - 1)
+
+
+@torch.inference_mode()
+def evaluate_prediction(
+    model: Model, data: DataSplits, limit: int = PREDICTED, known: int | None = None
+) -> dict[str, float]:
+    """The rest of held-out clips, predicted from their first ``known`` frames, beside copying the last of these.
+
+    Likeliest tokens are taken (PSNR rewards the mean, not variety). ``prediction_psnr`` and ``copy_psnr`` are over all
+    frames that were not known, ``next_psnr`` and ``copy_next_psnr`` over the first of them, in dB.
+    """
+    tokenizer = model.tokenizer
+    if not isinstance(tokenizer, GridTokenizer) or tokenizer.sample_shape[0] < 2:
+        return {}
+    known = known or known_frames(tokenizer)
+    source = _held_out(data)
+    indices = _drawn(len(source), limit, 0)
+    sums = np.zeros(4)
+    for first in range(0, len(indices), BATCH):
+        batch = source.batch(indices[first : first + BATCH], None)
+        clips = batch.samples
+        drawn = go_on_from(model, clips, known, conditions=batch.conditions, top_k=1, guidance=0.0).samples.cpu()
+        copied = clips[:, :, known - 1 : known].expand_as(clips)
+        for place, (made, until) in enumerate(((drawn, None), (copied, None), (drawn, known + 1), (copied, known + 1))):
+            sums[place] += len(clips) * psnr(fold(made[:, :, known:until]), fold(clips[:, :, known:until]))
+    names = ("prediction_psnr", "copy_psnr", "next_psnr", "copy_next_psnr")
+    results = dict(zip(names, (sums / len(indices)).tolist(), strict=True))
+    return results | {"known_frames": float(known), "predicted_clips": float(len(indices))}
+
+
+def evaluate_samples(
+    samples: Tensor,
+    conditions: Mapping[str, Tensor],
+    data: DataSplits,
+    options: SampleOptions | Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Sample quality against real clips.
+
+    Args:
+        samples: B C T H W in [-1, 1], of the data's size; at least 2.
+        conditions: what they were drawn for; ``label`` where the model knows classes.
+        options: see ``SampleOptions``.
+
+    Returns:
+        ``classifier_accuracy``: share that an independent 3-D classifier puts into the class asked for (its floor: the
+        same of held-out clips); ``frechet_small_3d`` on its features; ``frechet_extractor`` on the given ones;
+        ``motion_histogram`` (``motion.histogram_distance``) to training clips, ``speed`` and ``flicker`` (beside those
+        of held-out clips, ``_real``), ``steady`` (``motion.steady``); ``compared_clips``.
+
+    Raises:
+        ConfigError: an unknown option. DataError: samples of another size than the data's, or too few.
+    """
+    options = _options(options)
+    device = pick_device(options.device)
+    samples = samples.float().cpu().clamp(-1, 1)
+    held_source = _held_out(data)
+    count = min(len(samples), len(data.train), len(held_source))
+    train, _ = _read(data.train, count, options.seed)
+    held, held_labels = _read(held_source, count, options.seed)
+    if samples.shape[1:] != train.shape[1:]:
+        raise DataError(
+            f"samples are {' x '.join(map(str, samples.shape[1:]))}, the data's clips "
+            f"{' x '.join(map(str, train.shape[1:]))} (channels x frames x height x width): both must agree"
+        )
+    if count < 2:
+        raise DataError(f"distances need at least 2 samples, training clips and held-out clips, got {count}")
+    compared = samples[torch.from_numpy(_drawn(len(samples), count, options.seed))]
+    results = {"compared_clips": float(count)}
+    if held_labels is not None:
+        classes = next(spec.size for spec in data.conditions if spec.name == "label")
+        network = cached_classifier(
+            options.cache, *_lesson(data.train, options.seed), classes, options.seed,
+            width=16, epochs=options.classifier_epochs or 10, device=device,
+        )  # fmt: skip
+        if "label" in conditions:
+            results["classifier_accuracy"] = _agreement(predict(network, samples, BATCH)[1], conditions["label"].cpu())
+            results["classifier_accuracy_floor"] = _agreement(predict(network, held, BATCH)[1], held_labels)
+        train_ND, held_ND, compared_ND = (predict(network, clips, BATCH)[0] for clips in (train, held, compared))
+        results["frechet_small_3d"] = frechet_distance(compared_ND, train_ND)
+        results["frechet_small_3d_floor"] = frechet_distance(held_ND, train_ND)
+    if options.extractor is not None:
+        sets = (_extracted(options.extractor, clips, device) for clips in (train, held, compared))
+        train_ND, held_ND, compared_ND = sets
+        results["frechet_extractor"] = frechet_distance(compared_ND, train_ND)
+        results["frechet_extractor_floor"] = frechet_distance(held_ND, train_ND)
+    results["motion_histogram"] = histogram_distance(compared, train)
+    results["motion_histogram_floor"] = histogram_distance(held, train)
+    for name, measure in (("speed", speed), ("flicker", flicker)):
+        results[name], results[f"{name}_real"] = measure(samples), measure(held)
+    results["steady"], results["steady_real"] = steady(samples, train), steady(held, train)
+    return results
+
+
+def _agreement(predicted: Tensor, labels: Tensor) -> float:
+    return float((predicted == labels).double().mean())
+
+
+def _lesson(source: SampleSource, seed: int) -> tuple[Tensor, Tensor]:
+    """Training clips and their labels: as many passes, each with its own augmentation, as make up TAUGHT clips."""
+    passes = max(1, min(8, TAUGHT // len(source)))
+    indices = np.tile(_drawn(len(source), min(len(source), TAUGHT), seed), passes)
+    batch = source.batch(indices, sample_seeds(seed, np.arange(len(indices))))
+    return batch.samples, batch.conditions["label"]
+
+
+def _extracted(path: Path, clips: Tensor, device: torch.device) -> Tensor:
+    """N D: features of a TorchScript network; I3D's common export takes the settings tried first."""
+    try:
+        network = torch.jit.load(str(path), map_location=device).eval()
+    except Exception as error:  # missing, truncated, or not TorchScript: torch raises several kinds
+        raise NextscaleError(f"cannot read the extractor {path}: a TorchScript file is expected") from error
+    found = []
+    with torch.inference_mode():
+        for part in clips.expand(-1, 3, -1, -1, -1).split(BATCH):
+            try:
+                features = network(part.to(device), rescale=False, resize=True, return_features=True)
+            except (RuntimeError, TypeError):
+                features = network(part.to(device))
+            if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(part):
+                raise NextscaleError(f"the extractor {path} should return N D features of clips N 3 T H W")
+            found.append(features.float().cpu())
+    return torch.cat(found)
+
+
+def _held_out(data: DataSplits) -> SampleSource:
+    return data.validation if data.test is None else data.test
+
+
+def _drawn(length: int, count: int, seed: int) -> np.ndarray:
+    """``count`` of 0 .. length - 1 at random (all where there are no more), in rising order."""
+    return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])
+
+
+def _read(source: SampleSource, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    batch = source.batch(_drawn(len(source), count, seed), None)
+    return batch.samples, batch.conditions.get("label")
+
+
+def _options(options: SampleOptions | Mapping[str, Any] | None) -> SampleOptions:
+    if isinstance(options, SampleOptions):
+        return options
+    options = dict(options or {})
+    for name in options:
+        if name not in SampleOptions.model_fields:
+            raise ConfigError(unknown("evaluation option", name, SampleOptions.model_fields))
+    try:
+        return SampleOptions(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"evaluation option {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from error

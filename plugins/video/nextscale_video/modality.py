@@ -1,0 +1,102 @@
+"""The video modality: how the core's records map to clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nextscale.data import DataSplits
+from nextscale.errors import DataError
+from nextscale.grid import GridTokenizer
+from nextscale.grid.networks import Decoder
+from nextscale.grid.objectives import CriticObjective
+from nextscale.modality import Modality
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.objective import Objective
+from nextscale_video import writers
+from nextscale_video.config import VideoDataConfig, VideoTokenizerConfig
+from nextscale_video.data import in_channels, open_videos, resized
+from nextscale_video.objectives import VideoObjective
+from nextscale_video.readers import read_source
+from nextscale_video.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from nextscale.api import Model
+
+
+class VideoModality(Modality):
+    name = "video"
+
+    def open_data(self, config: VideoDataConfig) -> DataSplits:
+        return open_videos(config)
+
+    def build_tokenizer(self, config: VideoTokenizerConfig, description: dict[str, Any]) -> GridTokenizer:
+        return build_tokenizer(config, description)
+
+    def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: VideoTokenizerConfig) -> list[Objective]:
+        assert isinstance(tokenizer, GridTokenizer) and isinstance(tokenizer.decoder, Decoder)
+        if config.adversarial.weight == 0:
+            return [VideoObjective(tokenizer, config)]
+        critic = CriticObjective(config.adversarial, tokenizer.decoder.channels, min(tokenizer.sample_shape[1:]))
+        return [VideoObjective(tokenizer, config, critic), critic]
+
+    def write_samples(self, samples: Tensor, folder: Path) -> list[Path]:
+        return writers.write_samples(samples, folder)
+
+    def write_grid(self, samples: Tensor, path: Path, columns: int | None = None) -> Path:
+        return writers.write_grid(samples, _png(path), columns)
+
+    def write_film(self, steps: list[Tensor], path: Path) -> Path:
+        return writers.write_film(steps, _png(path))
+
+    def write_parts(self, parts: Iterable[Tensor], path: Path) -> Path:
+        return writers.write_clip(parts, path.with_suffix(".gif"))
+
+    def read_sample(
+        self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The first frames of a file (or folder of frames), as many as a training clip has; the last one repeats in a
+        shorter file. A mask is a video as large: where a frame is white, it is drawn anew."""
+        assert isinstance(tokenizer, GridTokenizer) and isinstance(tokenizer.decoder, Decoder)
+        sample = _read(path, tokenizer.sample_shape, tokenizer.decoder.channels)
+        if mask is None:
+            return sample, None
+        return sample, _read(mask, tokenizer.sample_shape, 1)[:, 0] > 0
+
+    def evaluate_tokenizer(
+        self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
+    ) -> dict[str, Any]:
+        from nextscale_video.evaluate import evaluate_reconstruction
+
+        return evaluate_reconstruction(tokenizer, data, device)
+
+    def evaluate_model(self, model: Model, data: DataSplits, options: dict[str, Any]) -> dict[str, Any]:
+        from nextscale_video.evaluate import evaluate_prediction
+
+        return evaluate_prediction(model, data)
+
+    def evaluate_samples(
+        self, samples: Tensor, conditions: dict[str, Tensor], data: DataSplits, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        from nextscale_video.evaluate import evaluate_samples
+
+        return evaluate_samples(samples, conditions, data, options)
+
+
+def _read(path: Path, shape: tuple[int, ...], channels: int) -> Tensor:
+    """1 C T H W in [-1, 1]."""
+    videos = read_source(str(path)).videos
+    if len(videos) != 1:
+        raise DataError(f"{path} holds {len(videos)} videos: give a single file, or a folder of frames")
+    frames = in_channels(resized(videos[0].read()[: shape[0]], (shape[1], shape[2])), channels)
+    clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    missing = shape[0] - clip.shape[2]
+    return torch.cat([clip, clip[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
+
+
+def _png(path: Path) -> Path:
+    return path if path.suffix else path.with_suffix(".png")

@@ -1,0 +1,113 @@
+"""Moving digits: scikit-learn's real 8 x 8 digits, each gliding over a dark canvas and bouncing off its border."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nextscale.builtin import digits_table
+from nextscale.conditioning import ConditionSpec
+from nextscale.data import Batch, DataSplits
+from nextscale.errors import DataError
+from nextscale.holdout import hold_out
+from nextscale.training.randomness import sample_seeds
+from nextscale_video.config import VideoDataConfig
+
+DIGIT = 8
+CANVAS = 16
+TEST_SHARE = 0.1
+SPEED = (0.4, 1.4)
+"""Pixels a frame, drawn evenly from these."""
+PATHS = 0xD161
+
+
+class MovingDigits:
+    """A ``nextscale.data.SampleSource``: one clip a digit; with seeds, each time on another path.
+
+    Args:
+        digits: N 8 8 of floats from 0 to 1.
+        labels: N integers, or None.
+        side: height and width of the canvas.
+        frames: of a clip.
+    """
+
+    def __init__(
+        self, digits: np.ndarray, labels: np.ndarray | None, side: tuple[int, int], frames: int, stride: int
+    ) -> None:
+        self.digits, self.labels = digits, labels
+        self.side, self.frames, self.stride = side, frames, stride
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+        """``samples`` B 1 T H W of float32 in [-1, 1]; ``conditions["label"]`` the digit, where labelled."""
+        drawn = sample_seeds(PATHS, indices.astype(np.uint64) if seeds is None else seeds)
+        clips = np.stack([self._clip(self.digits[i], seed) for i, seed in zip(indices, drawn, strict=True)])
+        samples = torch.from_numpy(clips[:, None] * np.float32(2) - np.float32(1))
+        if self.labels is None:
+            return Batch(samples)
+        return Batch(samples, {"label": torch.from_numpy(self.labels[indices])})
+
+    def _clip(self, digit: np.ndarray, seed: np.uint64) -> np.ndarray:
+        """T H W, 0 to 1: between pixels, the digit is interpolated linearly."""
+        draw = np.random.default_rng(int(seed))
+        room = np.array(self.side, np.float64) - DIGIT
+        start, angle, speed = draw.uniform(0, 1, 2) * room, draw.uniform(0, 2 * np.pi), draw.uniform(*SPEED)
+        time = np.arange(self.frames)[:, None] * self.stride
+        corner = bounced(start + time * speed * np.array([np.sin(angle), np.cos(angle)]), room)  # T 2
+        rows, columns = (_weights(corner[:, axis], size) for axis, size in enumerate(self.side))
+        return (rows @ digit @ columns.transpose(0, 2, 1)).astype(np.float32)
+
+
+def bounced(position: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Positions reflected into 0 .. ``room``."""
+    period = np.maximum(2 * room, 1e-9)
+    folded = position % period
+    return np.minimum(folded, period - folded)
+
+
+def _weights(corner: np.ndarray, size: int) -> np.ndarray:
+    """T size 8: how much pixel y shows of row i of a digit whose first row lies at ``corner``."""
+    distance = np.arange(size)[None, :, None] - corner[:, None, None] - np.arange(DIGIT)[None, None]
+    return np.maximum(0, 1 - np.abs(distance))
+
+
+def open_moving_digits(config: VideoDataConfig) -> DataSplits:
+    """Digits are split, not clips: a held-out clip shows a digit that was never trained on.
+
+    Raises:
+        DataError: a canvas that does not hold a digit, or colour.
+    """
+    size = config.size or CANVAS
+    side = (size, size) if isinstance(size, int) else size
+    if min(side) < DIGIT:
+        raise DataError(f"data.size={side[0]} x {side[1]} does not hold a digit of {DIGIT} x {DIGIT}")
+    if config.channels == 3:
+        raise DataError("moving-digits are grey: leave data.channels out")
+    table = digits_table()
+    digits = (table[:, :-1] / 16).reshape(-1, DIGIT, DIGIT).astype(np.float32)
+    labels = table[:, -1].astype(np.int64)
+    rest, test = hold_out(labels, len(labels), TEST_SHARE, 0)
+    kept, held = hold_out(labels[rest], len(rest), config.validation, config.split_seed)
+    if not len(held):
+        raise DataError(f"data.validation={config.validation} leaves no digit to validate with")
+
+    def source(rows: np.ndarray) -> MovingDigits:
+        found = labels[rows] if config.labels else None
+        return MovingDigits(digits[rows], found, side, config.frames, config.stride)
+
+    names = tuple(str(digit) for digit in range(10))
+    return DataSplits(
+        train=source(rest[kept]),
+        validation=source(rest[held]),
+        test=source(test),
+        conditions=(ConditionSpec(name="label", size=10, names=names),) if config.labels else (),
+        description={
+            "channels": 1,
+            "frames": config.frames,
+            "height": side[0],
+            "width": side[1],
+            "classes": list(names) if config.labels else [],
+        },
+    )

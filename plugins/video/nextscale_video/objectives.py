@@ -1,0 +1,27 @@
+"""What stage 1 minimises on video: the core's losses, frame by frame where they look at pictures, and of motion."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nextscale.grid.layers import fold
+from nextscale.grid.objectives import TokenizerObjective
+from nextscale_video.config import VideoTokenizerConfig
+
+
+class VideoObjective(TokenizerObjective):
+    """The core's objective with a temporal difference loss; the discriminator and the perceptual loss see frames."""
+
+    config: VideoTokenizerConfig
+
+    def views(self, samples: Tensor) -> Tensor:
+        """(B T) C H W: every frame."""
+        return fold(samples)
+
+    def reconstruction(self, reconstruction: Tensor, samples: Tensor) -> dict[str, Tensor]:
+        scalars = super().reconstruction(reconstruction, samples)
+        if self.config.temporal > 0 and samples.shape[2] > 1:
+            error = (reconstruction - samples).diff(dim=2)  # the error of differences is the difference of errors
+            scalars["temporal"] = error.square().mean()
+            scalars["reconstruction"] = scalars["reconstruction"] + self.config.temporal * scalars["temporal"]
+        return scalars

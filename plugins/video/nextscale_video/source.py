@@ -1,0 +1,71 @@
+"""One split of videos, read as clips whose start (and mirroring) is a function of each sample's seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from nextscale.data import Batch
+from nextscale.training.randomness import sample_seeds
+
+AUGMENTATION = 0x71DE0
+"""Keeps augmentation apart from whatever else is drawn from the same seeds."""
+
+
+class VideoSource:
+    """A ``nextscale.data.SampleSource``.
+
+    Args:
+        videos: each C T H W of uint8, of one C, H and W, and of at least ``(frames - 1) * stride + 1`` frames.
+        labels: one integer a video, or None.
+        clips: how many a pass takes from each video; None: as many as fit one after another.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[np.ndarray],
+        labels: np.ndarray | None,
+        frames: int,
+        stride: int = 1,
+        flip: bool = False,
+        clips: int | None = None,
+    ) -> None:
+        self.videos, self.frames, self.stride, self.flip = videos, frames, stride, flip
+        self.span = (frames - 1) * stride + 1
+        numbers = [clips or max(1, video.shape[1] // self.span) for video in videos]
+        self.video = np.repeat(np.arange(len(videos)), numbers)
+        spare = [video.shape[1] - self.span for video in videos]
+        self.start = np.concatenate([_spread(left, number) for left, number in zip(spare, numbers, strict=True)])
+        self.labels = None if labels is None else labels[self.video]
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+        """``samples`` B C T H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 where labelled.
+
+        Without seeds, the starts of a video's clips are spread evenly over it.
+        """
+        starts, mirrored = self.start[indices], np.zeros(len(indices), bool)
+        if seeds is not None:
+            bits = sample_seeds(AUGMENTATION, seeds)
+            spare = np.array([self.videos[row].shape[1] - self.span for row in self.video[indices]], np.uint64)
+            starts = ((bits & np.uint64(0xFFFFFFFF)) % (spare + np.uint64(1))).astype(np.int64)
+            mirrored = (bits >> np.uint64(63)).astype(bool) & self.flip
+        clips = []
+        for row, start, mirror in zip(self.video[indices], starts, mirrored, strict=True):
+            clip = self.videos[row][:, start : start + self.span : self.stride]
+            clips.append(clip[..., ::-1] if mirror else clip)
+        samples = torch.from_numpy(np.stack(clips).astype(np.float32) / np.float32(127.5) - np.float32(1))
+        if self.labels is None:
+            return Batch(samples)
+        return Batch(samples, {"label": torch.from_numpy(self.labels[indices])})
+
+
+def _spread(spare: int, number: int) -> np.ndarray:
+    """``number`` starts from 0 to ``spare``; a single one in the middle."""
+    if number == 1:
+        return np.array([spare // 2])
+    return np.linspace(0, spare, number).round().astype(np.int64)

@@ -1,0 +1,113 @@
+"""Files of samples: GIF and mp4 clips, contact sheets and film strips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from nextscale.errors import NextscaleError
+from nextscale.files import partial_name, remove, writing
+from nextscale.grid.layers import fold
+from nextscale.pictures import LEGIBLE, tile, to_uint8, write_png
+
+RATE = 8
+"""Frames a second of what is written: clips are short, and motion should be seen."""
+FILM_SAMPLES = 4
+SHEET_COLUMNS = 17
+"""Frames of a clip that a contact sheet shows, evenly spread."""
+
+
+def write_samples(samples: Tensor, folder: Path) -> list[Path]:
+    """``000000.gif`` … in ``folder``, one a sample of B C T H W in [-1, 1]; an mp4 beside each where PyAV is there."""
+    return [write_clip([sample[None]], Path(folder) / f"{i:06d}.gif") for i, sample in enumerate(samples)]
+
+
+def write_clip(pieces: Iterable[Tensor], path: Path) -> Path:
+    """One clip, 1 C T H W, from its pieces along time, which are written as they come; an mp4 beside the GIF.
+
+    Raises:
+        NextscaleError: no frames. TrainingError: the disk is full, or the place not writable.
+    """
+    frames = (frame for piece in pieces for frame in to_uint8(fold(piece)))
+    first = next(frames, None)
+    if first is None:
+        raise NextscaleError("no frames to write")
+    enlarge = max(1, -(-LEGIBLE // min(first.shape[:2])))
+    shown = (frame.repeat(enlarge, 0).repeat(enlarge, 1) for frame in chain([first], frames))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        movie = path.with_suffix(".mp4")
+        partials = [partial_name(path), partial_name(movie)]
+        try:
+            if find_spec("av") is not None:
+                shown = _mp4(shown, partials[1])
+            gif = map(_picture, shown)
+            next(gif).save(partials[0], "GIF", save_all=True, append_images=gif, duration=1000 // RATE, loop=0)
+            for partial, final in zip(partials, (path, movie), strict=True):
+                if partial.exists():
+                    os.replace(partial, final)
+        finally:
+            for partial in partials:
+                remove(partial)
+    return path
+
+
+def _picture(frame_HWC: np.ndarray) -> Image.Image:
+    return Image.fromarray(frame_HWC[..., 0] if frame_HWC.shape[-1] == 1 else frame_HWC)
+
+
+def _mp4(frames: Iterable[np.ndarray], path: Path) -> Iterable[np.ndarray]:
+    """Encode frames as they pass. Even sides only, as H.264's chroma needs them: an odd one loses a row or column."""
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = None
+        for frame in frames:
+            height, width = (side - side % 2 for side in frame.shape[:2])
+            colour = np.ascontiguousarray(np.broadcast_to(frame[:height, :width], (height, width, 3)))
+            if stream is None:
+                stream = container.add_stream("libx264", rate=RATE, options={"crf": "12"})
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(colour, format="rgb24")))
+            yield frame
+        if stream is not None:
+            container.mux(stream.encode())
+
+
+def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
+    """A contact sheet, PNG: one row a sample of B C T H W, its frames from left to right; and beside it a GIF in which
+    all samples move at once, ``columns`` in a row (about square where None)."""
+    number, frames = len(samples), samples.shape[2]
+    shown = np.unique(np.linspace(0, frames - 1, min(frames, SHEET_COLUMNS)).round().astype(int))
+    sheet = tile(to_uint8(fold(samples[:, :, shown])), len(shown))
+    columns = columns or int(np.ceil(np.sqrt(number)))
+    pictures = [_picture(tile(to_uint8(samples[:, :, t]), columns)) for t in range(frames)]
+    path = Path(path)
+    gif = path.with_suffix(".gif")
+    write_png(sheet, path)
+    with writing(gif):
+        partial = partial_name(gif)
+        try:
+            settings = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // RATE, "loop": 0}
+            pictures[0].save(partial, "GIF", **settings)
+            os.replace(partial, gif)
+        finally:
+            remove(partial)
+    return path
+
+
+def write_film(steps: Sequence[Tensor], path: Path) -> Path:
+    """The first samples, decoded after each scale: a row a scale, coarsest on top, frames from left to right."""
+    if not steps or any(step.shape != steps[0].shape for step in steps):
+        raise ValueError(f"every step must have the same B C T H W, got {[tuple(step.shape) for step in steps]}")
+    frames = steps[0].shape[2]
+    rows = [step[i : i + 1] for i in range(min(FILM_SAMPLES, len(steps[0]))) for step in steps]
+    pictures = np.concatenate([to_uint8(fold(row)) for row in rows])
+    return write_png(tile(pictures, frames), Path(path))

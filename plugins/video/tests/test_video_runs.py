@@ -1,0 +1,175 @@
+"""Runs of tiny models from the command line's settings to predictions: joint and clip pyramids, both attentions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import nextscale
+from nextscale.api import Model
+from nextscale.continuation import go_on, held, predict
+from nextscale.errors import ConfigError, DataError, NextscaleError
+from nextscale.grid import SegmentedTokenizer
+from nextscale.runconfig import load_config
+from nextscale.training.run import train
+from nextscale_cli.main import app
+from nextscale_video import evaluate
+from nextscale_video.evaluate import evaluate_prediction, evaluate_reconstruction, evaluate_samples, known_frames
+from nextscale_video.readers import read_file
+from nextscale_video.tokenizer import build_tokenizer
+from nextscale_video.writers import write_samples
+
+TINY: dict[str, Any] = {
+    "preset": "moving-digits",
+    "data.frames": 9,
+    "tokenizer.scales": "[[1,1,1],[3,4,4]]",
+    "tokenizer.width": 8,
+    "tokenizer.channels": 4,
+    "tokenizer.quantizer.codes": 16,
+    "transformer.depth": 1,
+    "transformer.width": 32,
+    "transformer.heads": 2,
+    "training.transformer.cache": False,
+    "training.device": "cpu",
+} | {
+    f"training.{stage}.{key}": value
+    for stage in ("tokenizer", "transformer")
+    for key, value in {"steps": 2, "batch_size": 2, "validate_every": 2, "validation_samples": 4}.items()
+}
+CLIPS = {"tokenizer.clips": "[1,2]"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "joint-full": {},
+    "clips-matrix": CLIPS | {"transformer.attention": "[[1,0,0,0],[1,1,0,0],[1,1,1,0],[1,1,1,1]]"},
+}
+
+
+def settings(**changes: Any) -> list[str]:
+    return [f"{key}={value}" for key, value in (TINY | changes).items()]
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / request.param
+    train(load_config("video", overrides=settings(**VARIANTS[request.param])), run)
+    assert (run / "samples" / "samples.gif").exists()
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Model:
+    return nextscale.load(run, "cpu")
+
+
+@pytest.fixture(scope="module")
+def clips() -> torch.Tensor:
+    from nextscale_video.moving import open_moving_digits
+
+    config = load_config("video", overrides=settings()).data
+    return open_moving_digits(config).validation.batch(np.arange(2), None).samples
+
+
+def test_samples_and_predictions(model: Model, clips: torch.Tensor):
+    drawn = model.generate(2, label=3, return_steps=True)
+    assert drawn.samples.shape == clips.shape and len(drawn.steps) in (2, 4)
+    ahead = predict(model, clips, 5, label=3).samples
+    changed = clips.clone()
+    changed[:, :, 5:] = 0
+    assert torch.equal(predict(model, changed, 5, label=3).samples, ahead), "nothing of what follows is looked at"
+
+
+def test_going_on_keeps_no_more_than_a_clip(model: Model, clips: torch.Tensor):
+    """Three times the training length; each part follows from the last frames of the one before alone."""
+    parts = list(go_on(model, clips, 1, 3, seed=4))
+    assert [part.shape[2] for part in parts] == [9, 8, 8]
+    longer = go_on(model, clips, 1, 5, seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(parts, longer, strict=False))
+    again = predict(model, held(torch.cat([parts[0][:, :, -1:]] * 9, 2), 1), 1, seed=0)
+    assert again.samples.shape == clips.shape
+
+
+def test_what_a_prediction_starts_from(model: Model, clips: torch.Tensor):
+    assert isinstance(model.tokenizer, SegmentedTokenizer) == (known_frames(model.tokenizer) == 1)  # type: ignore[arg-type]
+    for places in (0, 9):
+        with pytest.raises(NextscaleError, match="give 1 to 8"):
+            predict(model, clips, places)
+
+
+def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
+    pytest.importorskip("av")
+    write_samples(clips[:1, :, :6], tmp_path)
+    start = str(tmp_path / "000000.mp4")
+
+    def invoke(*arguments: str) -> Any:
+        return CliRunner().invoke(app, [arguments[0], str(run), *arguments[1:], "--out", str(tmp_path / "out")])
+
+    for arguments, message in (
+        (("--frames", "5"), "--sample FILE is missing"),
+        (("--video", start, "--frames", "9"), "9 of 9 places cannot be gone on from: give 1 to 8"),
+        (("--video", start, "--frames", "5", "label=10"), "label 10 is out of range"),
+        (("--video", str(tmp_path / "none.mp4")), "does not exist"),
+    ):
+        result = invoke("predict", *arguments)
+        assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.output
+        assert not (tmp_path / "out").exists()
+    result = invoke("predict", "--video", start, "--frames", "5", "-n", "2", "label=3")
+    assert result.exit_code == 0, result.output
+    assert [Path(line).name for line in result.stdout.split()] == ["000000.gif", "000001.gif", "grid.png"]
+    result = invoke("predict", "--video", start, "--frames", "1", "-n", "1", "--pieces", "3")
+    assert result.exit_code == 0 and len(read_file(tmp_path / "out" / "000000.mp4")) == 9 + 8 + 8
+    result = invoke("edit", "--sample", start, "--box", "1,0,0,5,16,16", "-n", "1")
+    assert result.exit_code == 0, result.output
+    assert len(read_file(tmp_path / "out" / "single" / "000000.mp4")) == 9
+
+
+def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
+    data = model.modality.open_data(model.config.data)
+    monkeypatch.setattr(evaluate, "TAUGHT", 32)
+    found = evaluate_reconstruction(model.tokenizer, data, limit=3)
+    assert 0 < found["psnr"] < 60 and found["reconstruction_clips"] == 3
+    ahead = evaluate_prediction(model, data, limit=2)
+    assert {"prediction_psnr", "copy_psnr", "next_psnr", "copy_next_psnr"} <= ahead.keys()
+    drawn = model.generate(4)
+    quality = evaluate_samples(drawn.samples, drawn.conditions, data, {"classifier_epochs": 1})
+    assert {"frechet_small_3d", "frechet_small_3d_floor", "motion_histogram_floor", "flicker_real"} <= quality.keys()
+    assert 0 <= quality["steady"] <= 1 and 0 <= quality["classifier_accuracy"] <= 1
+    with pytest.raises(ConfigError, match="unknown evaluation option 'sede'; did you mean 'seed'"):
+        evaluate_samples(drawn.samples, {}, data, {"sede": 1})
+    with pytest.raises(DataError, match="both must agree"):
+        evaluate_samples(drawn.samples[:, :, :5], {}, data)
+
+
+def test_a_given_extractor(tmp_path: Path):
+    class Pooled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((3, 4)).flatten(1)
+
+    torch.jit.script(Pooled()).save(str(tmp_path / "pooled.pt"))
+    features = evaluate._extracted(tmp_path / "pooled.pt", torch.zeros(3, 1, 5, 8, 8), torch.device("cpu"))
+    assert features.shape == (3, 15)
+    (tmp_path / "bad.pt").write_bytes(b"x")
+    with pytest.raises(NextscaleError, match="a TorchScript file is expected"):
+        evaluate._extracted(tmp_path / "bad.pt", torch.zeros(3, 1, 5, 8, 8), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data.frames": 8}, DataError, r"clips of 8 frames do not fit the tokenizer, which takes 1 \+ 4 n"),
+        ({"data.frames": 9, "tokenizer.first_alone": False}, DataError, "which takes 4 n"),
+        ({"data.size": 8}, DataError, "are too small"),
+        ({"tokenizer.scales": "[[2,1,1],[1,4,4]]"}, ConfigError, "must not shrink"),
+        ({"tokenizer.time_strides": "[2]"}, ConfigError, "has 1 entries; between the 3 resolutions"),
+    ],
+)
+def test_settings_that_do_not_fit(changes: dict[str, Any], error: type[Exception], message: str):
+    config = load_config("video", overrides=settings(**changes))
+    size = config.data.size or 16
+    description = {"channels": 1, "frames": config.data.frames, "height": size, "width": size}
+    with pytest.raises(error, match=message) as caught:
+        build_tokenizer(config.tokenizer, description)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,82 @@
+"""Files of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextscale.errors import NextscaleError
+from nextscale_video import writers
+from nextscale_video.motion import centres, flicker, histogram_distance, speed, steady
+from nextscale_video.moving import MovingDigits
+from nextscale_video.readers import read_file
+
+
+def clips(number: int = 3, frames: int = 5, channels: int = 3) -> torch.Tensor:
+    coarse = torch.rand(number, channels, frames, 3, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, (frames, 16, 18))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_gif_and_an_mp4_hold_every_frame(tmp_path: Path, channels: int):
+    pytest.importorskip("av")
+    samples = clips(2, channels=channels)
+    paths = writers.write_samples(samples, tmp_path)
+    assert [path.name for path in paths] == ["000000.gif", "000001.gif"]
+    with Image.open(paths[0]) as gif:
+        assert gif.n_frames == 5 and gif.size == (72, 64)  # type: ignore[attr-defined]
+    frames = read_file(tmp_path / "000001.mp4")
+    assert frames.shape == (5, 64, 72, 3)
+    wanted = ((samples[1].permute(1, 2, 3, 0).expand(-1, -1, -1, 3) + 1) * 127.5).numpy()
+    assert np.abs(frames[:, ::4, ::4] - wanted).mean() < 20
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gif", ".gif", ".mp4", ".mp4"]
+
+
+def test_without_pyav_there_are_gifs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(writers, "find_spec", lambda name: None)
+    writers.write_samples(clips(1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.gif"]
+
+
+def test_parts_are_written_as_they_come(tmp_path: Path):
+    whole = clips(1, 7)
+    seen = []
+
+    def parts():
+        for part in whole.split([3, 3, 1], 2):
+            seen.append(part.shape[2])
+            yield part
+
+    path = writers.write_clip(parts(), tmp_path / "long.gif")
+    assert seen == [3, 3, 1]
+    with Image.open(path) as gif:
+        assert gif.n_frames == 7  # type: ignore[attr-defined]
+    with pytest.raises(NextscaleError, match="no frames"):
+        writers.write_clip([], tmp_path / "none.gif")
+
+
+def test_sheets_and_films(tmp_path: Path):
+    sheet = writers.write_grid(clips(3), tmp_path / "grid.png", 2)
+    with Image.open(sheet) as image, Image.open(tmp_path / "grid.gif") as gif:
+        assert image.size == (5 * 74 + 2, 3 * 66 + 2), "a row a sample, a column a frame"
+        assert gif.n_frames == 5  # type: ignore[attr-defined]
+    film = writers.write_film([clips(2), clips(2)], tmp_path / "film.png")
+    with Image.open(film) as image:
+        assert image.size == (5 * 74 + 2, 4 * 66 + 2), "a row a scale of each sample"
+
+
+def test_motion_is_measured():
+    digits = np.zeros((4, 8, 8), np.float32)
+    digits[:, 2:6, 2:6] = 1
+    source = MovingDigits(digits, None, (16, 16), 9, 1)
+    real = source.batch(np.arange(4), None).samples
+    path = centres(real)
+    assert path.shape == (4, 9, 2) and (path > 2).all() and (path < 13).all()
+    jumping = real[:, :, torch.randperm(9, generator=torch.Generator().manual_seed(1))]
+    assert steady(real, real) > 0.98 > steady(jumping, real)
+    assert flicker(jumping) > flicker(real) > 0 and speed(jumping) > speed(real)
+    assert histogram_distance(real, real) == 0 < histogram_distance(jumping, real) <= 1

@@ -1,0 +1,45 @@
+"""Going on from the start of a sample, on a grid of any number of axes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextscale.api import Model
+from nextscale.continuation import go_on, held, predict
+from nextscale.errors import NextscaleError
+from nextscale.runconfig import load_config
+from nextscale.testing.tiny import grid_tokenizer, transformer_for
+from nextscale_image.modality import ImageModality
+
+
+def model_of(shape: tuple[int, ...]) -> Model:
+    tokenizer = grid_tokenizer(shape)
+    return Model(ImageModality(), tokenizer, transformer_for(tokenizer), load_config("image"))
+
+
+@given(st.integers(2, 6), st.data())
+@settings(max_examples=50, deadline=None)
+def test_what_follows_is_held(total: int, data: st.DataObject):
+    places = data.draw(st.integers(1, total - 1))
+    samples = torch.randn(2, 1, total, 3)
+    start = held(samples, places)
+    assert torch.equal(start[:, :, :places], samples[:, :, :places])
+    assert torch.equal(start[:, :, places:], samples[:, :, places - 1 : places].expand(-1, -1, total - places, -1))
+    for wrong in (0, total):
+        with pytest.raises(NextscaleError, match=f"give 1 to {total - 1}"):
+            held(samples, wrong)
+
+
+@pytest.mark.parametrize("shape", [(8,), (6, 4), (6, 4, 4)])
+def test_parts_follow_one_another(shape: tuple[int, ...]):
+    model, samples = model_of(shape), torch.randn(2, 2, *shape)
+    parts = list(go_on(model, samples, 2, 3, seed=1, temperature=100.0))
+    assert [part.shape[2] for part in parts] == [shape[0], shape[0] - 2, shape[0] - 2]
+    other = samples.clone()
+    other[:, :, 2:] = 0
+    again = list(go_on(model, other, 2, 2, seed=1, temperature=100.0))
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=False)), "what followed is not looked at"
+    assert not torch.equal(parts[0], predict(model, samples, 2, seed=2, temperature=100.0).samples)
