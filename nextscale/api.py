@@ -67,7 +67,8 @@ class Model:
             seed: sample i is a function of (seed, i) alone, so neither ``batch_size`` nor ``num_samples`` changes it.
             sampling: fields of ``SamplingConfig`` that differ from the run's.
             conditions: by name, one value or one a sample: a class's number or name, or a vector. A class that is
-                not mentioned goes through all its values in turn; None leaves it unconditional.
+                not mentioned goes through all its values in turn; None leaves it unconditional. A count (how large a
+                sample is to be) that is not mentioned is drawn as the data has it.
             named: fields of ``SamplingConfig`` or conditions: ``generate(16, label=3, guidance=2.0)``.
 
         Raises:
@@ -241,6 +242,8 @@ def _class_number(spec: ConditionSpec, value: Any) -> int:
             return number
     except (TypeError, ValueError):
         pass
+    if spec.kind == "count":
+        raise NextscaleError(f"{spec.name} {value!r} should be a whole number from 1 to {spec.size}")
     raise NextscaleError(unknown(spec.name, str(value), spec.names))
 
 

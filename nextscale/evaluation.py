@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from nextscale import plugins
 from nextscale.api import Model, load
@@ -78,18 +79,19 @@ def evaluate(
 @torch.inference_mode()
 def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, float]:
     """Share of the vocabulary that held-out samples use, and perplexity exp(entropy), at each scale and in all."""
-    schedule, size = tokenizer.schedule(), tokenizer.token_space.vocabulary
-    counts_KV = torch.zeros(len(schedule), size)
+    size = tokenizer.token_space.vocabulary
+    counts: dict[str, Tensor] = {}
     source = data.test or data.validation
     for indices in validation_batches(len(source), HELD_OUT):
         pyramid = tokenizer.encode(source.batch(indices, None).to(tokenizer.device).samples)
-        for k in range(len(pyramid.schedule)):
+        for k, name in enumerate(tokenizer.scale_names(len(pyramid.schedule))):
             tokens = pyramid.scale(k)
             if pyramid.mask is not None:
                 tokens = tokens[pyramid.mask[:, pyramid.schedule.span(k)]]
-            counts_KV[k] += torch.bincount(tokens.flatten().cpu(), minlength=size)
+            found = torch.bincount(tokens.flatten().cpu(), minlength=size).float()
+            counts[name] = counts[name] + found if name in counts else found
     usage: dict[str, float] = {}
-    for name, counts_V in [*((f"scale{k}", counts_KV[k]) for k in range(len(schedule))), ("total", counts_KV.sum(0))]:
+    for name, counts_V in [*counts.items(), ("total", torch.stack(list(counts.values())).sum(0))]:
         law = counts_V / counts_V.sum().clamp_min(1)
         usage[f"used_{name}"] = float((counts_V > 0).float().mean())
         usage[f"perplexity_{name}"] = float(torch.special.entr(law).sum().exp())

@@ -66,7 +66,7 @@ def write_tokens(
     """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation."""
     size = len(source)
     specs = {
-        spec.name: ((), np.int64) if spec.kind == "class" else ((spec.size,), np.float32) for spec in data.conditions
+        spec.name: ((spec.size,), np.float32) if spec.kind == "vector" else ((), np.int64) for spec in data.conditions
     }
     store = TokenStore.create(
         path,
