@@ -140,6 +140,42 @@ class Model:
 
         return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
 
+    @property
+    def completes(self) -> bool:
+        """Whether samples may be parts that ``complete`` adds to."""
+        return type(self.tokenizer).begin_with is not MultiscaleTokenizer.begin_with
+
+    def complete(
+        self,
+        samples: Any,
+        *,
+        seed: int = 0,
+        sampling: Mapping[str, Any] | SamplingConfig | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        return_steps: bool = False,
+        batch_size: int = 64,
+        **named: Any,
+    ) -> Samples:
+        """Draw whole samples, each of which keeps one of the parts ``samples``; arguments as in ``edit``.
+
+        Raises:
+            ConfigError, NextscaleError: as ``generate``; a tokenizer that cannot complete, or not these parts.
+        """
+        config, values = self._settings(sampling, conditions, named)
+        number, device = len(samples), self.tokenizer.device
+        if number < 1 or batch_size < 1:
+            raise NextscaleError(f"cannot complete {number} samples, {batch_size} at a time")
+        resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
+
+        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
+            start = self.tokenizer.begin_with(samples[rows].to(device), batch)
+            drawn = generate(
+                self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start
+            )
+            return [self.tokenizer.decode(state) for state in _shown(drawn, return_steps)]
+
+        return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
+
     def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
         """Reconstructions of ``edited`` with the originals where they are kept; where nothing is, itself."""
         joined = paste_back(originals, edited, kept)
@@ -165,6 +201,9 @@ class Model:
             seeds = sample_seeds(seed, np.arange(rows.start, rows.stop)) >> np.uint64(1)
             generators = [torch.Generator(device).manual_seed(int(one)) for one in seeds]
             batches.append(draw(rows, {name: value[rows].to(device) for name, value in conditions.items()}, generators))
+        # Where the number of scales differs, what is complete stays as it is.
+        longest = max(map(len, batches))
+        batches = [[*parts, *parts[-1:] * (longest - len(parts))] for parts in batches]
         steps = [self.modality.concatenate(list(parts)) for parts in zip(*batches, strict=True)]
         return Samples(steps[-1], steps if return_steps else [], conditions)
 

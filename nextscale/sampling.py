@@ -119,7 +119,7 @@ def generate(
     cache = KVCache((schedule or transformer.schedule).length)
     result = Generation([], [state])
     anchor = state if anchored and known is not None and keep is not None else None
-    k = 0
+    k = 0 if start is None else tokenizer.num_scales(start) - 1
     while k < tokenizer.num_scales(state):
         inputs = tokenizer.scale_input(state, k)
         guidance = guidance_at(config, k, tokenizer.num_scales(state)) if guided else 0.0

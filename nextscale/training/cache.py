@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 
 from nextscale.data import DataSplits, SampleSource
-from nextscale.errors import CheckpointError
+from nextscale.errors import CheckpointError, ConfigError
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.tokenstore import TokenStore, hash_module
 from nextscale.training import distributed
@@ -33,6 +33,8 @@ def open_or_write_tokens(
     Raises:
         CheckpointError: a store is another tokenizer's, or damaged.
     """
+    if tokenizer.adaptive:
+        raise ConfigError(f"tokens of {type(tokenizer).__name__} are not cached: every batch has a schedule of its own")
     written_by = hash_module(tokenizer, {"schedule": str(tokenizer.schedule())})
     stores = []
     # Held-out samples are tokenized once and as they are.

@@ -220,10 +220,10 @@ class Layer(MessagePassing):
         super().__init__(aggr="sum")
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.own, self.side, self.end = nn.Linear(width, width), nn.Linear(width, width, bias=False), nn.Linear(width, width)
-        self.edge_update = nn.Sequential(nn.GELU(), nn.Linear(width, width))
+        self.update_edges = nn.Sequential(nn.GELU(), nn.Linear(width, width))
         self.mix = nn.Linear(2 * width, width)
         self.from_edge, self.from_node = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        self.node_update = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
+        self.update_nodes = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, nodes: Tensor, edges: Tensor, ends: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor]:
         """nodes N D, edges E D; ``ends`` 2 E and ``triangles`` 3 T are numbers of nodes and of edges."""
@@ -232,10 +232,10 @@ class Layer(MessagePassing):
         a, b, c = triangles
         hub, sides = torch.cat([a, b, c]), torch.cat([side[b] + side[c], side[a] + side[c], side[a] + side[b]])
         heard = torch.zeros_like(edges).index_add(0, hub, F.relu(own[hub] + sides).to(edges.dtype))
-        edges = edges + self.edge_update(own + end[ends[0]] + end[ends[1]] + self.mix(torch.cat([normed, heard], -1)))
+        edges = edges + self.update_edges(own + end[ends[0]] + end[ends[1]] + self.mix(torch.cat([normed, heard], -1)))
         both = torch.cat([ends, ends.flip(0)], 1)
         told = self.propagate(both, x=self.from_node(normed_nodes), edge=self.from_edge(self.norm_edges(edges)))
-        return nodes + self.node_update(torch.cat([normed_nodes, told], -1)), edges
+        return nodes + self.update_nodes(torch.cat([normed_nodes, told], -1)), edges
 
     def message(self, x_j: Tensor, edge: Tensor) -> Tensor:  # type: ignore[override]
         """Both directions of an edge carry the same state."""
@@ -280,7 +280,7 @@ NUMBERS, CANDIDATE = 6, 7
 def _describe(numbers: Tensor) -> Tensor:
     """... 6 features of nodes so far, target, and nodes to split."""
     size, target, count = numbers.float().unbind(-1)
-    logs = [(value + 1).log() / 5 for value in (size, target, count, target - size)]
+    logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
     return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
 
 

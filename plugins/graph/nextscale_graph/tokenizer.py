@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nextscale.errors import ConfigError, DataError, NextscaleError
+from nextscale.errors import ConfigError, DataError, NextscaleError, NextscaleWarning
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenspace import Codes
@@ -62,11 +62,10 @@ class GraphTokenizer(MultiscaleTokenizer):
         self.components: list[list[int]] = description["components"]
         self.mean_degree = float(description["mean_degree"])
         self.node_types, self.edge_types = description["node_types"], description["edge_types"]
-        self.largest = max(size for size, _ in self.sizes)
-        if description["largest"] > config.max_nodes:
+        self.largest: int = description["largest"]
+        if self.largest > config.max_nodes:
             raise ConfigError(
-                f"tokenizer.max_nodes {config.max_nodes} is less than the {description['largest']} nodes of the "
-                "largest graph"
+                f"tokenizer.max_nodes {config.max_nodes} is less than the {self.largest} nodes of the largest graph"
             )
         self.vocabulary = max(config.max_nodes + 1, 3, len(self.node_types), len(self.edge_types))
         self.token_space = Codes(self.vocabulary)
@@ -187,9 +186,11 @@ class GraphTokenizer(MultiscaleTokenizer):
         given = (conditions or {}).get("size")
         if given is not None and int(given.max()) > self.config.max_nodes:
             raise NextscaleError(f"size {int(given.max())} is more than tokenizer.max_nodes {self.config.max_nodes}")
-        if given is not None and not self.training and int(given.max()) > self.largest:
+        if given is not None and int(given.max()) > self.largest:
             warnings.warn(
-                f"size {int(given.max())} is beyond what was trained on, at most {self.largest} nodes", stacklevel=2
+                f"size {int(given.max())} is beyond the data, at most {self.largest} nodes: tried all the same",
+                NextscaleWarning,
+                stacklevel=2,
             )
         zeros = torch.zeros(num_samples, dtype=torch.long, device=device)
         types = torch.zeros(num_samples, dtype=torch.long, device=device) if self.typed else None

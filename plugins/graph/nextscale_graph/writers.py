@@ -30,7 +30,7 @@ def write_samples(samples: GraphBatch, folder: Path) -> list[Path]:
 def write_npz(samples: GraphBatch, path: Path) -> Path:
     arrays: dict[str, np.ndarray] = {
         "num_nodes": samples.sizes.cpu().numpy(),
-        "edges": samples.edges.cpu().numpy(),
+        "edges": samples.edges.T.cpu().numpy(),
         "edge_offsets": np.concatenate([[0], samples.edge_counts.cpu().numpy().cumsum()]),
     }
     for name in ("node_types", "edge_types"):
@@ -42,8 +42,8 @@ def write_npz(samples: GraphBatch, path: Path) -> Path:
 
 
 def write_grid(samples: GraphBatch, path: Path, columns: int | None = None) -> Path:
-    """A sheet of drawn graphs, 64 at most."""
-    graphs = samples[: min(64, len(samples))].to_networkx()
+    """A sheet of drawn graphs, 100 at most."""
+    graphs = samples[: min(100, len(samples))].to_networkx()
     columns = columns or max(1, math.ceil(math.sqrt(len(graphs))))
     return _draw([graphs[i : i + columns] for i in range(0, len(graphs), columns)], path)
 

@@ -15,8 +15,8 @@ KINDS = ("planar", "tree", "sbm")
 
 
 def read_npz(path: Path) -> RawGraphs:
-    """``num_nodes`` G; ``edges`` 2 E (ids within their graph, each edge once); ``edge_offsets`` G + 1 (graph i owns
-    edges[:, edge_offsets[i]:edge_offsets[i + 1]]). Optional: ``split`` G (train, val, test), ``node_types`` and
+    """``num_nodes`` G; ``edges`` E 2 (ids within their graph, each edge once); ``edge_offsets`` G + 1 (graph i owns
+    edges[edge_offsets[i]:edge_offsets[i + 1]]). Optional: ``split`` G (train, val, test), ``node_types`` and
     ``edge_types`` (integers, concatenated), ``node_type_names`` and ``edge_type_names``.
 
     Raises:
@@ -33,10 +33,10 @@ def read_npz(path: Path) -> RawGraphs:
     sizes, edges, offsets = (arrays[name].astype(np.int64) for name in REQUIRED)
     if len(sizes) == 0:
         raise DataError(f"{path} holds no graphs")
-    if edges.ndim != 2 or len(edges) != 2 or len(offsets) != len(sizes) + 1 or offsets[-1] != edges.shape[1]:
+    if edges.ndim != 2 or edges.shape[1] != 2 or len(offsets) != len(sizes) + 1 or offsets[-1] != len(edges):
         raise DataError(
             f"{path}: edges {edges.shape} and edge_offsets {offsets.shape} do not fit {len(sizes)} graphs: "
-            "edges is 2 x E, edge_offsets one longer than num_nodes and ends in E"
+            "edges is E x 2, edge_offsets one longer than num_nodes and ends in E"
         )
     nodes, starts = arrays.get("node_types"), np.concatenate([[0], np.cumsum(sizes)])
     types = arrays.get("edge_types")
@@ -44,7 +44,7 @@ def read_npz(path: Path) -> RawGraphs:
         checked(
             f"{path}: graph {i}",
             int(sizes[i]),
-            edges[:, offsets[i] : offsets[i + 1]],
+            edges[offsets[i] : offsets[i + 1]].T,
             None if nodes is None else nodes[starts[i] : starts[i + 1]],
             None if types is None else types[offsets[i] : offsets[i + 1]],
         )
