@@ -169,9 +169,7 @@ class Model:
 
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
             start = self.tokenizer.begin_with(samples[rows].to(device), batch)
-            drawn = generate(
-                self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start
-            )
+            drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start)
             return [self.tokenizer.decode(state) for state in _shown(drawn, return_steps)]
 
         return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)

@@ -15,8 +15,8 @@ from nextscale.errors import NextscaleError, unknown
 class ConditionSpec(BaseModel):
     """One conditioning input. ``class``: integers below ``size``; ``vector``: B x ``size`` floats.
 
-    ``count``: integers from 1 to ``size`` that only the tokenizer takes (``initial_state``): how large a sample is to be.
-    It is not embedded, so the network sees of it what the inputs show; where it is not given, it is drawn.
+    ``count``: integers from 1 to ``size`` that only the tokenizer takes (``initial_state``): how large a sample is to
+    be. It is not embedded, so the network sees of it what the inputs show; where it is not given, it is drawn.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

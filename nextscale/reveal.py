@@ -42,7 +42,7 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
     (https://arxiv.org/abs/2110.02037), with as much parallelism as the groups allow.
     """
     schedule, device = pyramid.schedule, pyramid.tokens.device
-    count, length, scales = len(pyramid), schedule.length, len(schedule)
+    count, scales = len(pyramid), len(schedule)
     scale_BL = schedule.scale_ids(device).expand(count, -1)
     valid_BL = torch.ones_like(groups_BL, dtype=torch.bool) if pyramid.mask is None else pyramid.mask
     token_BL, share_BK = _draw(valid_BL, scale_BL, scales, draws)

@@ -68,7 +68,8 @@ def edit(
     if mask is None and box is None:
         if not model.completes:
             raise missing
-        return _complete(model, sample, sampling, conditions, number, seed, out or run / "edits" / f"seed-{seed}")
+        _complete(model, sample, sampling, conditions, number, seed, out or run / "edits" / f"seed-{seed}")
+        return
     check_names(model, conditions)
     original, marked = model.modality.read_sample(sample, model.tokenizer, mask)
     keep = _keep(original, marked, corners, outpaint)

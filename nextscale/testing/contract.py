@@ -214,7 +214,9 @@ class TokenizerContract(PropertyTests):
             pytest.skip("edit by place: this tokenizer's tokens have no place in the sample")
         pyramid = tokenizer.encode(samples)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
-        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), transformer.config.in_scale_steps))
+        config = data.draw(
+            strategies.sampling_configs(self.num_scales(pyramid, tokenizer), transformer.config.in_scale_steps)
+        )
         conditions = self.conditions(len(pyramid), seed)
         sampling_checks.check_edit_places(tokenizer, transformer, samples, keep, seed, conditions, config)
 
@@ -224,6 +226,8 @@ class TokenizerContract(PropertyTests):
             pytest.skip("legality: legal tokens are a mask over codes")
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps, extreme=True), "sampling")
+        config = data.draw(
+            strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps, extreme=True), "sampling"
+        )
         schedule = None if tokenizer.adaptive else pyramid.schedule
         sampling_checks.check_legality(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)

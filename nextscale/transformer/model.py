@@ -132,9 +132,7 @@ class ScaleTransformer(nn.Module):
         shared = self.adaln(active_BD).unflatten(-1, (6, -1)) if self.config.adaln == "shared" else active_BD
         return Modulation(cond_BD, [block.modulation(shared) for block in self._blocks()], self.head_adaln(active_BD))
 
-    def embed(
-        self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Any]:
+    def embed(self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Any]:
         """B L D: start tokens where nothing is known yet, the stem's embeddings elsewhere, plus where they are; and
         what a stem remembers for its logits."""
         memory = None

@@ -1,8 +1,8 @@
 """Coarsening: contract independent edges, level after level, until one node a component is left.
 
-Run backwards, a level is an expansion: some nodes split in two, the two are joined, and every edge that a split node had
-goes to its first child, its second, or both. As no two contracted edges are adjacent, an edge has at most one split end,
-so it has three ways to go. Contraction keeps planar graphs planar, trees trees, and components apart.
+Run backwards, a level is an expansion: some nodes split in two, the two are joined, and every edge that a split node
+had goes to its first child, its second, or both. As no two contracted edges are adjacent, an edge has at most one split
+end, so it has three ways to go. Contraction keeps planar graphs planar, trees trees, and components apart.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class GraphBatch:
         for i in range(len(self)):
             one = self._single(i)
             types = None if one.edge_types is None else one.edge_types[:, None]
-            edges, types = (to_undirected(one.edges, types) if types is not None else (to_undirected(one.edges), None))
+            edges, types = to_undirected(one.edges, types) if types is not None else (to_undirected(one.edges), None)
             nodes = None if one.node_types is None else one.node_types[:, None]
             found.append(Data(x=nodes, edge_index=edges, edge_attr=types, num_nodes=int(one.sizes[0])))
         return found

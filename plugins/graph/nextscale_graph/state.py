@@ -1,4 +1,4 @@
-"""The state of a growing batch of graphs, and what it becomes by splitting nodes; all graphs at once, in flat arrays."""
+"""The state of a growing batch of graphs, and what it becomes as nodes split; all graphs at once, in flat arrays."""
 
 from __future__ import annotations
 

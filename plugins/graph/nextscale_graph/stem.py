@@ -19,7 +19,19 @@ from nextscale.tokenizer import ScaleInput
 from nextscale.transformer.stem import Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
 from nextscale_graph.structure import (
-    ABSENT, BLOCKED, CHOSEN, COUNT, EDGE, EDGE_STATES, EDGE_TYPE, NODE, NODE_STATES, NODE_TYPE, PRESENT, ROOTS, SIZE,
+    ABSENT,
+    BLOCKED,
+    CHOSEN,
+    COUNT,
+    EDGE,
+    EDGE_STATES,
+    EDGE_TYPE,
+    NODE,
+    NODE_STATES,
+    NODE_TYPE,
+    PRESENT,
+    ROOTS,
+    SIZE,
     Structure,
 )  # fmt: skip
 
@@ -219,7 +231,11 @@ class Layer(MessagePassing):
     def __init__(self, width: int) -> None:
         super().__init__(aggr="sum")
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.own, self.side, self.end = nn.Linear(width, width), nn.Linear(width, width, bias=False), nn.Linear(width, width)
+        self.own, self.side, self.end = (
+            nn.Linear(width, width),
+            nn.Linear(width, width, bias=False),
+            nn.Linear(width, width),
+        )
         self.update_edges = nn.Sequential(nn.GELU(), nn.Linear(width, width))
         self.mix = nn.Linear(2 * width, width)
         self.from_edge, self.from_node = nn.Linear(width, width), nn.Linear(width, width, bias=False)
@@ -242,9 +258,7 @@ class Layer(MessagePassing):
         return F.relu(x_j + torch.cat([edge, edge]))
 
 
-def _reveal(
-    part: Structure, seen: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """States and types of nodes and edges, with what the scale has revealed."""
     node_states, edge_states, node_types, edge_types = (
         part.node_states, part.edge_states, part.node_types, part.edge_types,

@@ -22,7 +22,17 @@ from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.state import GrowthState, choose, split, split_edges
 from nextscale_graph.structure import (
-    COUNT, EDGE, EDGE_TYPE, NODE, NODE_TYPE, ROOTS, SIZE, Structure, of_graph, of_split, without_graph,
+    COUNT,
+    EDGE,
+    EDGE_TYPE,
+    NODE,
+    NODE_TYPE,
+    ROOTS,
+    SIZE,
+    Structure,
+    of_graph,
+    of_split,
+    without_graph,
 )  # fmt: skip
 
 HEAD = (SIZE, ROOTS)
@@ -43,8 +53,8 @@ def usual_count(size: int, target: int, ratio: float) -> int:
 
 class GraphTokenizer(MultiscaleTokenizer):
     """Scale 0 is the number of nodes, scale 1 that of components; every level then has three scales: how many nodes
-    split, which ones (tokens that point at nodes, one at a time), and where their edges go (``coarsen``). Types of nodes
-    and edges, where there are any, follow once a graph is complete.
+    split, which ones (tokens that point at nodes, one at a time), and where their edges go (``coarsen``). Types of
+    nodes and edges, where there are any, follow once a graph is complete.
 
     Args:
         config: the tokenizer section.

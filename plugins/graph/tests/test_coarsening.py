@@ -8,10 +8,10 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from graph_samples import random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graph_samples import random_graph
 from nextscale_graph.coarsen import STRATEGIES, coarsen, contract, independent_edges, strategy
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
@@ -40,7 +40,9 @@ def assert_lossless(batch: GraphBatch, tokenizer: GraphTokenizer) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)), st.sampled_from([0.02, 0.125, 0.5]), st.booleans())
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)), st.sampled_from([0.02, 0.125, 0.5]), st.booleans()
+)
 def test_tokens_are_lossless(seed: int, name: str, ratio: float, typed: bool) -> None:
     rng = np.random.default_rng(seed)
     largest = int(rng.choice([3, 12, 40]))
@@ -49,8 +51,13 @@ def test_tokens_are_lossless(seed: int, name: str, ratio: float, typed: bool) ->
     assert_lossless(batch, tokenizer_for(batch, coarsening=name, ratio=ratio))
 
 
-@pytest.mark.parametrize("graph", [nx.complete_graph(60), nx.star_graph(199), nx.path_graph(200), nx.empty_graph(200),
-                                   nx.disjoint_union(nx.cycle_graph(90), nx.grid_2d_graph(10, 11))], ids=str)  # fmt: skip
+EXTREME = [
+    nx.complete_graph(60), nx.star_graph(199), nx.path_graph(200), nx.empty_graph(200),
+    nx.disjoint_union(nx.cycle_graph(90), nx.grid_2d_graph(10, 11)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", EXTREME, ids=str)
 def test_large_and_extreme_graphs_are_lossless(graph: nx.Graph) -> None:
     batch = from_networkx([graph])
     assert_lossless(batch, tokenizer_for(batch))

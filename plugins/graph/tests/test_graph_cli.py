@@ -88,7 +88,9 @@ def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
     for i, graph in enumerate(drawn.tokenizer.decode(final).to_networkx()):
         kept = final.kept[i * 8 : (i + 1) * 8].nonzero()[:, 0].tolist()
         inner = graph.subgraph(kept)
-        assert nx.utils.graphs_equal(nx.relabel_nodes(inner, {node: j for j, node in enumerate(kept)}), nx.cycle_graph(4))
+        assert nx.utils.graphs_equal(
+            nx.relabel_nodes(inner, {node: j for j, node in enumerate(kept)}), nx.cycle_graph(4)
+        )
     assert "size=N" in invoke("edit", run, "--sample", path).output
     assert "leaves nothing to add" in invoke("edit", run, "--sample", path, "size=4").output
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from graph_samples import random_graph
 from hypothesis import strategies as st
 
 from nextscale.config import TransformerConfig
@@ -16,8 +17,6 @@ from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.graphs import GraphBatch, from_networkx
 from nextscale_graph.modality import GraphModality
 from nextscale_graph.writers import write_npz
-
-from graph_samples import random_graph
 
 
 class GraphContract(ModalityContract):

@@ -28,7 +28,9 @@ SWAP = torch.tensor([1, 0, 2])
 def model() -> tuple[GraphTokenizer, GraphStem]:
     batch = random_batch(3, 20, 12)
     description = describe([batch[[i]] for i in range(20)], [], []) | {"largest": 12}
-    tokenizer = GraphTokenizer(GraphTokenizerConfig.model_validate({"max_nodes": 16, "stem": {"layers": 3}}), description)
+    tokenizer = GraphTokenizer(
+        GraphTokenizerConfig.model_validate({"max_nodes": 16, "stem": {"layers": 3}}), description
+    )
     stem = tokenizer.build_stem(16)
     assert isinstance(stem, GraphStem)
     randomize(stem, 0)
@@ -49,9 +51,7 @@ def states_of(tokenizer: GraphTokenizer, seed: int, kind: str) -> tuple[GrowthSt
     return None
 
 
-def logits_of(
-    tokenizer: GraphTokenizer, stem: GraphStem, state: GrowthState, tokens: Tensor, known: Tensor
-) -> Tensor:
+def logits_of(tokenizer: GraphTokenizer, stem: GraphStem, state: GrowthState, tokens: Tensor, known: Tensor) -> Tensor:
     inputs: ScaleInput = tokenizer.scale_input(state, 0)
     hidden, memory = stem(inputs, (tokens, known))
     return stem.logits(hidden, memory)[0]
@@ -136,7 +136,11 @@ def test_chosen_nodes_and_their_neighbours_are_not_drawn_again(model: tuple[Grap
         with torch.no_grad():
             logits = logits_of(tokenizer, stem, state, tokens, known)[1]
         first = int(tokens[0, 0])
-        near = {first, *state.edges[1][state.edges[0] == first].tolist(), *state.edges[0][state.edges[1] == first].tolist()}
+        near = {
+            first,
+            *state.edges[1][state.edges[0] == first].tolist(),
+            *state.edges[0][state.edges[1] == first].tolist(),
+        }
         low = set(np.flatnonzero(logits[: len(state.splits)].numpy() < -1e3).tolist())
         assert low == near
         seen += 1
