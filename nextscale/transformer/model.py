@@ -112,7 +112,7 @@ class ScaleTransformer(nn.Module):
         x_BLD, memory = self.embed(inputs, cond.start_BD, revealed)
         if cache is not None:
             cache.begin(inputs)
-        mask = attention_mask(self.attention, inputs, cache)
+        mask = attention_mask(self.attention, inputs, cache) if len(self.blocks) else None
         rotation = None
         if self.config.positions == "rotary":
             rotation = rotation_angles(inputs.coordinates, self.config.model_width // self.config.num_heads)

@@ -36,7 +36,6 @@ class StemConfig(Section):
 
     layers: PositiveInt = 6
     """Layers of messages: over triangles to edges, over edges to nodes."""
-    dropout: Fraction = 0.0
 
 
 class GraphTokenizerConfig(Section):
