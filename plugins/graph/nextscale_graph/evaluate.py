@@ -11,7 +11,7 @@ from nextscale.data import DataSplits
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.source import GraphSource
-from nextscale_graph.statistics import distances
+from nextscale_graph.statistics import distances, gdss_distances
 from nextscale_graph.validity import VALID, unique_and_novel
 
 MOST = 256
@@ -21,7 +21,7 @@ MOST = 256
 def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     """``mmd_NAME`` of samples against the test split beside ``floor_NAME``, that of training against test;
     ``ratio_NAME``, and ``ratio``, their mean; and the shares ``valid``, ``unique``, ``novel``, and all three at once,
-    ``vun``. A floor of zero leaves its ratio out."""
+    ``vun``. A floor of zero leaves its ratio out. Without a test of validity, also ``gdss_NAME`` and its floor."""
     kind = data.description["kind"]
     if kind == "molecule":
         return evaluate_molecules(samples, data)
@@ -35,6 +35,10 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
         if floor[name] > 0:
             results[f"ratio_{name}"] = value / floor[name]
             ratios.append(results[f"ratio_{name}"])
+    if kind == "none":  # community, ego and protein graphs are published by another protocol, which is kept apart
+        floor = gdss_distances(train.to_networkx(), reference)
+        for name, value in gdss_distances(drawn, reference).items():
+            results[f"gdss_{name}"], results[f"gdss_floor_{name}"] = value, floor[name]
     results["ratio"] = float(np.mean(ratios)) if ratios else float("nan")
     unique, novel = unique_and_novel(drawn, cast(GraphSource, data.train).all().to_networkx())
     good = np.array([VALID[kind](graph) for graph in drawn]) if kind in VALID else np.ones(len(drawn), bool)

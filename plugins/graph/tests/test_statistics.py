@@ -11,7 +11,7 @@ import pytest
 from nextscale_graph.config import GraphDataConfig
 from nextscale_graph.data import open_graphs
 from nextscale_graph.readers.generators import COUNTS, GENERATORS, generate
-from nextscale_graph.statistics import STATISTICS, distances, mmd_tv
+from nextscale_graph.statistics import STATISTICS, distances, gdss_distances, mmd_emd, mmd_tv
 from nextscale_graph.validity import is_block_model, is_planar, is_tree, unique_and_novel
 
 PUBLISHED = {
@@ -42,6 +42,14 @@ def test_distances_of_a_set_to_itself_are_zero() -> None:
 def test_the_kernel_is_the_total_variation_gaussian() -> None:
     one, other = [np.array([1.0, 0.0])], [np.array([0.0, 1.0])]
     assert mmd_tv(one, other, 1.0, True) == pytest.approx(2 - 2 * np.exp(-0.5), abs=1e-5)
+
+
+def test_the_other_protocol_moves_earth() -> None:
+    """Two bins apart, one unit of mass: a distance of 2 / scaling."""
+    one, other = [np.array([1.0])], [np.array([0.0, 0.0, 1.0])]
+    assert mmd_emd(one, other, 1.0, 4.0) == pytest.approx(2 - 2 * np.exp(-0.125), abs=1e-5)
+    graphs = [nx.path_graph(5), nx.cycle_graph(6)]
+    assert gdss_distances(graphs, graphs) == pytest.approx(dict.fromkeys(("degree", "clustering", "orbit"), 0.0))
 
 
 def test_validity() -> None:
