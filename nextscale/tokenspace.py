@@ -94,7 +94,8 @@ class Codes(TokenSpace):
         return flat.view(tokens.shape)
 
     def accuracy(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        return (logits.argmax(-1) == tokens).float()
+        right = logits.gather(-1, tokens[..., None])[..., 0]
+        return (right == logits.amax(-1)).float()  # several times faster on CPUs than argmax
 
     def draw(
         self,

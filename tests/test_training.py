@@ -337,6 +337,24 @@ def test_a_signal_before_training_ends_it(tiny: Settings, tmp_path: Path, monkey
     assert caught.value.exit_code == 143 and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"data.flip": True}, r"made with data\.flip=false, this run now has true: run `nextscale tokenize`"),
+        ({"training.transformer.cache_passes": 2}, r"cache_passes=1, this run now has 2"),
+    ],
+)
+def test_tokens_cached_with_other_settings_are_refused(
+    tiny: Settings, tmp_path: Path, changed: dict[str, Any], named: str
+) -> None:
+    run = fit(tiny, tmp_path / "run")
+    (run / "transformer/model.safetensors").unlink()
+    with pytest.raises(NextscaleError, match=named):
+        fit(tiny, run, "auto", **changed)
+    tokenize(run, [f"{key}={value}" for key, value in changed.items()])
+    fit(tiny, run, "auto", **changed, **{"training.transformer.steps": 7})
+
+
 def test_going_back_sets_later_checkpoints_aside(tiny: Settings, tmp_path: Path, tiny_run: Path) -> None:
     run = fit(tiny, tmp_path / "run", stage="tokenizer")
     (run / "tokenizer/model.safetensors").unlink()

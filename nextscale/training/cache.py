@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from rich.progress import Progress
 
 from nextscale.data import DataSplits, SampleSource
 from nextscale.errors import CheckpointError, ConfigError
+from nextscale.runconfig import RunConfig
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.tokenstore import TokenStore, hash_module
 from nextscale.training import distributed
@@ -23,26 +26,27 @@ def open_or_write_tokens(
     run: Path,
     tokenizer: MultiscaleTokenizer,
     data: DataSplits,
-    passes: int,
-    seed: int,
+    config: RunConfig,
     log: RunLog,
     rewrite: bool = False,
 ) -> tuple[TokenStore, TokenStore]:
     """The token stores of the training and of the validation split; written first where they are missing.
 
     Raises:
-        CheckpointError: a store is another tokenizer's, or damaged.
+        CheckpointError: a store is another tokenizer's, was made with other settings, or is damaged.
     """
     if tokenizer.adaptive:
         raise ConfigError(f"tokens of {type(tokenizer).__name__} are not cached: every batch has a schedule of its own")
     written_by = hash_module(tokenizer, {"schedule": str(tokenizer.schedule())})
+    passes, seed = config.training.transformer.cache_passes, config.seed
+    made_with = _settings(config)
     stores = []
     # Held-out samples are tokenized once and as they are.
     for name, source, count in (("train", data.train, passes), ("validation", data.validation, 1)):
         path = run / "tokens.zarr" / name
         if distributed.is_main() and (rewrite or not path.exists()):
             augmented = None if name == "validation" else mixed_seed(seed, 3)
-            write_tokens(path, tokenizer, source, data, count, augmented, written_by, log)
+            write_tokens(path, tokenizer, source, data, count, augmented, written_by, log, made_with)
         distributed.barrier()
         store = TokenStore.open(path, written_by)
         if store.num_samples != len(source):
@@ -50,8 +54,25 @@ def open_or_write_tokens(
                 f"{path} holds tokens of {store.num_samples} samples, the data now has {len(source)}: "
                 "run `nextscale tokenize` or delete it"
             )
+        for key, value in store.attributes.get("made_with", {}).items():
+            if key in made_with and made_with[key] != value:
+                raise CheckpointError(
+                    f"{path} was made with {key}={json.dumps(value)}, this run now has {json.dumps(made_with[key])}: "
+                    "run `nextscale tokenize` or delete it"
+                )
         stores.append(store)
     return stores[0], stores[1]
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What decides which tokens a cache holds, beside the tokenizer; not where the data lie, which may have moved."""
+    where = getattr(config.data, "shorthand", None)
+    data = config.data.model_dump(mode="json", exclude={where} if where else None)
+    settings = {f"data.{key}": value for key, value in data.items()}
+    return settings | {
+        "training.transformer.cache_passes": config.training.transformer.cache_passes,
+        "seed": config.seed,
+    }
 
 
 @torch.no_grad()
@@ -64,6 +85,7 @@ def write_tokens(
     seed: int | None,
     written_by: str,
     log: RunLog,
+    made_with: dict[str, Any] | None = None,
 ) -> None:
     """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation."""
     size = len(source)
@@ -80,6 +102,7 @@ def write_tokens(
         conditions=specs,
         passes=passes,
         num_samples=size,
+        attributes={"made_with": made_with or {}},
     )
     hidden = not (log.main and log.console.is_terminal)
     with store as writer, Progress(console=log.console, transient=True, disable=hidden) as progress:

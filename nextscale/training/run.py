@@ -123,9 +123,7 @@ class _Run:
             self.log.note(f"starting from {init}/transformer; new: {', '.join(new) or 'nothing'}")
         stores = None
         if settings.cache:
-            stores = open_or_write_tokens(
-                self.folder, self.tokenizer, self.data, settings.cache_passes, self.config.seed, self.log
-            )
+            stores = open_or_write_tokens(self.folder, self.tokenizer, self.data, self.config, self.log)
         stage = TransformerStage(
             self.modality,
             self.tokenizer,
@@ -249,7 +247,6 @@ def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
     tokenizer = load_tokenizer(run, device)
     splits = plugins.modality(config.modality).open_data(config.data)
     check_tokenizer(run, splits, config)
-    passes = config.training.transformer.cache_passes
     with interruptible():
-        stores = open_or_write_tokens(run, tokenizer, splits, passes, config.seed, RunLog(run), rewrite=True)
+        stores = open_or_write_tokens(run, tokenizer, splits, config, RunLog(run), rewrite=True)
     return [store.path for store in stores]

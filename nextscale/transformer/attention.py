@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from nextscale.config import TransformerConfig
 from nextscale.errors import ConfigError
 from nextscale.tokenizer import ScaleInput
+from nextscale.transformer.blockwise import RowBlock, block_attention, pays, row_blocks
 from nextscale.transformer.functions import split_heads
 from nextscale.transformer.positions import rotate
 
@@ -92,18 +94,33 @@ class KVCache:
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
 
 
-def attention_mask(rule: ScaleAttention, inputs: ScaleInput, cache: KVCache | None) -> Tensor | None:
-    """(B or 1) 1 L_q L_k booleans for scaled_dot_product_attention; None where everything is allowed."""
+@dataclass(frozen=True)
+class AttentionMask:
+    """Which keys each query looks at.
+
+    Attributes:
+        allowed: (B or 1) 1 L_q L_k booleans for scaled_dot_product_attention; None where everything is allowed.
+        blocks: the same as blocks of rows, in training on a CPU; None elsewhere, or where it differs by sample.
+    """
+
+    allowed: Tensor | None = None
+    blocks: list[RowBlock] | None = None
+
+
+def attention_mask(rule: ScaleAttention, inputs: ScaleInput, cache: KVCache | None) -> AttentionMask:
     key_ids = inputs.scale_ids if cache is None else cache.scale_ids
     key_mask = inputs.mask if cache is None else cache.mask
     allowed = rule.allowed(inputs.scale_ids, key_ids)
     if key_mask is None:
-        return None if allowed is None else allowed[None, None]
+        if allowed is None:
+            return AttentionMask()
+        training = allowed.device.type == "cpu" and torch.is_grad_enabled()
+        return AttentionMask(allowed[None, None], row_blocks(allowed) if training else None)
     # A padded query would look at nothing and give NaN: let it look at itself.
     own = torch.arange(len(inputs.scale_ids), device=key_ids.device) + (len(key_ids) - len(inputs.scale_ids))
     itself = own[:, None] == torch.arange(len(key_ids), device=key_ids.device)
     mask = key_mask[:, None, None, :]
-    return (mask if allowed is None else mask & allowed) | itself
+    return AttentionMask((mask if allowed is None else mask & allowed) | itself)
 
 
 class Attention(nn.Module):
@@ -123,7 +140,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        mask: Tensor | None,
+        mask: AttentionMask,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
@@ -138,5 +155,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         scale = 1.0 if self.qk_norm else 0.25 / math.sqrt(q.shape[-1])
-        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, scale=scale)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if mask.blocks is not None and pays(q, k):
+            out = block_attention(q, k, v, mask.blocks, scale)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, scale=scale)
         return self.proj(rearrange(out, "b h l d -> b l (h d)"))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.config import TransformerConfig
-from nextscale.transformer.attention import Attention, KVCache
+from nextscale.transformer.attention import Attention, AttentionMask, KVCache
 from nextscale.transformer.functions import gelu_tanh
 
 
@@ -71,7 +71,7 @@ class Block(nn.Module):
         self,
         x_BLD: Tensor,
         six_B6D: Tensor,
-        mask: Tensor | None,
+        mask: AttentionMask,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,

@@ -15,46 +15,44 @@ def split_heads(qkv_BLHd: Tensor, heads: int, scale_H: Tensor | None) -> tuple[T
     """Queries, keys and values, B H L d each, from one projection B L (3 H d).
 
     With ``scale_H``, keys become unit vectors, and queries vectors of that length a head (QK-norm). The norm is
-    taken in float32, so that half-precision vectors keep their length as well as they can.
+    taken in float32 and rounded once.
     """
-    parts = qkv_BLHd.unflatten(-1, (3, heads, -1))
+    parts = qkv_BLHd.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     if scale_H is None:
-        q, k, v = parts.unbind(2)
-    else:
-        q, k, v = _SplitNormalized.apply(parts, torch.stack([scale_H, torch.ones_like(scale_H)])[..., None])  # type: ignore[misc]
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return parts.unbind(0)  # type: ignore[return-value]
+    return _SplitNormalized.apply(parts, torch.stack([scale_H, torch.ones_like(scale_H)])[:, None, :, None, None])  # type: ignore[return-value]
 
 
 class _SplitNormalized(Function):
-    """B L 3 H d and scales 2 H 1 -> scale q / |q|, scale k / |k|, and v."""
+    """3 B H L d (a view of B L 3 H d) and scales 2 1 H 1 1 -> scale q / |q|, scale k / |k|, and v; each contiguous."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qk = qkv[:, :, :2]
+        qk = qkv[:2]
         length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=torch.promote_types(qk.dtype, torch.float32))
-        factor = scale / length.clamp_min(1e-12)  # as F.normalize guards against 0
-        unit = (qk * factor).to(qkv.dtype)
+        # All large products are of one type: mixed ones would be widened into copies first.
+        factor = (scale / length.clamp_min(1e-12)).to(qk.dtype)  # as F.normalize guards against 0
+        unit = torch.mul(qk, factor, out=torch.empty(qk.shape, dtype=qk.dtype, device=qk.device))
         ctx.save_for_backward(unit, factor, scale)
-        return unit[:, :, 0], unit[:, :, 1], qkv[:, :, 2]
+        return unit[0], unit[1], qkv[2].contiguous()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         unit, factor, scale = ctx.saved_tensors
-        grad = unit.new_empty(*unit.shape[:2], 3, *unit.shape[3:])
-        along = torch.stack([(g * unit[:, :, i]).sum(-1, dtype=factor.dtype) for i, g in enumerate(grads[:2])], 2)
-        along = along[..., None]
+        _, batch, heads, length, size = unit.shape
+        grad = unit.new_empty(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+        along = torch.stack([(g * u).sum(-1) for g, u in zip(grads[:2], unit, strict=True)])[..., None]
         # What is left of each gradient at right angles to its vector, at that vector's length.
-        removed = -factor * along / scale.square()
+        removed = (-factor * along / scale.square()).to(unit.dtype)
         for i, g in enumerate(grads[:2]):
-            part = torch.mul(g, factor[:, :, i])
-            grad[:, :, i] = part.addcmul_(unit[:, :, i], removed[:, :, i])
-        grad[:, :, 2] = grads[2]
-        return grad, (along / scale).sum((0, 1))
+            torch.mul(g, factor[i], out=grad[i]).addcmul_(unit[i], removed[i])
+        grad[2] = grads[2]
+        return grad, (along / scale).sum((1, 3), keepdim=True)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """``F.gelu(x, approximate="tanh")``; in float32 on CPUs by way of a sigmoid, three times as fast as tanh there."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    """``F.gelu(x, approximate="tanh")``; on CPUs by way of a sigmoid, three times as fast as tanh there."""
+    if x.device.type == "cpu":
         return _SigmoidGELU.apply(x)  # type: ignore[return-value]
     return F.gelu(x, approximate="tanh")
 

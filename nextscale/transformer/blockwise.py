@@ -1,0 +1,91 @@
+"""Attention by blocks of rows: pairs that no row of a block may look at are not computed.
+
+Attention between scales is block-triangular, so that a third of all pairs is masked. On CPUs plain matrix products
+over what is left take half the time of PyTorch's fused kernel, whose backward pass is slow there (most of all in
+bfloat16). They hold the attention weights for the backward pass, so long sequences keep the fused kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+MOST_PAIRS = 2**26
+"""Of all samples and heads in a layer: what is held for the backward pass stays below 256 MiB."""
+LEAST_ROWS = 32
+"""Fewer rows in a block cost more in calls than they save in pairs."""
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Rows (queries) and the range of keys that any of them looks at; ``mask`` (rows x keys) where not all do."""
+
+    rows: slice
+    keys: slice
+    mask: Tensor | None
+
+
+def row_blocks(allowed: Tensor) -> list[RowBlock]:
+    """Split ``allowed`` (L_q L_k booleans; each row looks at one key at least) between rows that differ."""
+    length = len(allowed)
+    differ = (allowed[1:] != allowed[:-1]).any(1).nonzero()[:, 0] + 1
+    blocks, start = [], 0
+    for end in [*differ.tolist(), length]:
+        if end - start >= LEAST_ROWS or end == length:
+            looked = allowed[start:end].any(0).nonzero()[:, 0]
+            keys = slice(int(looked[0]), int(looked[-1]) + 1)
+            mask = allowed[start:end, keys]
+            blocks.append(RowBlock(slice(start, end), keys, None if bool(mask.all()) else mask))
+            start = end
+    return blocks
+
+
+def pays(q: Tensor, k: Tensor) -> bool:
+    """Whether attention of ``q`` to ``k`` (B H L d each) is quicker by blocks than by the fused kernel."""
+    learns = torch.is_grad_enabled() and q.requires_grad
+    return q.device.type == "cpu" and learns and q.shape[:3].numel() * k.shape[2] <= MOST_PAIRS
+
+
+def block_attention(q: Tensor, k: Tensor, v: Tensor, blocks: list[RowBlock], scale: float) -> Tensor:
+    """What ``scaled_dot_product_attention`` gives for the mask that ``blocks`` stand for; B H L d."""
+    flat = [x.flatten(0, 1) for x in (q if scale == 1 else q * scale, k, v)]
+    return _BlockAttention.apply(*flat, blocks).unflatten(0, q.shape[:2])  # type: ignore[union-attr]
+
+
+class _BlockAttention(Function):
+    """Queries, keys and values, N L d each; N runs over samples and heads."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[RowBlock]) -> Tensor:
+        out, all_weights = torch.empty_like(q), []
+        with torch.autocast(q.device.type, enabled=False):  # which would take the softmax to float32
+            for block in blocks:
+                weights = torch.bmm(q[:, block.rows], k[:, block.keys].mT)
+                if block.mask is not None:
+                    weights.masked_fill_(~block.mask, -torch.inf)
+                weights = torch.softmax(weights, -1)
+                out[:, block.rows] = torch.bmm(weights, v[:, block.keys])
+                all_weights.append(weights)
+        ctx.save_for_backward(q, k, v, *all_weights)
+        ctx.blocks = blocks
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *all_weights = ctx.saved_tensors
+        (grad,) = grads
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for block, weights in zip(ctx.blocks, all_weights, strict=True):
+            rows, keys = (slice(None), block.rows), (slice(None), block.keys)
+            by_weight = torch.bmm(grad[rows], v[keys].mT)
+            by_logit = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype)
+            grad_q[rows] = torch.bmm(by_logit, k[keys])
+            grad_k[keys] += torch.bmm(by_logit.mT, q[rows])
+            grad_v[keys] += torch.bmm(weights.mT, grad[rows])
+        return grad_q, grad_k, grad_v, None
