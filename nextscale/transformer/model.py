@@ -20,7 +20,7 @@ from nextscale.errors import ConfigError
 from nextscale.pyramid import Schedule
 from nextscale.tokenizer import ScaleInput
 from nextscale.tokenspace import TokenSpace
-from nextscale.transformer.attention import KVCache, ScaleAttention, attention_mask
+from nextscale.transformer.attention import AttentionMask, KVCache, ScaleAttention, attention_mask
 from nextscale.transformer.block import Block, modulate, normalize
 from nextscale.transformer.head import CodebookHead
 from nextscale.transformer.positions import rotation_angles
@@ -112,7 +112,7 @@ class ScaleTransformer(nn.Module):
         x_BLD, memory = self.embed(inputs, cond.start_BD, revealed)
         if cache is not None:
             cache.begin(inputs)
-        mask = attention_mask(self.attention, inputs, cache) if len(self.blocks) else None
+        mask = attention_mask(self.attention, inputs, cache) if len(self.blocks) else AttentionMask()
         rotation = None
         if self.config.positions == "rotary":
             rotation = rotation_angles(inputs.coordinates, self.config.model_width // self.config.num_heads)
