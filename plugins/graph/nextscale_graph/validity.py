@@ -67,7 +67,9 @@ def classes(graphs: Sequence[nx.Graph]) -> list[int]:
 
 
 def _fingerprint(graph: nx.Graph) -> tuple:
-    return len(graph), graph.number_of_edges(), nx.weisfeiler_lehman_graph_hash(graph, iterations=3)
+    """Equal for isomorphic graphs: the degrees of every node's neighbours, in order."""
+    degrees = dict(graph.degree)
+    return tuple(sorted(tuple(sorted(degrees[other] for other in graph[node])) for node in graph))
 
 
 def unique_and_novel(graphs: Sequence[nx.Graph], training: Sequence[nx.Graph]) -> tuple[np.ndarray, np.ndarray]:

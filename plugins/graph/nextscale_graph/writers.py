@@ -37,7 +37,7 @@ def write_npz(samples: GraphBatch, path: Path) -> Path:
         types = getattr(samples, name)
         if types is not None:
             arrays[name] = types.cpu().numpy()
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
     return path
 
 
