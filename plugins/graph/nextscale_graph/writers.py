@@ -80,7 +80,7 @@ def _draw(rows: list[list[nx.Graph]], path: Path) -> Path:
         for axis in row:
             axis.set_axis_off()
         for axis, graph in zip(row, graphs, strict=False):
-            kinds = [kind for _, kind in graph.nodes(data="type", default=0)]  # type: ignore[call-arg]
+            kinds: Any = [graph.nodes[node].get("type", 0) for node in graph]
             nx.draw_networkx(
                 graph, layout(graph), ax=axis, with_labels=False, node_size=400 / (len(graph) + 8), width=0.6,
                 node_color=kinds, cmap="tab10", vmin=0, vmax=9, edge_color="0.4",
