@@ -84,7 +84,7 @@ class _BlockAttention(Function):
         for block, weights in zip(ctx.blocks, all_weights, strict=True):
             rows, keys = (slice(None), block.rows), (slice(None), block.keys)
             by_weight = torch.bmm(grad[rows], v[keys].mT)
-            by_logit = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype)
+            by_logit = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype)  # pyright: ignore
             grad_q[rows] = torch.bmm(by_logit, k[keys])
             grad_k[keys] += torch.bmm(by_logit.mT, q[rows])
             grad_v[keys] += torch.bmm(weights.mT, grad[rows])
