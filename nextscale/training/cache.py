@@ -68,11 +68,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     """What decides which tokens a cache holds, beside the tokenizer; not where the data lie, which may have moved."""
     where = getattr(config.data, "shorthand", None)
     data = config.data.model_dump(mode="json", exclude={where} if where else None)
-    settings = {f"data.{key}": value for key, value in data.items()}
-    return settings | {
-        "training.transformer.cache_passes": config.training.transformer.cache_passes,
-        "seed": config.seed,
-    }
+    passes = {"training.transformer.cache_passes": config.training.transformer.cache_passes}
+    return {f"data.{key}": value for key, value in data.items()} | passes | {"seed": config.seed}
 
 
 @torch.no_grad()

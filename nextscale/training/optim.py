@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from nextscale.config import StageConfig
+from nextscale.errors import ConfigError
+from nextscale.transformer.block import Block
 
 
 def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.optim.AdamW:
@@ -26,11 +28,30 @@ def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.o
 
 
 def compile_model(model: nn.Module) -> None:
-    """torch.compile what training calls: the model, or its parts where it has no forward of its own."""
-    parts = model.children() if type(model).forward is nn.Module.forward else [model]
+    """torch.compile what training calls: a transformer's blocks (which share their code), or else the whole model.
+
+    Raises:
+        ConfigError: no compiler was found.
+    """
+    if not any(p.is_cuda for p in model.parameters()):
+        _check_compiler()
+    blocks: list[nn.Module] = [part for part in model.modules() if isinstance(part, Block)]
+    # A tokenizer has no forward of its own: its networks have.
+    parts = blocks or (model.children() if type(model).forward is nn.Module.forward else [model])
     for part in parts:
         if type(part).forward is not nn.Module.forward:
             part.compile()
+
+
+def _check_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes seconds to import
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        message = "torch.compile needs a C++ compiler, and none was found: install g++, or set compile=false"
+        raise ConfigError(message) from error
 
 
 def lr_factor(step: int, config: StageConfig) -> float:
