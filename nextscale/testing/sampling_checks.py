@@ -177,7 +177,9 @@ def check_legality(
     assert masks.keys() == set(range(len(drawn.tokens)))
     for k, tokens in enumerate(drawn.tokens):
         allowed = masks[k].gather(-1, tokens[..., None])[..., 0]
-        assert_same("invariant 12 (legality)", "legality of tokens", allowed, torch.ones_like(allowed), scale=k)
+        every = torch.ones_like(allowed)
+        # Padding is never drawn: it holds token 0, whatever this check's own masks say.
+        assert_same("invariant 12 (legality)", "legality of tokens", allowed, every, scale=k, valid=drawn.masks[k])
 
 
 @contextmanager
