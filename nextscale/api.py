@@ -67,7 +67,8 @@ class Model:
             seed: sample i is a function of (seed, i) alone, so neither ``batch_size`` nor ``num_samples`` changes it.
             sampling: fields of ``SamplingConfig`` that differ from the run's.
             conditions: by name, one value or one a sample: a class's number or name, or a vector. A class that is
-                not mentioned goes through all its values in turn; None leaves it unconditional.
+                not mentioned goes through all its values in turn; None leaves it unconditional. A count (how large a
+                sample is to be) that is not mentioned is drawn as the data has it.
             named: fields of ``SamplingConfig`` or conditions: ``generate(16, label=3, guidance=2.0)``.
 
         Raises:
@@ -139,6 +140,40 @@ class Model:
 
         return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
 
+    @property
+    def completes(self) -> bool:
+        """Whether samples may be parts that ``complete`` adds to."""
+        return type(self.tokenizer).begin_with is not MultiscaleTokenizer.begin_with
+
+    def complete(
+        self,
+        samples: Any,
+        *,
+        seed: int = 0,
+        sampling: Mapping[str, Any] | SamplingConfig | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        return_steps: bool = False,
+        batch_size: int = 64,
+        **named: Any,
+    ) -> Samples:
+        """Draw whole samples, each of which keeps one of the parts ``samples``; arguments as in ``edit``.
+
+        Raises:
+            ConfigError, NextscaleError: as ``generate``; a tokenizer that cannot complete, or not these parts.
+        """
+        config, values = self._settings(sampling, conditions, named)
+        number, device = len(samples), self.tokenizer.device
+        if number < 1 or batch_size < 1:
+            raise NextscaleError(f"cannot complete {number} samples, {batch_size} at a time")
+        resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
+
+        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
+            start = self.tokenizer.begin_with(samples[rows].to(device), batch)
+            drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start)
+            return [self.tokenizer.decode(state) for state in _shown(drawn, return_steps)]
+
+        return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
+
     def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
         """Reconstructions of ``edited`` with the originals where they are kept; where nothing is, itself."""
         joined = paste_back(originals, edited, kept)
@@ -164,6 +199,9 @@ class Model:
             seeds = sample_seeds(seed, np.arange(rows.start, rows.stop)) >> np.uint64(1)
             generators = [torch.Generator(device).manual_seed(int(one)) for one in seeds]
             batches.append(draw(rows, {name: value[rows].to(device) for name, value in conditions.items()}, generators))
+        # Where the number of scales differs, what is complete stays as it is.
+        longest = max(map(len, batches))
+        batches = [[*parts, *parts[-1:] * (longest - len(parts))] for parts in batches]
         steps = [self.modality.concatenate(list(parts)) for parts in zip(*batches, strict=True)]
         return Samples(steps[-1], steps if return_steps else [], conditions)
 
@@ -241,6 +279,8 @@ def _class_number(spec: ConditionSpec, value: Any) -> int:
             return number
     except (TypeError, ValueError):
         pass
+    if spec.kind == "count":
+        raise NextscaleError(f"{spec.name} {value!r} should be a whole number from 1 to {spec.size}")
     raise NextscaleError(unknown(spec.name, str(value), spec.names))
 
 

@@ -13,14 +13,22 @@ from nextscale.errors import NextscaleError, unknown
 
 
 class ConditionSpec(BaseModel):
-    """One conditioning input. ``class``: integers below ``size``; ``vector``: B x ``size`` floats."""
+    """One conditioning input. ``class``: integers below ``size``; ``vector``: B x ``size`` floats.
+
+    ``count``: integers from 1 to ``size`` that only the tokenizer takes (``initial_state``): how large a sample is to
+    be. It is not embedded, so the network sees of it what the inputs show; where it is not given, it is drawn.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    kind: Literal["class", "vector"] = "class"
+    kind: Literal["class", "vector", "count"] = "class"
     size: PositiveInt
     names: tuple[str, ...] = ()
+
+    @property
+    def embedded(self) -> bool:
+        return self.kind != "count"
 
 
 class Conditioner(nn.Module):
@@ -37,11 +45,11 @@ class Conditioner(nn.Module):
         self.width = width
         self.embed = nn.ModuleDict()
         self.null = nn.ParameterDict()
-        for spec in self.specs:
+        for spec in self._embedded():
             is_class = spec.kind == "class"
             self.embed[spec.name] = nn.Embedding(spec.size, width) if is_class else nn.Linear(spec.size, width)
             self.null[spec.name] = nn.Parameter(torch.empty(width))
-        if not self.specs:
+        if not self._embedded():
             self.null["start"] = nn.Parameter(torch.empty(width))
 
     def forward(
@@ -53,7 +61,7 @@ class Conditioner(nn.Module):
         makes it null for some samples.
         """
         parts = []
-        for spec in self.specs:
+        for spec in self._embedded():
             null_BD = self.null[spec.name].expand(num_samples, -1)
             if spec.name not in conditions:
                 parts.append(null_BD)
@@ -65,6 +73,13 @@ class Conditioner(nn.Module):
         if not parts:
             return self.null["start"].expand(num_samples, -1)
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def _embedded(self) -> list[ConditionSpec]:
+        return [spec for spec in self.specs if spec.embedded]
+
+    def guides(self, conditions: Mapping[str, Tensor]) -> bool:
+        """Whether any of these conditions changes what the network gives: guidance needs one."""
+        return any(spec.name in conditions for spec in self._embedded())
 
     def check(self, conditions: Mapping[str, Tensor]) -> None:
         """Raise NextscaleError for an unknown name, a label out of range or a wrong size."""
@@ -81,5 +96,8 @@ def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Te
         if spec.kind == "class" and value.numel() and not 0 <= int(value.min()) <= int(value.max()) < spec.size:
             bad = int(value.max()) if int(value.max()) >= spec.size else int(value.min())
             raise NextscaleError(f"{name} {bad} is out of range: this model knows {name}s 0 to {spec.size - 1}")
+        if spec.kind == "count" and value.numel() and not 1 <= int(value.min()) <= int(value.max()) <= spec.size:
+            bad = int(value.min()) if int(value.min()) < 1 else int(value.max())
+            raise NextscaleError(f"{name} {bad} is out of range: it should be from 1 to {spec.size}")
         if spec.kind == "vector" and value.shape[-1] != spec.size:
             raise NextscaleError(f"{name} has {value.shape[-1]} numbers; this model takes {spec.size}")

@@ -26,8 +26,8 @@ class Section(BaseModel):
 class TransformerConfig(Section):
     """The scale-wise transformer. Defaults are published VAR's (https://arxiv.org/abs/2404.02905)."""
 
-    depth: PositiveInt = 16
-    """Number of blocks."""
+    depth: NonNegativeInt = 16
+    """Number of blocks; 0 leaves all to a modality's own stem."""
     width: PositiveInt | None = None
     """Model width D; None means 64 x depth, as published."""
     heads: PositiveInt | None = None
@@ -155,5 +155,6 @@ class SamplingConfig(Section):
     """Feed the next scale a Gumbel-softmax mixture of codes: smoother samples, slightly off the model's law."""
     steps: PositiveInt | tuple[PositiveInt, ...] = 1
     """Sub-steps in which a scale is revealed (needs transformer.in_scale_steps)."""
-    reveal: Literal["random", "confidence"] = "random"
-    """Which tokens a sub-step keeps: any, or the likeliest."""
+    reveal: Literal["random", "confidence", "groups"] = "random"
+    """Which tokens a sub-step keeps: any, the likeliest, or one of each group that the tokenizer names (then there are
+    as many sub-steps as the largest group has tokens, and ``steps`` is not read)."""

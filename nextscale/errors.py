@@ -38,6 +38,10 @@ class TrainingError(NextscaleError):
     """Training cannot go on (loss not finite, disk full)."""
 
 
+class NextscaleWarning(UserWarning):
+    """Something the user should know of what is done all the same; the command line prints it as one line."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """``unknown preset 'digts'; did you mean 'digits'? (known: digits, fashion)``"""
     known = sorted(known)

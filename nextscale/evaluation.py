@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from nextscale import plugins
 from nextscale.api import Model, load
@@ -33,12 +34,16 @@ def evaluate(
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
     reconstruction_only: bool = False,
+    repeats: int = 1,
+    sampling: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure a run and write ``eval.json`` into it.
 
     Args:
-        samples: drawn at each ``guidance``, classes evenly spread.
+        samples: drawn at each ``guidance``, classes evenly spread. Without conditions that guide, at none.
         seed: of the samples.
+        repeats: draw so often, with seeds from ``seed`` on; measures are means, and ``NAME_std`` their spread.
+        sampling: fields of ``SamplingConfig`` that differ from the run's.
         options: for the modality's own sample metrics.
         reconstruction_only: measure the tokenizer only.
 
@@ -70,31 +75,51 @@ def evaluate(
         if found:
             results["model"] = found
         results["samples"] = {}
-        for value in guidance:
-            with console.status(f"{samples} samples at guidance {value:g}"):
-                drawn = model.generate(samples, seed=seed, sampling={"guidance": value})
-            with console.status(f"quality of samples at guidance {value:g}"):
-                quality = modality.evaluate_samples(drawn.samples, drawn.conditions, data, settings)
-            results["samples"][f"{value:g}"] = quality
+        guides = any(spec.embedded for spec in model.conditions)
+        for value in guidance if guides else (0.0,):
+            rounds = []
+            for again in range(repeats):
+                with console.status(f"{samples} samples at guidance {value:g}"):
+                    settings_now = {**(sampling or {}), "guidance": value}
+                    drawn = model.generate(samples, seed=seed + again, sampling=settings_now)
+                with console.status(f"quality of samples at guidance {value:g}"):
+                    rounds.append(modality.evaluate_samples(drawn.samples, drawn.conditions, data, settings))
+            results["samples"][f"{value:g}"] = rounds[0] if repeats == 1 else mean_and_spread(rounds)
     write_json_atomic(run / "eval.json", results)
+    return results
+
+
+def mean_and_spread(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of every number in ``rounds``, and its standard deviation as ``NAME_std``; the rest of the first."""
+    results: dict[str, Any] = {}
+    for key, first in rounds[0].items():
+        values = [each.get(key) for each in rounds]
+        if isinstance(first, Mapping):
+            results[key] = mean_and_spread(values)  # type: ignore[arg-type]
+        elif isinstance(first, int | float) and not isinstance(first, bool):
+            numbers = torch.tensor([float(value) for value in values if value is not None], dtype=torch.float64)
+            results[key], results[f"{key}_std"] = float(numbers.mean()), float(numbers.std())
+        else:
+            results[key] = first
     return results
 
 
 @torch.inference_mode()
 def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, float]:
     """Share of the vocabulary that held-out samples use, and perplexity exp(entropy), at each scale and in all."""
-    schedule, size = tokenizer.schedule(), tokenizer.token_space.vocabulary
-    counts_KV = torch.zeros(len(schedule), size)
+    size = tokenizer.token_space.vocabulary
+    counts: dict[str, Tensor] = {}
     source = data.test or data.validation
     for indices in validation_batches(len(source), HELD_OUT):
         pyramid = tokenizer.encode(source.batch(indices, None).to(tokenizer.device).samples)
-        for k in range(len(pyramid.schedule)):
+        for k, name in enumerate(tokenizer.scale_names(len(pyramid.schedule))):
             tokens = pyramid.scale(k)
             if pyramid.mask is not None:
                 tokens = tokens[pyramid.mask[:, pyramid.schedule.span(k)]]
-            counts_KV[k] += torch.bincount(tokens.flatten().cpu(), minlength=size)
+            found = torch.bincount(tokens.flatten().cpu(), minlength=size).float()
+            counts[name] = counts[name] + found if name in counts else found
     usage: dict[str, float] = {}
-    for name, counts_V in [*((f"scale{k}", counts_KV[k]) for k in range(len(schedule))), ("total", counts_KV.sum(0))]:
+    for name, counts_V in [*counts.items(), ("total", torch.stack(list(counts.values())).sum(0))]:
         law = counts_V / counts_V.sum().clamp_min(1)
         usage[f"used_{name}"] = float((counts_V > 0).float().mean())
         usage[f"perplexity_{name}"] = float(torch.special.entr(law).sum().exp())

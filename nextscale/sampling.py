@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from nextscale.config import SamplingConfig
 from nextscale.errors import ConfigError, NextscaleError
 from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.reveal import rank_in_group
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
-from nextscale.tokenspace import Codes, Generators, filter_logits, uniform
+from nextscale.tokenspace import Codes, Generators, TokenSpace, filter_logits, uniform
 from nextscale.transformer import KVCache, ScaleTransformer
 
 T = TypeVar("T", int, float)
@@ -24,10 +25,12 @@ T = TypeVar("T", int, float)
 
 @dataclass
 class Generation:
-    """What ``generate`` drew: tokens of each scale (B L_k), and the state before the first and after each scale."""
+    """What ``generate`` drew: tokens of each scale (B L_k), which of them are no padding (None: all), and the state
+    before the first and after each scale."""
 
     tokens: list[Tensor]
     states: list[Any]
+    masks: list[Tensor | None] = field(default_factory=list)
 
     @property
     def state(self) -> Any:
@@ -53,15 +56,20 @@ def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
     return config.guidance * k / (num_scales - 1)
 
 
-def check_sampling(config: SamplingConfig, transformer: ScaleTransformer, num_scales: int) -> None:
+def check_sampling(
+    config: SamplingConfig, transformer: ScaleTransformer, num_scales: int, adaptive: bool = False
+) -> None:
     """Raise ConfigError where per-scale settings do not match the number of scales, or steps need training."""
     for name in ("temperature", "top_k", "top_p", "steps"):
         value = getattr(config, name)
+        if isinstance(value, tuple) and adaptive:
+            raise ConfigError(f"sampling.{name} has {len(value)} values; here scales differ between samples: give one")
         if isinstance(value, tuple) and len(value) != num_scales:
             raise ConfigError(f"sampling.{name} has {len(value)} values; this model has {num_scales} scales")
     steps = config.steps if isinstance(config.steps, tuple) else (config.steps,)
-    if max(steps) > 1 and not transformer.config.in_scale_steps:
-        raise ConfigError("sampling.steps > 1 needs a transformer trained with transformer.in_scale_steps=true")
+    if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
+        what = "steps > 1" if max(steps) > 1 else "reveal=groups"
+        raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
     if config.smooth and not isinstance(transformer.token_space, Codes):
         raise ConfigError("sampling.smooth mixes codes: this model's tokens are not codes")
 
@@ -78,6 +86,7 @@ def generate(
     known: TokenPyramid | None = None,
     keep: Tensor | None = None,
     anchored: bool = False,
+    start: Any = None,
 ) -> Generation:
     """Draw ``num_samples`` samples.
 
@@ -89,6 +98,7 @@ def generate(
         anchored: also hold the state, at the places that are kept at the finest scale, to what it is under ``known``
             alone. Tokens drawn at coarse scales reach into what is kept, and would leave its finer tokens, which were
             chosen to follow others, out of place. (The states are then more than the tokens tell.)
+        start: a state to go on from (``tokenizer.begin_with``), instead of the initial one.
 
     Raises:
         ConfigError, NextscaleError: settings or conditions that this model cannot take.
@@ -99,17 +109,17 @@ def generate(
     if isinstance(generator, Sequence) and len(generator) != num_samples:
         raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one a sample")
     schedule = schedule if known is None else known.schedule
-    state = tokenizer.initial_state(num_samples, conditions, schedule)
-    check_sampling(config, transformer, tokenizer.num_scales(state))
+    state = tokenizer.initial_state(num_samples, conditions, schedule) if start is None else start
+    check_sampling(config, transformer, tokenizer.num_scales(state), tokenizer.adaptive)
     cond_BD = transformer.conditioner(conditions, num_samples)
-    guided = config.guidance > 0 and bool(conditions)
+    guided = config.guidance > 0 and transformer.conditioner.guides(conditions)
     if guided:
         cond_BD = torch.cat([cond_BD, transformer.conditioner({}, num_samples)])
     modulation = transformer.modulation(cond_BD)
     cache = KVCache((schedule or transformer.schedule).length)
     result = Generation([], [state])
     anchor = state if anchored and known is not None and keep is not None else None
-    k = 0
+    k = 0 if start is None else tokenizer.num_scales(start) - 1
     while k < tokenizer.num_scales(state):
         inputs = tokenizer.scale_input(state, k)
         guidance = guidance_at(config, k, tokenizer.num_scales(state)) if guided else 0.0
@@ -129,7 +139,9 @@ def generate(
             return logits if inputs.legal is None else logits.masked_fill(~inputs.legal, -torch.inf)
 
         kept = None
-        if known is not None and keep is not None:
+        # Of an adaptive tokenizer, known tokens have a place only as long as all before them were known.
+        whole = known is not None and (not tokenizer.adaptive or _known_so_far(known, keep, k))
+        if known is not None and keep is not None and whole:
             kept = (known.scale(k), keep[:, known.schedule.span(k)])
         tokens, logits = draw_scale(predict, transformer, inputs, num_samples, config, k, generator, kept)
         if config.smooth:
@@ -141,6 +153,7 @@ def generate(
             anchor = tokenizer.update(anchor, k, known.scale(k))
             state = tokenizer.splice(state, anchor, keep)
         result.tokens.append(tokens)
+        result.masks.append(inputs.mask)
         result.states.append(state)
         k += 1
     return result
@@ -166,7 +179,7 @@ def draw_scale(
     steps = min(at_scale(config.steps, k, "steps"), length)
     if not transformer.config.in_scale_steps:
         logits = predict(None)
-        tokens = space.draw(logits, generator, *settings)
+        tokens = draw_real(space, logits, inputs.mask, generator, settings)
         return (tokens if kept is None else _where(kept[1], kept[0], tokens)), logits
 
     device = inputs.scale_ids.device
@@ -175,20 +188,72 @@ def draw_scale(
     if kept is not None:
         tokens, known = _where(kept[1], kept[0], tokens), kept[1]
     logits = None
+    ranks = None
+    if config.reveal == "groups" and inputs.groups is not None:
+        open_BL = ~known if inputs.mask is None else ~known & inputs.mask
+        ranks = rank_in_group(inputs.groups, _priority(inputs, num_samples, generator), open_BL)
+        steps = int(ranks.masked_fill(~open_BL, 0).max()) + 1
     for step in range(steps):
         logits = predict((tokens, known))
-        drawn = space.draw(logits, generator, *settings)
-        priority = uniform((num_samples, length), generator, device)
+        drawn = draw_real(space, logits, inputs.mask, generator, settings)
+        if ranks is not None:
+            now = (ranks == step) & ~known
+            tokens, known = _where(now, drawn, tokens), known | now
+            continue
+        priority = _priority(inputs, num_samples, generator)
         if config.reveal == "confidence":
             # A little chance, or rounding errors would choose among equally confident tokens.
             priority = 1e-3 * priority - space.loss(logits, drawn)
         # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
-        order = priority.masked_fill(known, torch.inf).argsort(1, descending=True).argsort(1)
-        now = (order < length * (step + 1) // steps) & ~known
+        order = priority.masked_fill(known, torch.inf)
+        lengths: int | Tensor = length
+        if inputs.mask is not None:
+            order, lengths = order.masked_fill(~inputs.mask, -torch.inf), inputs.mask.sum(1, keepdim=True)
+        order = order.argsort(1, descending=True).argsort(1)
+        now = (order < lengths * (step + 1) // steps) & ~known
         tokens = _where(now, drawn, tokens)
         known = known | now
     assert logits is not None
     return tokens, logits
+
+
+def draw_real(
+    space: TokenSpace,
+    logits: Tensor,
+    mask: Tensor | None,
+    generator: Generators,
+    settings: tuple[float, int, float],
+) -> Tensor:
+    """``space.draw``; with one generator a sample, the numbers it uses do not depend on how far a batch is padded."""
+    if mask is None or generator is None or isinstance(generator, torch.Generator):
+        return space.draw(logits, generator, *settings)
+    drawn = torch.zeros(*logits.shape[:2], *space.token_shape, dtype=torch.long, device=logits.device)
+    for i, one in enumerate(generator):
+        real = mask[i]
+        if bool(real.any()):
+            drawn[i, real] = space.draw(logits[i, real][None], [one], *settings)[0]
+    return drawn
+
+
+def _priority(inputs: ScaleInput, num_samples: int, generator: Generators) -> Tensor:
+    """B L uniform numbers, as ``draw_real`` draws."""
+    shape, device = (num_samples, inputs.length), inputs.scale_ids.device
+    if inputs.mask is None or generator is None or isinstance(generator, torch.Generator):
+        return uniform(shape, generator, device)
+    priority = torch.zeros(shape, device=device)
+    for i, one in enumerate(generator):
+        number = int(inputs.mask[i].sum())
+        priority[i, inputs.mask[i]] = torch.rand(number, generator=one, device=device)
+    return priority
+
+
+def _known_so_far(known: TokenPyramid, keep: Tensor | None, k: int) -> bool:
+    """Whether all tokens of scales up to k are kept."""
+    if keep is None or k >= len(known.schedule):
+        return False
+    stop = known.schedule.offsets[k + 1]
+    kept = keep[:, :stop] if known.mask is None else keep[:, :stop] | ~known.mask[:, :stop]
+    return bool(kept.all())
 
 
 def _where(chosen_BL: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
@@ -204,7 +269,8 @@ def _repeat(inputs: ScaleInput, times: int) -> ScaleInput:
 
     coordinates = inputs.coordinates if inputs.coordinates.dim() == 2 else torch.cat([inputs.coordinates] * times)
     features, mask = tile(inputs.features), tile(inputs.mask)
-    return ScaleInput(features, coordinates, inputs.scale_ids, mask, None, inputs.start)
+    # A stem of the modality's own sees one half: the other is the same.
+    return ScaleInput(features, coordinates, inputs.scale_ids, mask, None, inputs.start, inputs.structure)
 
 
 def _soft(

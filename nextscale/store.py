@@ -46,6 +46,7 @@ def new_transformer(
         tokenizer.feature_dim,
         schedule or tokenizer.schedule(),
         conditions,
+        stem=tokenizer.build_stem(config.model_width),
         codebook=tokenizer.codebook,
     )
 

@@ -39,6 +39,9 @@ class ScaleInput:
         scale_ids: L_k integers.
         mask: B L_k booleans, False on padding; None where nothing is padded.
         legal: B L_k V booleans, what may be drawn; None where everything may.
+        structure: what a stem of the modality's own reads, one entry a scale; opaque to the core.
+        groups: B L_k integers from 0, one a token: the tokens of a group are drawn one after another (``reveal.py``).
+        weight: B L_k, what each token's loss counts; None counts each once.
     """
 
     features: Tensor | None
@@ -47,6 +50,9 @@ class ScaleInput:
     mask: Tensor | None = None
     legal: Tensor | None = None
     start: int = 0
+    structure: tuple[Any, ...] = ()
+    groups: Tensor | None = None
+    weight: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -64,6 +70,9 @@ class MultiscaleTokenizer(nn.Module, ABC):
     feature_dim: int
     description: dict[str, Any] | None = None
     """What a stored tokenizer was told of its data (``DataSplits.description``)."""
+    adaptive: bool = False
+    """The number and the lengths of scales depend on what is drawn: a schedule is only what one batch turned out to be.
+    Settings that are one a scale make no sense then, and known tokens only as long as nothing else is drawn."""
 
     @abstractmethod
     def schedule(self) -> Schedule:
@@ -93,6 +102,21 @@ class MultiscaleTokenizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, state: Any) -> Any:
         """Samples from a state; valid after any scale (a coarse sample), exact after the last."""
+
+    def build_stem(self, width: int) -> nn.Module | None:
+        """The network from this tokenizer's inputs to embeddings of ``width``; None is a linear layer on features.
+
+        A ``transformer.stem.Stem`` also sees revealed tokens, and makes the logits.
+        """
+        return None
+
+    def scale_names(self, num_scales: int) -> list[str]:
+        """What scales are called where they are measured; those of one name are measured together."""
+        return [f"scale{k}" for k in range(num_scales)]
+
+    def begin_with(self, samples: Any, conditions: Mapping[str, Tensor] | None = None) -> Any:
+        """A state that holds ``samples`` already, so that what is drawn from it completes them."""
+        raise NextscaleError(f"{type(self).__name__} cannot complete a part: its samples have no parts")
 
     def num_scales(self, state: Any) -> int:
         """K. A tokenizer whose number of scales depends on what was drawn returns the number known so far."""
@@ -187,4 +211,22 @@ def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, ma
         scale_ids=torch.cat([known.scale_ids for known in inputs]),
         mask=mask,
         start=start,
+        structure=tuple(part for known in inputs for part in known.structure),
+        groups=_pack_optional([known.groups for known in inputs], inputs, num_samples, 0),
+        weight=_pack_optional([known.weight for known in inputs], inputs, num_samples, 1.0),
     )
+
+
+def _pack_optional(
+    parts: list[Tensor | None], inputs: list[ScaleInput], num_samples: int, default: float
+) -> Tensor | None:
+    """Concatenate along L what only some scales have; a group each (``default`` 0) or a weight of one elsewhere."""
+    if all(part is None for part in parts):
+        return None
+    filled = []
+    for part, known in zip(parts, inputs, strict=True):
+        if part is None:
+            one = torch.arange(known.length) if default == 0 else torch.full((known.length,), default)
+            part = one.to(known.scale_ids.device).expand(num_samples, -1)
+        filled.append(part)
+    return torch.cat(filled, 1)

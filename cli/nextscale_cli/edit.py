@@ -13,6 +13,8 @@ from nextscale_cli.sample import Settings, check_names, make_folder, split
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nextscale.api import Model
+
 
 def edit(
     run: Run,
@@ -45,14 +47,17 @@ def edit(
 ) -> None:
     """Draw part of a sample anew, or what lies around it.
 
+    Samples without places (graphs) are parts: what is drawn completes them, to size=N.
+
     Writes grid.png (the sample, what is kept of it, and the versions) and a file for each version.
     """
     from nextscale.errors import ConfigError
 
     if sample is None:
         raise ConfigError("--sample FILE is missing: the file to edit (images: --image)")
-    if (mask is None) == (box is None):
-        raise ConfigError("say what is drawn anew: either --mask FILE or --box START,..,END,..")
+    missing = ConfigError("say what is drawn anew: either --mask FILE or --box START,..,END,..")
+    if mask is not None and box is not None:
+        raise missing
     if feather and not paste:
         raise ConfigError("--feather belongs to --paste")
     corners = None if box is None else _corners(box)
@@ -60,6 +65,11 @@ def edit(
     import nextscale
 
     model = nextscale.load(run, device=device, precision=precision, compile=compile)
+    if mask is None and box is None:
+        if not model.completes:
+            raise missing
+        _complete(model, sample, sampling, conditions, number, seed, out or run / "edits" / f"seed-{seed}")
+        return
     check_names(model, conditions)
     original, marked = model.modality.read_sample(sample, model.tokenizer, mask)
     keep = _keep(original, marked, corners, outpaint)
@@ -73,6 +83,28 @@ def edit(
     sheet = model.modality.concatenate([original, shown, edited.to(original)])
     typer.echo(model.modality.write_grid(sheet, folder / "grid.png", len(sheet) if len(sheet) <= 8 else None))
     written = model.modality.write_samples(edited, folder / "single")
+    typer.echo(f"{folder / 'single'} ({len(written)} files)")
+
+
+def _complete(
+    model: Model,
+    sample: Path,
+    sampling: dict[str, Any],
+    conditions: dict[str, Any],
+    number: int,
+    seed: int,
+    folder: Path,
+) -> None:
+    """Versions of what the part in a file may belong to."""
+    check_names(model, conditions)
+    part, _ = model.modality.read_sample(sample, model.tokenizer)
+    copies = model.modality.concatenate([part] * number)
+    drawn = model.complete(copies, seed=seed, sampling=sampling, conditions=conditions, return_steps=True)
+    make_folder(folder)
+    sheet = model.modality.concatenate([part, drawn.samples])
+    typer.echo(model.modality.write_grid(sheet, folder / "grid.png"))
+    typer.echo(model.modality.write_film([copies, *drawn.steps], folder / "film.png"))
+    written = model.modality.write_samples(drawn.samples, folder / "single")
     typer.echo(f"{folder / 'single'} ({len(written)} files)")
 
 

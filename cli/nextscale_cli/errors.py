@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
-from nextscale.errors import NextscaleError
+from nextscale.errors import NextscaleError, NextscaleWarning
 
 TRACEBACK = "NEXTSCALE_TRACEBACK"
 
@@ -21,6 +23,7 @@ def one_line_errors() -> Iterator[None]:
     141 (128 + SIGPIPE, as a shell reports it) for a reader that went away. With ``NEXTSCALE_TRACEBACK=1`` errors
     show where they were raised.
     """
+    warnings.showwarning = _one_line_warning(warnings.showwarning)
     try:
         yield
     except KeyboardInterrupt:
@@ -44,6 +47,16 @@ def one_line_errors() -> Iterator[None]:
             print_rows(error.rows, stderr=True)
         print(f"error: {describe(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, NextscaleError) else 1)
+
+
+def _one_line_warning(otherwise: Callable[..., None]) -> Callable[..., None]:
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if issubclass(category, NextscaleWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            otherwise(message, category, *rest, **named)
+
+    return show
 
 
 def describe(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from nextscale_cli.options import Device, Run
+from nextscale_cli.sample import split
 
 
 class Features(StrEnum):
@@ -19,9 +20,15 @@ class Features(StrEnum):
 
 def evaluate(
     run: Run,
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Sampling settings, such as temperature=0.8.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=2, help="How many samples at each guidance.")] = 1000,
     guidance: Annotated[str, typer.Option(metavar="T,T,...", help="Guidance values.")] = "0,2",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Draw so often, with seeds from --seed on: means, and their spread.")
+    ] = 1,
     features: Annotated[Features, typer.Option(help="Features that distances are measured on.")] = Features.classifier,
     inception: Annotated[
         Path | None, typer.Option(help="Standard Inception weights, for a distance that may be called FID.")
@@ -38,7 +45,13 @@ def evaluate(
 
     Writes RUN/eval.json. Every distance stands beside its real-against-real floor at the same sample count.
     """
+    from nextscale.config import SamplingConfig
+    from nextscale.errors import ConfigError, unknown
+
     values = _guidance(guidance)
+    sampling, conditions = split(settings or [])
+    if conditions:
+        raise ConfigError(unknown("sampling setting", next(iter(conditions)), SamplingConfig.model_fields))
     options: dict[str, Any] = {"features": features.value}
     if inception is not None:
         options["inception"] = inception
@@ -55,6 +68,8 @@ def evaluate(
         device=device,
         options=options,
         reconstruction_only=reconstruction_only,
+        repeats=repeats,
+        sampling=sampling,
     )
     print_results(results)
     typer.echo(run / "eval.json")

@@ -26,7 +26,10 @@ Settings = Annotated[
 def sample(
     run: Run,
     settings: Settings = None,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many.")] = 16,
+    number: Annotated[int, typer.Option("--number", "--num", "-n", min=1, help="How many.")] = 16,
+    size: Annotated[
+        int | None, typer.Option(help="The same as size=...: how large, for samples that have a size to choose.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Sample i is a function of the seed and i alone.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to.", show_default="RUN/samples/seed-SEED")] = None,
     film: Annotated[bool, typer.Option("--film/--no-film", help="Also the coarse-to-fine film strip.")] = True,
@@ -36,7 +39,7 @@ def sample(
     compile: Compile = False,
 ) -> None:
     """Draw samples from a trained run."""
-    sampling, conditions = split(settings or [])
+    sampling, conditions = split([*(settings or []), *([] if size is None else [f"size={size}"])])
     import nextscale
 
     model = nextscale.load(run, device=device, precision=precision, compile=compile)

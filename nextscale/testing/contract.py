@@ -60,7 +60,7 @@ class TokenizerContract(PropertyTests):
 
     def build_stem(self, tokenizer: MultiscaleTokenizer, width: int) -> nn.Module | None:
         """The modality's own stem; None is the linear layer."""
-        return None
+        return tokenizer.build_stem(width)
 
     def ragged(self, tokenizer: MultiscaleTokenizer, seed: int) -> tuple[list[Any], Any] | None:
         """Samples of different sizes, each as a batch of one, and all in one batch; None where there are none."""
@@ -108,6 +108,11 @@ class TokenizerContract(PropertyTests):
         weights = data.draw(strategies.seeds(), "weights")
         return transformer_for(tokenizer, self.condition_specs, schedule, stem, config, weights)
 
+    @staticmethod
+    def num_scales(pyramid: TokenPyramid, tokenizer: MultiscaleTokenizer) -> int | None:
+        """How many values a setting that is one a scale has; None where it must be one for all."""
+        return None if tokenizer.adaptive else len(pyramid.schedule)
+
     # The invariants.
 
     def property_schedule(self, data: st.DataObject) -> None:
@@ -131,8 +136,9 @@ class TokenizerContract(PropertyTests):
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps), "sampling")
-        keep = None if pyramid.mask is not None else data.draw(st.none() | strategies.keep_masks(pyramid))
+        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
+        whole = pyramid.mask is not None or tokenizer.adaptive
+        keep = None if whole else data.draw(st.none() | strategies.keep_masks(pyramid))
         model_checks.check_train_equals_sample(tokenizer, transformer, pyramid, conditions, config, keep, seed)
 
     def property_purity(self, data: st.DataObject) -> None:
@@ -179,23 +185,25 @@ class TokenizerContract(PropertyTests):
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps), "sampling")
-        schedule = pyramid.schedule
+        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
+        schedule = None if tokenizer.adaptive else pyramid.schedule
         sampling_checks.check_determinism(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
 
     def property_guidance_zero(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid, in_scale_steps=False)
-        config = data.draw(strategies.sampling_configs(len(pyramid.schedule)), "sampling")
-        schedule = pyramid.schedule
+        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer)), "sampling")
+        schedule = None if tokenizer.adaptive else pyramid.schedule
         sampling_checks.check_guidance_zero(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
 
     def property_edit_known(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps), "sampling")
+        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
         keep = data.draw(strategies.keep_masks(pyramid))
+        if tokenizer.adaptive:  # known tokens have a place only where all before them are known
+            keep = torch.ones_like(keep)
         sampling_checks.check_edit_known(tokenizer, transformer, pyramid, keep, seed, conditions, config)
 
     def property_edit_places(self, data: st.DataObject) -> None:
@@ -208,7 +216,9 @@ class TokenizerContract(PropertyTests):
             pytest.skip("edit by place: this tokenizer's tokens have no place in the sample")
         pyramid = tokenizer.encode(samples)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
-        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), transformer.config.in_scale_steps))
+        config = data.draw(
+            strategies.sampling_configs(self.num_scales(pyramid, tokenizer), transformer.config.in_scale_steps)
+        )
         conditions = self.conditions(len(pyramid), seed)
         sampling_checks.check_edit_places(tokenizer, transformer, samples, keep, seed, conditions, config)
 
@@ -218,6 +228,8 @@ class TokenizerContract(PropertyTests):
             pytest.skip("legality: legal tokens are a mask over codes")
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(len(pyramid.schedule), steps, extreme=True), "sampling")
-        schedule = pyramid.schedule
+        config = data.draw(
+            strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps, extreme=True), "sampling"
+        )
+        schedule = None if tokenizer.adaptive else pyramid.schedule
         sampling_checks.check_legality(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)

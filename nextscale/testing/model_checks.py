@@ -15,7 +15,7 @@ from nextscale.config import SamplingConfig
 from nextscale.pyramid import TokenPyramid
 from nextscale.sampling import generate
 from nextscale.testing.checks import Conditions
-from nextscale.testing.helpers import assert_same
+from nextscale.testing.helpers import assert_same, assert_same_tree
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.transformer import KVCache, ScaleTransformer
 
@@ -41,7 +41,7 @@ def check_causality(
     logits, others = (packed_logits(transformer, inputs, count, conditions) for inputs in (before, after))
     for k in range(j + 1):
         span = pyramid.schedule.span(k)
-        _assert_same_inputs(name, _at(after, span, count), _at(before, span, count), k)
+        _assert_same_inputs(name, _at(after, span, count, k), _at(before, span, count, k), k)
         valid = None if pyramid.mask is None else pyramid.mask[:, span]
         assert_same(name, "logits", others[:, span], logits[:, span], scale=k, atol=atol, valid=valid)
 
@@ -74,7 +74,7 @@ def check_train_equals_sample(
     for inputs in seen:
         k = int(inputs.scale_ids[0])
         expected = _at(inputs, slice(0, inputs.length), count)
-        _assert_same_inputs(name, _at(forced, pyramid.schedule.span(k), count), expected, k)
+        _assert_same_inputs(name, _at(forced, pyramid.schedule.span(k), count, k), expected, k)
 
 
 @torch.no_grad()
@@ -147,7 +147,7 @@ def packed_logits(
     return transformer(inputs, transformer.conditioner(conditions or {}, num_samples), revealed=revealed)
 
 
-def _at(inputs: ScaleInput, span: slice, num_samples: int) -> dict[str, Tensor | None]:
+def _at(inputs: ScaleInput, span: slice, num_samples: int, k: int = 0) -> dict[str, Any]:
     """One scale of (packed) inputs, in one form; the first B rows, as guidance doubles the batch."""
     starts = inputs.features is None or span.stop <= inputs.start
     mask = torch.ones(num_samples, inputs.length, dtype=torch.bool) if inputs.mask is None else inputs.mask
@@ -159,9 +159,18 @@ def _at(inputs: ScaleInput, span: slice, num_samples: int) -> dict[str, Tensor |
         "coordinates": coordinates[:num_samples, span],
         "scale_ids": inputs.scale_ids[span].expand(num_samples, -1),
         "mask": mask[:num_samples, span],
+        "groups": None if inputs.groups is None else inputs.groups[:num_samples, span],
+        "weight": None if inputs.weight is None else inputs.weight[:num_samples, span],
+        "structure": inputs.structure[k if len(inputs.structure) > 1 else 0] if inputs.structure else None,
     }
 
 
 def _assert_same_inputs(name: str, ours: dict[str, Any], expected: dict[str, Any], k: int) -> None:
     for field, value in ours.items():
+        if field == "structure":
+            assert_same_tree(name, "input structure", value, expected[field], scale=k)
+            continue
+        # What only training reads may be left out of the inputs of one scale under guidance.
+        if field in ("groups", "weight") and expected[field] is None:
+            continue
         assert_same(name, f"input {field}", value, expected[field], scale=k)

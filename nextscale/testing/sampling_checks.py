@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nextscale.config import SamplingConfig
 from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.sampling import at_scale, generate
+from nextscale.sampling import Generation, at_scale, generate
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
@@ -33,24 +33,31 @@ def check_determinism(
     """
     name = "invariant 10 (determinism)"
 
-    def tokens(rows: list[int], per_sample: bool) -> list[Tensor]:
+    def tokens(rows: list[int], per_sample: bool) -> Generation:
         own = {key: value[rows] for key, value in (conditions or {}).items()}
         seeds = [torch.Generator().manual_seed(seed + i) for i in rows]
-        drawn = generate(tokenizer, transformer, len(rows), own, config, seeds if per_sample else seeds[0], schedule)
-        return drawn.tokens
+        return generate(tokenizer, transformer, len(rows), own, config, seeds if per_sample else seeds[0], schedule)
+
+    def real(drawn: Generation, k: int, i: int) -> Tensor:
+        """Of sample i, without padding; none at scales that its batch mates alone have."""
+        if k >= len(drawn.tokens):
+            return drawn.tokens[0][i][:0]
+        mask = drawn.masks[k]
+        return drawn.tokens[k][i] if mask is None else drawn.tokens[k][i][mask[i]]
 
     every = list(range(num_samples))
     for per_sample in (False, True):
         first = tokens(every, per_sample)
         torch.rand(1)  # nothing may hang on torch's own generator
         again = tokens(every, per_sample)
-        for k, drawn in enumerate(first):
-            assert_same(name, "tokens drawn again", again[k], drawn, scale=k)
+        for k, drawn in enumerate(first.tokens):
+            assert_same(name, "tokens drawn again", again.tokens[k], drawn, scale=k)
     first = tokens(every, True)
     for i in every:
         alone = tokens([i], True)
-        for k, drawn in enumerate(first):
-            assert_same(f"{name}, sample {i}", "tokens drawn alone", alone[k][0], drawn[i], scale=k, batched=False)
+        for k in range(len(first.tokens)):
+            ours, theirs = real(alone, k, 0), real(first, k, i)
+            assert_same(f"{name}, sample {i}", "tokens drawn alone", ours, theirs, scale=k, batched=False)
 
 
 @torch.no_grad()
@@ -170,7 +177,9 @@ def check_legality(
     assert masks.keys() == set(range(len(drawn.tokens)))
     for k, tokens in enumerate(drawn.tokens):
         allowed = masks[k].gather(-1, tokens[..., None])[..., 0]
-        assert_same("invariant 12 (legality)", "legality of tokens", allowed, torch.ones_like(allowed), scale=k)
+        every = torch.ones_like(allowed)
+        # Padding is never drawn: it holds token 0, whatever this check's own masks say.
+        assert_same("invariant 12 (legality)", "legality of tokens", allowed, every, scale=k, valid=drawn.masks[k])
 
 
 @contextmanager

@@ -85,11 +85,14 @@ def transformer_configs(draw: st.DrawFn, num_scales: int, in_scale_steps: bool |
 
 @st.composite
 def sampling_configs(
-    draw: st.DrawFn, num_scales: int, in_scale_steps: bool = False, extreme: bool = False
+    draw: st.DrawFn, num_scales: int | None, in_scale_steps: bool = False, extreme: bool = False
 ) -> SamplingConfig:
-    """Settings of sampling, each one value or one a scale; ``extreme`` ones only where any draw is as good."""
+    """Settings of sampling, each one value or one a scale (``num_scales`` None: one value only); ``extreme`` ones only
+    where any draw is as good."""
 
     def setting(values: st.SearchStrategy[Any]) -> Any:
+        if num_scales is None:
+            return draw(values)
         return draw(values | st.tuples(*[values] * num_scales))
 
     warm = st.floats(0.5, 2.0)
@@ -100,7 +103,7 @@ def sampling_configs(
         top_k=setting(st.sampled_from([0, 1, 2, 5, 10**6])),
         top_p=setting(st.sampled_from([0.0, 1e-6, 0.5, 1.0]) if extreme else st.floats(0.3, 1)),
         steps=setting(st.integers(1, 4)) if in_scale_steps else 1,
-        reveal=draw(st.sampled_from(["random", "confidence"])),
+        reveal=draw(st.sampled_from(["random", "confidence", *(["groups"] if in_scale_steps else [])])),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress
 
 from nextscale.data import DataSplits, SampleSource
-from nextscale.errors import CheckpointError
+from nextscale.errors import CheckpointError, ConfigError
 from nextscale.runconfig import RunConfig
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.tokenstore import TokenStore, hash_module
@@ -35,6 +35,8 @@ def open_or_write_tokens(
     Raises:
         CheckpointError: a store is another tokenizer's, was made with other settings, or is damaged.
     """
+    if tokenizer.adaptive:
+        raise ConfigError(f"tokens of {type(tokenizer).__name__} are not cached: every batch has a schedule of its own")
     written_by = hash_module(tokenizer, {"schedule": str(tokenizer.schedule())})
     passes, seed = config.training.transformer.cache_passes, config.seed
     made_with = _settings(config)
@@ -85,7 +87,7 @@ def write_tokens(
     """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation."""
     size = len(source)
     specs = {
-        spec.name: ((), np.int64) if spec.kind == "class" else ((spec.size,), np.float32) for spec in data.conditions
+        spec.name: ((spec.size,), np.float32) if spec.kind == "vector" else ((), np.int64) for spec in data.conditions
     }
     store = TokenStore.create(
         path,

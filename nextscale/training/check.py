@@ -38,8 +38,11 @@ def check_run(
     if init is not None and has(init, "transformer"):
         start_from(init, "transformer", transformer)
     scales = len(tokenizer.schedule())
-    check_sampling(config.sampling, transformer, scales)
+    check_sampling(config.sampling, transformer, scales, tokenizer.adaptive)
     weights, attention = config.training.transformer.scale_weights, config.transformer.attention
+    if tokenizer.adaptive:
+        _check_adaptive(config)
+        return
     if weights is not None and (len(weights) != scales or not any(weights)):
         raise ConfigError(
             f"training.transformer.scale_weights = {list(weights)} is wrong: should be {scales} numbers, one a "
@@ -47,6 +50,21 @@ def check_run(
         )
     if not isinstance(attention, str) and len(attention) != scales:
         raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")
+
+
+def _check_adaptive(config: RunConfig) -> None:
+    """Settings that mean nothing where every batch has its own schedule."""
+    model, training = config.transformer, config.training.transformer
+    for wrong, setting in (
+        (training.cache, "training.transformer.cache=false"),
+        (training.scale_weights is not None, "training.transformer.scale_weights=null"),
+        (model.scale_embedding, "transformer.scale_embedding=false"),
+        (model.positions == "absolute", "transformer.positions=rotary"),
+        (not isinstance(model.attention, str), "transformer.attention=markov"),
+        (training.corrupt > 0, "training.transformer.corrupt=0"),
+    ):
+        if wrong:
+            raise ConfigError(f"scales of {config.modality} samples differ from sample to sample: set {setting}")
 
 
 def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:

@@ -12,6 +12,7 @@ from nextscale.config import SamplingConfig, TransformerStageConfig
 from nextscale.data import Batch, DataSplits
 from nextscale.modality import Modality
 from nextscale.pyramid import TokenPyramid
+from nextscale.reveal import reveal_groups
 from nextscale.sampling import generate
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenstore import TokenStore
@@ -60,14 +61,29 @@ class TransformerObjective(Objective):
             first = next(iter(drop.values()))
             drop = dict.fromkeys(drop, first)
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
-        revealed = reveal_some(pyramid, draws) if self.model.config.in_scale_steps else None
+        revealed, counts_BL = self._reveal(pyramid, inputs, draws)
         keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
         logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep)
         loss_BL = self.model.token_space.loss(logits, pyramid.tokens, self.config.label_smoothing)
         weight_BL = self._weights(pyramid, None if revealed is None else ~revealed[1])
+        if counts_BL is not None:
+            weight_BL = weight_BL * counts_BL
+        if inputs.weight is not None:
+            weight_BL = weight_BL * inputs.weight
         accuracy_BL = self.model.token_space.accuracy(logits.detach(), pyramid.tokens)
-        total = self._total_weight(pyramid, revealed is not None)
+        total = self._total_weight(pyramid, revealed is not None and counts_BL is None, inputs.weight)
         return (loss_BL * weight_BL).sum() / total, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
+
+    def _reveal(
+        self, pyramid: TokenPyramid, inputs: ScaleInput, draws: Draws
+    ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+        """What a sub-step has revealed, and (with groups) what each token then counts."""
+        if not self.model.config.in_scale_steps:
+            return None, None
+        if inputs.groups is None:
+            return reveal_some(pyramid, draws), None
+        known_BL, counts_BL = reveal_groups(pyramid, inputs.groups, draws)
+        return (pyramid.tokens, known_BL), counts_BL
 
     # Tokens and inputs are computed in full precision: sampling sees the same, and a cache holds the same.
 
@@ -81,13 +97,14 @@ class TransformerObjective(Objective):
         with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
             return self.tokenizer.teacher_forcing(pyramid, batch.conditions)
 
-    def _total_weight(self, pyramid: TokenPyramid, some_revealed: bool) -> Tensor:
+    def _total_weight(self, pyramid: TokenPyramid, some_revealed: bool, weight_BL: Tensor | None) -> Tensor:
         """What the sum over this part of the batch is divided by.
 
         It must not depend on how the batch was split: so the share of tokens that are not revealed is the expected
         one, and padding is counted over all processes.
         """
-        total = self._weights(pyramid, None).sum()
+        weights = self._weights(pyramid, None)
+        total = (weights if weight_BL is None else weights * weight_BL).sum()
         if pyramid.mask is not None:
             total = distributed.total(total) / distributed.world_size()
         return (total * (1 - REVEALED if some_revealed else 1)).clamp_min(1e-9)
@@ -108,20 +125,29 @@ class TransformerObjective(Objective):
         assert isinstance(model, ScaleTransformer)
         pyramid = self.pyramid(batch)
         inputs = self._inputs(pyramid, batch)
-        logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)))
+        revealed = counts_BL = None
+        if inputs.groups is not None and model.config.in_scale_steps:
+            # Tokens drawn one after another: the bound on the likelihood at the same sub-steps every time.
+            every = Draws(0, 0, slice(0, len(pyramid)), len(pyramid), pyramid.tokens.device)
+            revealed, counts_BL = self._reveal(pyramid, inputs, every)
+        logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)), revealed=revealed)
         loss_BL = model.token_space.loss(logits, pyramid.tokens)
         accuracy_BL = model.token_space.accuracy(logits, pyramid.tokens)
         mask_BL = torch.ones_like(loss_BL) if pyramid.mask is None else pyramid.mask.to(loss_BL.dtype)
-        scalars = {"loss": _mean(loss_BL, mask_BL), "accuracy": _mean(accuracy_BL, mask_BL)}
-        for k in range(len(pyramid.schedule)):
-            span = pyramid.schedule.span(k)
-            scalars[f"loss/scale{k}"] = _mean(loss_BL[:, span], mask_BL[:, span])
-            scalars[f"accuracy/scale{k}"] = _mean(accuracy_BL[:, span], mask_BL[:, span])
+        weight_BL = mask_BL if counts_BL is None else mask_BL * counts_BL
+        scalars = {"loss": _mean(loss_BL, weight_BL, mask_BL), "accuracy": _mean(accuracy_BL, weight_BL, mask_BL)}
+        names = self.tokenizer.scale_names(len(pyramid.schedule))
+        scale_L = pyramid.schedule.scale_ids(loss_BL.device)
+        for name in dict.fromkeys(names):
+            chosen = torch.tensor([k for k, other in enumerate(names) if other == name], device=loss_BL.device)
+            of = torch.isin(scale_L, chosen)
+            scalars[f"loss/{name}"] = _mean(loss_BL[:, of], weight_BL[:, of], mask_BL[:, of])
+            scalars[f"accuracy/{name}"] = _mean(accuracy_BL[:, of], weight_BL[:, of], mask_BL[:, of])
         return scalars
 
 
-def _mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum().clamp_min(1)
+def _mean(values: Tensor, weights: Tensor, counted: Tensor) -> Tensor:
+    return (values * weights).sum() / counted.sum().clamp_min(1)
 
 
 def corrupt(pyramid: TokenPyramid, share: float, tokenizer: MultiscaleTokenizer, draws: Draws) -> TokenPyramid:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,11 @@ from nextscale.errors import ConfigError
 from nextscale.pyramid import Schedule
 from nextscale.tokenizer import ScaleInput
 from nextscale.tokenspace import TokenSpace
-from nextscale.transformer.attention import KVCache, ScaleAttention, attention_mask
+from nextscale.transformer.attention import AttentionMask, KVCache, ScaleAttention, attention_mask
 from nextscale.transformer.block import Block, modulate, normalize
 from nextscale.transformer.head import CodebookHead
 from nextscale.transformer.positions import rotation_angles
+from nextscale.transformer.stem import Stem
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class ScaleTransformer(nn.Module):
         feature_dim: F of ``ScaleInput.features``.
         schedule: the training data's; learned absolute positions are tied to it.
         conditions: the named conditions.
-        stem: maps features B L F to embeddings B L D; a linear layer where None.
+        stem: maps features B L F to embeddings B L D; a linear layer where None. A ``Stem`` maps inputs and revealed
+            tokens to embeddings, and hidden states to logits.
         codebook: V C, where the codes lie, for ``head: codebook``.
     """
 
@@ -59,6 +62,8 @@ class ScaleTransformer(nn.Module):
     ) -> None:
         super().__init__()
         width = config.model_width
+        if width < 1:
+            raise ConfigError("transformer.depth=0 needs a transformer.width: there are no blocks to tell it from")
         if width % config.num_heads or (width // config.num_heads) % 2:
             raise ConfigError(f"transformer: width {width} must be an even multiple of heads {config.num_heads}")
         self.config, self.schedule, self.token_space = config, schedule, token_space
@@ -69,14 +74,16 @@ class ScaleTransformer(nn.Module):
             self.position = nn.Parameter(torch.empty(schedule.length, width))
         if config.scale_embedding:
             self.scale_embedding = nn.Embedding(len(schedule), width)
-        if config.in_scale_steps:
+        if config.in_scale_steps and not isinstance(self.stem, Stem):
             self.revealed = token_space.embedding(width)
             self.hidden = nn.Parameter(torch.empty(width))
         if config.adaln == "shared":
             self.adaln = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_adaln = nn.Linear(width, 2 * width)
-        if config.head == "codebook":
+        if isinstance(self.stem, Stem):
+            self.head = None
+        elif config.head == "codebook":
             if codebook is None:
                 raise ConfigError("transformer.head=codebook needs a tokenizer whose tokens are codes of a codebook")
             self.head = CodebookHead(width, codebook)
@@ -102,10 +109,10 @@ class ScaleTransformer(nn.Module):
             keep: B depth 2, stochastic depth's multipliers; None keeps every branch.
         """
         cond = self.modulation(cond) if isinstance(cond, Tensor) else cond
-        x_BLD = self.embed(inputs, cond.start_BD, revealed)
+        x_BLD, memory = self.embed(inputs, cond.start_BD, revealed)
         if cache is not None:
             cache.begin(inputs)
-        mask = attention_mask(self.attention, inputs, cache)
+        mask = attention_mask(self.attention, inputs, cache) if len(self.blocks) else AttentionMask()
         rotation = None
         if self.config.positions == "rotary":
             rotation = rotation_angles(inputs.coordinates, self.config.model_width // self.config.num_heads)
@@ -113,7 +120,11 @@ class ScaleTransformer(nn.Module):
             kept = None if keep is None else keep[:, layer]
             x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept)
         scale, shift = cond.head_B2D.unflatten(-1, (2, -1))[:, :, None].unbind(1)
-        return self.head(modulate(normalize(x_BLD, self.config.norm), scale, shift)).float()
+        hidden_BLD = modulate(normalize(x_BLD, self.config.norm), scale, shift)
+        if isinstance(self.stem, Stem):
+            return torch.cat([self.stem.logits(part, memory) for part in hidden_BLD.split(self._rows(inputs))]).float()
+        assert self.head is not None
+        return self.head(hidden_BLD).float()
 
     def modulation(self, cond_BD: Tensor) -> Modulation:
         """What adaLN makes of a condition: the same at every scale, so sampling computes it once."""
@@ -121,9 +132,17 @@ class ScaleTransformer(nn.Module):
         shared = self.adaln(active_BD).unflatten(-1, (6, -1)) if self.config.adaln == "shared" else active_BD
         return Modulation(cond_BD, [block.modulation(shared) for block in self._blocks()], self.head_adaln(active_BD))
 
-    def embed(self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
-        """B L D: start tokens where nothing is known yet, the stem's embeddings elsewhere, plus where they are."""
-        if inputs.features is None:
+    def embed(self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Any]:
+        """B L D: start tokens where nothing is known yet, the stem's embeddings elsewhere, plus where they are; and
+        what a stem remembers for its logits."""
+        memory = None
+        if isinstance(self.stem, Stem):
+            # Under guidance, two halves of the batch share what the stem saw.
+            rows = self._rows(inputs)
+            seen = None if revealed is None else (revealed[0][:rows], revealed[1][:rows])
+            x_BLD, memory = self.stem(inputs, seen)
+            x_BLD = x_BLD.repeat(len(cond_BD) // rows, 1, 1) + cond_BD[:, None]
+        elif inputs.features is None:
             x_BLD = cond_BD[:, None].expand(-1, inputs.length, -1)
         else:
             start_BLD = cond_BD[:, None].expand(-1, inputs.start, -1)
@@ -137,9 +156,14 @@ class ScaleTransformer(nn.Module):
                     "set transformer.scale_embedding=false to use other schedules"
                 )
             x_BLD = x_BLD + self.scale_embedding(inputs.scale_ids)
-        if self.config.in_scale_steps:
+        if self.config.in_scale_steps and not isinstance(self.stem, Stem):
             x_BLD = x_BLD + self._reveal(revealed)
-        return x_BLD
+        return x_BLD, memory
+
+    @staticmethod
+    def _rows(inputs: ScaleInput) -> int:
+        """B of what a ``Stem`` sees."""
+        return inputs.structure[0].num_samples
 
     def _reveal(self, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
         if revealed is None:
@@ -169,7 +193,10 @@ class ScaleTransformer(nn.Module):
         def normal(tensor: Tensor, std: float = std) -> None:
             nn.init.trunc_normal_(tensor, std=std, a=-3 * std, b=3 * std)
 
+        own = set(self.stem.modules()) if isinstance(self.stem, Stem) else set()
         for module in self.modules():
+            if module in own:
+                continue
             if isinstance(module, nn.Linear):
                 normal(module.weight)
                 if module.bias is not None:
@@ -187,7 +214,7 @@ class ScaleTransformer(nn.Module):
         self.head_adaln.weight.mul_(0.5)
         if isinstance(self.head, CodebookHead):
             self.head.initialize()
-        else:
+        elif self.head is not None:
             self.head.weight.mul_(0.02)
         for block in self._blocks():
             block.attention.proj.weight.div_(math.sqrt(2 * len(self.blocks)))

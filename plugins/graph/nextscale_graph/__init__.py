@@ -1,0 +1,1 @@
+"""The graph plugin: generation by growing a graph from contracted edges."""

@@ -1,0 +1,55 @@
+"""Opening the graph data that a configuration names."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nextscale.conditioning import ConditionSpec
+from nextscale.data import DataSplits
+from nextscale.errors import DataError
+from nextscale_graph.config import GraphDataConfig
+from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.readers import read_source
+from nextscale_graph.source import GraphSource, describe
+
+LARGEST_SIZE = 100_000
+"""The bound of the condition ``size``; the tokenizer's ``max_nodes`` is a tighter one."""
+
+
+def open_graphs(config: GraphDataConfig) -> DataSplits:
+    """Raises DataError where there is nothing, or a split would be empty."""
+    raw = read_source(config.source, config.root)
+    parts: dict[str, list[GraphBatch]] = {"train": [], "val": [], "test": []}
+    splits = raw.splits or ["train"] * len(raw.graphs)
+    for graph, split in zip(raw.graphs, splits, strict=True):
+        parts[split].append(graph)
+    for name, share in (("test", config.test), ("val", config.validation)):
+        if not parts[name] and share > 0:
+            parts[name], parts["train"] = _hold_out(parts["train"], share, config)
+    for name in ("train", "val"):
+        if not parts[name]:
+            raise DataError(f"{config.source}: no graphs are left for the split {name}: there are {len(raw.graphs)}")
+    description = describe(parts["train"], raw.node_types, raw.edge_types)
+    description["kind"] = raw.kind if config.kind == "auto" else config.kind
+    largest = max(size for size, _ in description["sizes"])
+    for name in ("val", "test"):
+        larger = max((int(graph.sizes[0]) for graph in parts[name]), default=0)
+        description["largest"] = largest = max(largest, larger)
+    return DataSplits(
+        GraphSource(parts["train"]),
+        GraphSource(parts["val"]),
+        GraphSource(parts["test"]) if parts["test"] else None,
+        (ConditionSpec(name="size", kind="count", size=LARGEST_SIZE),),
+        description,
+    )
+
+
+def _hold_out(
+    graphs: list[GraphBatch], share: float, config: GraphDataConfig
+) -> tuple[list[GraphBatch], list[GraphBatch]]:
+    """The graphs held out, and the rest."""
+    order = np.random.default_rng(config.split_seed).permutation(len(graphs))
+    count = max(1, round(share * len(graphs)))
+    if count >= len(graphs):
+        raise DataError(f"{config.source} holds {len(graphs)} graphs: too few to hold any out for validation")
+    return [graphs[i] for i in order[:count]], [graphs[i] for i in order[count:]]

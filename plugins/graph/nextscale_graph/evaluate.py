@@ -1,0 +1,102 @@
+"""Quality of samples by the SPECTRE / DiGress protocol, or for molecules validity, uniqueness and novelty."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from nextscale.data import DataSplits
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.source import GraphSource
+from nextscale_graph.statistics import distances, gdss_distances
+from nextscale_graph.validity import VALID, unique_and_novel
+
+MOST = 256
+"""Graphs of a split that statistics are taken of, at most."""
+
+
+def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
+    """``mmd_NAME`` of samples against the test split beside ``floor_NAME``, that of training against test;
+    ``ratio_NAME``, and ``ratio``, their mean; and the shares ``valid``, ``unique``, ``novel``, and all three at once,
+    ``vun``. A floor of zero leaves its ratio out. Without a test of validity, also ``gdss_NAME`` and its floor."""
+    kind = data.description["kind"]
+    if kind == "molecule":
+        return evaluate_molecules(samples, data)
+    train, test = (_first(source) for source in (data.train, data.test or data.validation))
+    drawn, reference = samples.to_networkx(), test.to_networkx()
+    results: dict[str, Any] = {}
+    ours, floor = distances(drawn, reference), distances(train.to_networkx(), reference)
+    ratios = []
+    for name, value in ours.items():
+        results[f"mmd_{name}"], results[f"floor_{name}"] = value, floor[name]
+        if floor[name] > 0:
+            results[f"ratio_{name}"] = value / floor[name]
+            ratios.append(results[f"ratio_{name}"])
+    if kind == "none":  # community, ego and protein graphs are published by another protocol, which is kept apart
+        floor = gdss_distances(train.to_networkx(), reference)
+        for name, value in gdss_distances(drawn, reference).items():
+            results[f"gdss_{name}"], results[f"gdss_floor_{name}"] = value, floor[name]
+    results["ratio"] = float(np.mean(ratios)) if ratios else float("nan")
+    unique, novel = unique_and_novel(drawn, cast(GraphSource, data.train).all().to_networkx())
+    good = np.array([VALID[kind](graph) for graph in drawn]) if kind in VALID else np.ones(len(drawn), bool)
+    if kind in VALID:
+        results["valid"] = float(good.mean())
+    results |= {"unique": float(unique.mean()), "novel": float(novel.mean())}
+    results["vun" if kind in VALID else "unique_novel"] = float((good & unique & novel).mean())
+    results["mean_nodes"] = float(samples.sizes.float().mean())
+    results["mean_degree"] = float(2 * samples.edge_counts.sum() / samples.sizes.sum())
+    return results
+
+
+def _first(source: Any) -> GraphBatch:
+    return source.batch(np.arange(min(MOST, len(source))), None).samples
+
+
+def evaluate_molecules(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
+    """Shares of samples that RDKit takes without correction, of valid ones that are unique, and of unique ones that no
+    training molecule is."""
+    from nextscale_graph.readers.smiles import to_smiles
+
+    names = data.description["node_types"]
+    found = [to_smiles(samples[[i]], names) for i in range(len(samples))]
+    valid = [smiles for smiles in found if smiles is not None]
+    unique = set(valid)
+    train = cast(GraphSource, data.train)
+    known = {to_smiles(graph, names) for graph in train.graphs}
+    return {
+        "valid": len(valid) / max(1, len(found)),
+        "unique": len(unique) / max(1, len(valid)),
+        "novel": len(unique - known) / max(1, len(unique)),
+        "connected": float(np.mean([smiles is not None and "." not in smiles for smiles in found])),
+    }
+
+
+@torch.inference_mode()
+def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, Any]:
+    """The share of held-out graphs that are decoded exactly, up to the order of nodes; levels and tokens a graph."""
+    from nextscale_graph.tokenizer import GraphTokenizer
+
+    assert isinstance(tokenizer, GraphTokenizer)
+    samples = _first(data.test or data.validation)
+    pyramid, orders = tokenizer.encode_ordered(samples)
+    decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
+    same = [_same(samples[[i]], decoded[[i]], order) for i, order in enumerate(orders)]
+    counted = pyramid.tokens.numel() if pyramid.mask is None else int(pyramid.mask.sum())
+    padded = 1 - counted / pyramid.tokens.numel()
+    return {"lossless": float(np.mean(same)), "tokens_a_graph": counted / len(samples), "padding": padded}
+
+
+def _same(graph: GraphBatch, decoded: GraphBatch, order: np.ndarray) -> bool:
+    """Whether ``decoded`` is ``graph`` with its nodes in that order."""
+    size = int(graph.sizes[0])
+    ends = np.sort(order[decoded.edges.cpu().numpy()], 0)
+    sort = np.argsort(ends[0] * size + ends[1])
+    same = int(decoded.sizes[0]) == size and np.array_equal(ends[:, sort], graph.edges.cpu().numpy())
+    if graph.node_types is None or graph.edge_types is None or not same:
+        return bool(same)
+    assert decoded.node_types is not None and decoded.edge_types is not None
+    nodes = np.array_equal(decoded.node_types.cpu().numpy(), graph.node_types.cpu().numpy()[order])
+    return nodes and np.array_equal(decoded.edge_types.cpu().numpy()[sort], graph.edge_types.cpu().numpy())

@@ -1,0 +1,151 @@
+"""A batch of graphs in flat arrays, and its conversion to and from torch-geometric and networkx."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.utils import to_undirected
+
+
+@dataclass
+class GraphBatch:
+    """B simple undirected graphs.
+
+    Shapes:
+        sizes: B, nodes of each graph.
+        edges: 2 E, each undirected edge once, smaller id first, ids within their graph; sorted within a graph.
+        edge_counts: B.
+        node_types: N integers (N nodes in all), None where nodes have no types.
+        edge_types: E integers, None where edges have no types.
+        seeds: B (int64), what the coarsening of each graph is a function of; None means 0.
+    """
+
+    sizes: Tensor
+    edges: Tensor
+    edge_counts: Tensor
+    node_types: Tensor | None = None
+    edge_types: Tensor | None = None
+    seeds: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, device: torch.device | str) -> GraphBatch:
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return GraphBatch(*(move(getattr(self, name)) for name in self.__dataclass_fields__))  # type: ignore[arg-type]
+
+    def __getitem__(self, rows: slice | Sequence[int]) -> GraphBatch:
+        """Some of the graphs."""
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
+        singles = [self._single(i) for i in chosen]
+        return concatenate(singles) if singles else self._empty()
+
+    def _empty(self) -> GraphBatch:
+        none = self.sizes[:0]
+        parts = [None if part is None else part[:0] for part in (self.node_types, self.edge_types, self.seeds)]
+        return GraphBatch(none, self.edges[:, :0], none, *parts)
+
+    def _single(self, i: int) -> GraphBatch:
+        edges, nodes = self._edge_span(i), self._node_span(i)
+        return GraphBatch(
+            self.sizes[i : i + 1],
+            self.edges[:, edges],
+            self.edge_counts[i : i + 1],
+            None if self.node_types is None else self.node_types[nodes],
+            None if self.edge_types is None else self.edge_types[edges],
+            None if self.seeds is None else self.seeds[i : i + 1],
+        )
+
+    def _edge_span(self, i: int) -> slice:
+        start = int(self.edge_counts[:i].sum())
+        return slice(start, start + int(self.edge_counts[i]))
+
+    def _node_span(self, i: int) -> slice:
+        start = int(self.sizes[:i].sum())
+        return slice(start, start + int(self.sizes[i]))
+
+    def to_data_list(self) -> list[Data]:
+        """torch-geometric's graphs: ``edge_index`` both ways, ``x`` node types N 1, ``edge_attr`` edge types E 1."""
+        found = []
+        for i in range(len(self)):
+            one = self._single(i)
+            types = None if one.edge_types is None else one.edge_types[:, None]
+            edges, types = to_undirected(one.edges, types) if types is not None else (to_undirected(one.edges), None)
+            nodes = None if one.node_types is None else one.node_types[:, None]
+            found.append(Data(x=nodes, edge_index=edges, edge_attr=types, num_nodes=int(one.sizes[0])))
+        return found
+
+    def to_networkx(self) -> list[nx.Graph]:
+        """networkx's graphs; types are the attribute ``type`` of nodes and edges."""
+        found = []
+        for i in range(len(self)):
+            one = self._single(i)
+            graph = nx.Graph()
+            kinds = None if one.node_types is None else one.node_types.tolist()
+            for node in range(int(one.sizes[0])):
+                graph.add_node(node, **({} if kinds is None else {"type": kinds[node]}))
+            bonds = None if one.edge_types is None else one.edge_types.tolist()
+            for e, (a, b) in enumerate(one.edges.T.tolist()):
+                graph.add_edge(a, b, **({} if bonds is None else {"type": bonds[e]}))
+            found.append(graph)
+        return found
+
+
+def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
+    """One batch of several."""
+
+    def join(name: str, dim: int = 0) -> Tensor | None:
+        parts = [getattr(batch, name) for batch in batches]
+        return None if parts[0] is None else torch.cat(parts, dim)
+
+    dims = {"edges": 1}
+    return GraphBatch(*(join(name, dims.get(name, 0)) for name in GraphBatch.__dataclass_fields__))  # type: ignore[arg-type]
+
+
+def single(
+    num_nodes: int,
+    edges: np.ndarray | Tensor,
+    node_types: np.ndarray | None = None,
+    edge_types: np.ndarray | None = None,
+) -> GraphBatch:
+    """A batch of one graph from any list of edges, 2 E: sorted, without self-loops and repetitions."""
+    pairs = np.asarray(edges, np.int64).reshape(2, -1)
+    low, high = pairs.min(0), pairs.max(0)
+    real = low != high
+    keys, first = np.unique((low * num_nodes + high)[real], return_index=True)
+    types = None if edge_types is None else torch.from_numpy(np.asarray(edge_types, np.int64)[real][first])
+    return GraphBatch(
+        torch.tensor([num_nodes]),
+        torch.from_numpy(np.stack([keys // max(num_nodes, 1), keys % max(num_nodes, 1)])),
+        torch.tensor([len(keys)]),
+        None if node_types is None else torch.from_numpy(np.asarray(node_types, np.int64)),
+        types,
+    )
+
+
+def from_networkx(graphs: Sequence[nx.Graph]) -> GraphBatch:
+    """Nodes are numbered in networkx's order."""
+    found = []
+    for graph in graphs:
+        ids = {node: i for i, node in enumerate(graph.nodes)}
+        pairs = np.array([(ids[a], ids[b]) for a, b in graph.edges], np.int64).reshape(-1, 2).T
+        nodes = [data.get("type") for _, data in graph.nodes(data=True)]
+        edges = [data.get("type") for _, _, data in graph.edges(data=True)]
+        typed = len(nodes) > 0 and None not in nodes
+        found.append(
+            single(
+                len(ids),
+                pairs,
+                np.array(nodes, np.int64) if typed else None,
+                np.array(edges, np.int64) if typed and None not in edges else None,
+            )
+        )
+    return concatenate(found)

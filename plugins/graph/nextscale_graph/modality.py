@@ -1,0 +1,73 @@
+"""The graph modality: how the core's records map to graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextscale.data import DataSplits
+from nextscale.errors import DataError
+from nextscale.modality import Modality
+from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.objective import Objective
+from nextscale_graph import writers
+from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
+from nextscale_graph.data import open_graphs
+from nextscale_graph.graphs import GraphBatch, concatenate
+from nextscale_graph.readers.arrays import read_npz
+from nextscale_graph.readers.folder import read_graph
+from nextscale_graph.tokenizer import GraphTokenizer
+
+
+class GraphModality(Modality):
+    name = "graph"
+
+    def open_data(self, config: GraphDataConfig) -> DataSplits:
+        return open_graphs(config)
+
+    def build_tokenizer(self, config: GraphTokenizerConfig, description: dict[str, Any]) -> GraphTokenizer:
+        return GraphTokenizer(config, description)
+
+    def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: GraphTokenizerConfig) -> list[Objective]:
+        return []
+
+    def write_samples(self, samples: GraphBatch, folder: Path) -> list[Path]:
+        return writers.write_samples(samples, folder)
+
+    def write_grid(self, samples: GraphBatch, path: Path, columns: int | None = None) -> Path:
+        return writers.write_grid(samples, _png(path), columns)
+
+    def write_film(self, steps: list[GraphBatch], path: Path) -> Path:
+        return writers.write_film(steps, _png(path))
+
+    def concatenate(self, batches: list[GraphBatch]) -> GraphBatch:
+        return batches[0] if len(batches) == 1 else concatenate(batches)
+
+    def read_sample(
+        self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
+    ) -> tuple[GraphBatch, Tensor | None]:
+        """An edge list, GraphML, or the first graph of an .npz."""
+        if not path.is_file():
+            raise DataError(f"{path} does not exist: no such file")
+        return (read_npz(path).graphs[0] if path.suffix == ".npz" else read_graph(path)), None
+
+    def evaluate_samples(
+        self, samples: GraphBatch, conditions: dict[str, Tensor], data: DataSplits, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        from nextscale_graph.evaluate import evaluate_samples
+
+        return evaluate_samples(samples, data)
+
+    def evaluate_tokenizer(
+        self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
+    ) -> dict[str, Any]:
+        from nextscale_graph.evaluate import evaluate_tokenizer
+
+        return evaluate_tokenizer(tokenizer, data)
+
+
+def _png(path: Path) -> Path:
+    return path if path.suffix else path.with_suffix(".png")

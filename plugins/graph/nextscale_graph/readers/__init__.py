@@ -1,0 +1,40 @@
+"""Readers of the graph sources: each returns the graphs it found (``raw.RawGraphs``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nextscale.errors import DataError, unknown
+from nextscale_graph.readers.arrays import read_npz
+from nextscale_graph.readers.folder import read_folder
+from nextscale_graph.readers.generators import GENERATORS, generate
+from nextscale_graph.readers.geometric import read_geometric
+from nextscale_graph.readers.raw import RawGraphs
+
+
+def read_source(source: str, root: str) -> RawGraphs:
+    """Find out what ``source`` is, and read it.
+
+    A generator's name wins over a folder of that name (write ``./planar`` for the folder).
+
+    Raises:
+        DataError: nothing is there, or it cannot be read.
+    """
+    if source in GENERATORS:
+        return generate(source)
+    if source.startswith("pyg:"):
+        return read_geometric(source.removeprefix("pyg:"), root)
+    path = Path(source).expanduser()
+    if not path.exists():
+        if path.name == source and not path.suffix:
+            raise DataError(f"{unknown('data source', source, GENERATORS)}, and no file or folder of that name")
+        raise DataError(f"data source {source} does not exist: no such file or folder")
+    if path.is_dir():
+        return read_folder(path)
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.suffix in (".smi", ".smiles"):
+        from nextscale_graph.readers.smiles import read_smiles
+
+        return read_smiles(path)
+    raise DataError(f"{path}: unknown kind of file: an .npz, a .smi, or a folder of edge lists or GraphML is read")

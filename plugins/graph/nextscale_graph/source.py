@@ -1,0 +1,53 @@
+"""One split of graphs, read as batches, and what is recorded of a data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import torch
+
+from nextscale.data import Batch
+from nextscale_graph.graphs import GraphBatch, concatenate
+
+
+class GraphSource:
+    """A ``nextscale.data.SampleSource``. Its augmentation is the coarsening, which the tokenizer draws from seeds."""
+
+    def __init__(self, graphs: Sequence[GraphBatch]) -> None:
+        self.graphs = list(graphs)
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+        """``samples`` a ``GraphBatch``; ``conditions["size"]`` B of int64."""
+        samples = concatenate([self.graphs[i] for i in indices.tolist()])
+        if seeds is not None:
+            samples.seeds = torch.from_numpy((seeds >> np.uint64(1)).astype(np.int64))
+        return Batch(samples, {"size": samples.sizes})
+
+    def all(self) -> GraphBatch:
+        return concatenate(self.graphs)
+
+
+def describe(graphs: Sequence[GraphBatch], node_types: Sequence[str], edge_types: Sequence[str]) -> dict[str, Any]:
+    """What the tokenizer must know: how often each size, and each number of components of a size, occurs in training;
+    the mean degree; and what types stand for."""
+    sizes = Counter(int(one.sizes[0]) for one in graphs)
+    components = Counter((int(one.sizes[0]), number_of_components(one)) for one in graphs)
+    nodes = sum(size * count for size, count in sizes.items())
+    return {
+        "sizes": [[size, count] for size, count in sorted(sizes.items())],
+        "components": [[size, number, count] for (size, number), count in sorted(components.items())],
+        "mean_degree": 2 * sum(int(one.edge_counts[0]) for one in graphs) / nodes,
+        "node_types": list(node_types),
+        "edge_types": list(edge_types),
+    }
+
+
+def number_of_components(graph: GraphBatch) -> int:
+    return nx.number_connected_components(graph.to_networkx()[0])

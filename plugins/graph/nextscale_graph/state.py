@@ -1,0 +1,157 @@
+"""The state of a growing batch of graphs, and what it becomes as nodes split; all graphs at once, in flat arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nextscale_graph.coarsen import BOTH, FIRST, SECOND
+
+
+@dataclass(frozen=True)
+class GrowthState:
+    """The graphs so far.
+
+    Shapes (N nodes and E edges of all graphs together, numbered through):
+        scale: the number of scales absorbed.
+        target: B, the nodes that each graph is to have; 0 where not yet known.
+        given: B, the target asked for, 0 where it is to be drawn; None where it is for all.
+        sizes: B, the nodes that each has.
+        edges: 2 E, sorted, the smaller end first.
+        counts: B, how many nodes are to be split in this level.
+        splits: N booleans, which nodes are.
+        kept: N booleans, nodes that a completion keeps; None elsewhere.
+        node_types, edge_types: N and E integers, zero until drawn; None where there are none.
+        typed: B booleans, whether types have been drawn.
+    """
+
+    scale: int
+    target: Tensor
+    given: Tensor | None
+    sizes: Tensor
+    edges: Tensor
+    counts: Tensor
+    splits: Tensor
+    kept: Tensor | None
+    node_types: Tensor | None
+    edge_types: Tensor | None
+    typed: Tensor
+
+    @property
+    def offsets(self) -> Tensor:
+        """B, the number of each graph's first node."""
+        return self.sizes.cumsum(0) - self.sizes
+
+    @property
+    def graph_of(self) -> Tensor:
+        """N, the graph that each node belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self.sizes), device=self.sizes.device), self.sizes)
+
+    @property
+    def growing(self) -> Tensor:
+        """B booleans: graphs that have not reached their size."""
+        return self.sizes < self.target
+
+
+def choose(state: GrowthState, tokens: Tensor, real: Tensor) -> Tensor:
+    """N booleans: the nodes that tokens B M, positions within a graph, choose to split.
+
+    Tokens are taken in order; one that points at a chosen node or its neighbour has no effect.
+    """
+    offsets, chosen = state.offsets, torch.zeros(len(state.splits), dtype=torch.bool, device=tokens.device)
+    blocked = chosen.clone()
+    first, second = state.edges
+    for slot in range(tokens.shape[1]):
+        picked = (offsets + tokens[:, slot])[real[:, slot]]
+        picked = picked[~blocked[picked]]
+        chosen[picked] = blocked[picked] = True
+        fresh = torch.zeros_like(chosen)
+        fresh[picked] = True
+        blocked[second[fresh[first]]] = True
+        blocked[first[fresh[second]]] = True
+    return chosen
+
+
+def split_edges(state: GrowthState) -> tuple[Tensor, Tensor, Tensor]:
+    """The edges at nodes that split, ordered by that node, then by neighbour.
+
+    Returns:
+        T edge numbers; T split nodes; T neighbours.
+    """
+    first, second = state.edges
+    at_first, at_second = state.splits[first].nonzero()[:, 0], state.splits[second].nonzero()[:, 0]
+    numbers = torch.cat([at_first, at_second])
+    nodes = torch.cat([first[at_first], second[at_second]])
+    others = torch.cat([second[at_first], first[at_second]])
+    order = (nodes * len(state.splits) + others).argsort()
+    return numbers[order], nodes[order], others[order]
+
+
+def grown_numbers(state: GrowthState) -> Tensor:
+    """N, the number that each node, or its first child, has after the split; the second child's is one more."""
+    after = torch.ones_like(state.splits, dtype=torch.long) + state.splits
+    return after.cumsum(0) - after
+
+
+def split(state: GrowthState, patterns: Tensor) -> GrowthState:
+    """Split the chosen nodes; ``patterns`` T says where each of ``split_edges`` goes."""
+    numbers, nodes, others = split_edges(state)
+    place = grown_numbers(state)
+    stays = torch.ones(state.edges.shape[1], dtype=torch.bool, device=place.device)
+    stays[numbers] = False
+    siblings = place[state.splits]
+    to_first, to_second = (patterns == FIRST) | (patterns == BOTH), (patterns == SECOND) | (patterns == BOTH)
+    edges = torch.cat(
+        [
+            place[state.edges[:, stays]],
+            torch.stack([siblings, siblings + 1]),
+            torch.stack([place[nodes[to_first]], place[others[to_first]]]),
+            torch.stack([place[nodes[to_second]] + 1, place[others[to_second]]]),
+        ],
+        1,
+    )
+    edges = edges.sort(0).values
+    total = len(place) + int(state.splits.sum())
+    order = (edges[0] * total + edges[1]).argsort()
+    edges = edges[:, order]
+    # Graphs that are complete may have types already.
+    node_types = edge_types = None
+    if state.node_types is not None and state.edge_types is not None:
+        node_types = place.new_zeros(total)
+        node_types[place] = state.node_types
+        old = state.edge_types[stays]
+        edge_types = torch.cat([old, old.new_zeros(len(order) - len(old))])[order]
+    more = torch.zeros_like(state.sizes).scatter_add_(0, state.graph_of, state.splits.long())
+    kept = None
+    if state.kept is not None:  # the first child is what was kept
+        kept = torch.zeros(total, dtype=torch.bool, device=place.device)
+        kept[place] = state.kept
+    return replace(
+        state,
+        sizes=state.sizes + more,
+        edges=edges,
+        splits=torch.zeros(total, dtype=torch.bool, device=place.device),
+        kept=kept,
+        node_types=node_types,
+        edge_types=edge_types,
+    )
+
+
+def triangles(edges: Tensor, num_nodes: int) -> Tensor:
+    """3 T: the edges (by number) of every triangle of a graph, given as sorted edges 2 E, the smaller end first."""
+    first, second = edges
+    num_edges, device = edges.shape[1], edges.device
+    out = torch.bincount(first, minlength=num_nodes)
+    ends = out.cumsum(0)
+    # Every edge with each later one of the same first node; then the third side is looked up.
+    later = ends[first] - torch.arange(num_edges, device=device) - 1
+    one = torch.repeat_interleave(torch.arange(num_edges, device=device), later)
+    begins = later.cumsum(0) - later
+    two = one + 1 + torch.arange(len(one), device=device) - begins[one]
+    keys = first * num_nodes + second
+    wanted = second[one] * num_nodes + second[two]
+    third = torch.searchsorted(keys, wanted).clamp_max(max(num_edges - 1, 0))
+    closed = keys[third] == wanted if num_edges else torch.zeros_like(wanted, dtype=torch.bool)
+    return torch.stack([one[closed], two[closed], third[closed]])

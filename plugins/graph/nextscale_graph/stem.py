@@ -1,0 +1,323 @@
+"""The network on the graphs so far: messages over triangles and edges, and the scores of every kind of token.
+
+Nodes are known by their states and their edges alone, so outputs permute as nodes do; the two children of a node are
+told apart only by edges already revealed, so swapping them swaps "first" and "second".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import scatter
+
+from nextscale.tokenizer import ScaleInput
+from nextscale.transformer.stem import Stem
+from nextscale_graph.coarsen import BOTH, FIRST, SECOND
+from nextscale_graph.structure import (
+    ABSENT,
+    BLOCKED,
+    CHOSEN,
+    COUNT,
+    EDGE,
+    EDGE_STATES,
+    EDGE_TYPE,
+    NODE,
+    NODE_STATES,
+    NODE_TYPE,
+    PRESENT,
+    ROOTS,
+    SIZE,
+    Structure,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from nextscale_graph.tokenizer import GraphTokenizer
+
+UNLIKELY = -1e4
+"""The logit of what is not to be drawn while anything else can be."""
+OUTSIDE = -1e9
+"""That of a token that is no choice at all."""
+
+
+@dataclass
+class Memory:
+    """What ``logits`` needs: all scales as one disjoint graph, its states, and where tokens lie.
+
+    Shapes: nodes N D, edges E D; parts: the scales, in order, with where each begins: tokens (along L), nodes, edges.
+    """
+
+    nodes: Tensor
+    edges: Tensor
+    blocked: Tensor
+    structure: tuple[Structure, ...]
+    begins: list[tuple[int, int, int]]
+
+
+class GraphStem(Stem):
+    """Embeddings of tokens B L D, and their logits.
+
+    Args:
+        width: D, of nodes, edges and embeddings.
+        tokenizer: whose data's sizes are what sizes are drawn from.
+    """
+
+    def __init__(self, width: int, tokenizer: GraphTokenizer) -> None:
+        super().__init__()
+        self.vocabulary = tokenizer.vocabulary
+        self.node_state, self.edge_state = nn.Embedding(NODE_STATES, width), nn.Embedding(EDGE_STATES, width)
+        self.typed = tokenizer.typed
+        if self.typed:
+            self.node_type = nn.Embedding(len(tokenizer.node_types) + 1, width)
+            self.edge_type = nn.Embedding(len(tokenizer.edge_types) + 1, width)
+            self.score_node_type = _mlp(width, width, len(tokenizer.node_types))
+            self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
+        self.numbers = _mlp(NUMBERS, width, width)
+        self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
+        self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.pool = nn.Linear(width, width)
+        # From the transformer's hidden states to what is scored.
+        self.ask_node, self.ask_edge = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.node_score = _mlp(width, width, 1)
+        self.edge_score = _mlp(width, 2 * width, 3)
+        self.count_score = _mlp(CANDIDATE, 32, 1)
+        sizes, roots = _size_logits(tokenizer), _root_logits(tokenizer)
+        self.register_buffer("size_logits", sizes, persistent=False)
+        self.register_buffer("root_logits", roots, persistent=False)
+
+    size_logits: Tensor
+    root_logits: Tensor
+
+    def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Memory]:
+        memory, numbers = self._states(inputs, revealed)
+        for layer in self.layers:
+            memory.nodes, memory.edges = layer(memory.nodes, memory.edges, *numbers[1:])
+        memory.nodes, memory.edges = self.norm_nodes(memory.nodes), self.norm_edges(memory.edges)
+        return self._tokens(memory, numbers[0]), memory
+
+    # Inputs.
+
+    def _states(
+        self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None
+    ) -> tuple[Memory, tuple[Tensor, Tensor, Tensor]]:
+        """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph."""
+        nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
+        token = node = edge = 0
+        number_states = self.numbers(_describe(torch.stack([part.numbers for part in inputs.structure])))
+        for k, part in enumerate(inputs.structure):
+            begins.append((token, node, edge))
+            length, size = part.mask.shape[1], len(inputs.structure[0].mask)
+            seen = None
+            if revealed is not None:
+                seen = (revealed[0][:, token : token + length], revealed[1][:, token : token + length])
+            node_states, edge_states, node_types, edge_types = _reveal(part, seen)
+            if len(node_states):
+                nodes.append(self._embed(self.node_state, node_states, node_types, "node_type"))
+                edges.append(self._embed(self.edge_state, edge_states, edge_types, "edge_type"))
+                owners.append(part.graph_of + k * size)
+                triangles.append(part.triangles + edge)
+                blocked.append(node_states >= CHOSEN)
+            token, node, edge = token + length, node + len(node_states), edge + len(edge_states)
+        if not nodes:
+            none = number_states.new_zeros(0, number_states.shape[-1])
+            index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
+            memory = Memory(none, none, index[0].bool(), inputs.structure, begins)
+            return memory, (number_states, index, index.new_zeros(3, 0))
+        ends = torch.cat([p.edges + b[1] for p, b in zip(inputs.structure, begins, strict=True)], 1)
+        of = torch.cat(owners)
+        context = number_states.flatten(0, 1)
+        memory = Memory(
+            torch.cat(nodes) + context[of],
+            torch.cat(edges) + context[of[ends[0]]],
+            torch.cat(blocked),
+            inputs.structure,
+            begins,
+        )
+        return memory, (number_states, ends, torch.cat(triangles, 1))
+
+    def _embed(self, table: nn.Embedding, states: Tensor, types: Tensor | None, name: str) -> Tensor:
+        embedded = table(states)
+        return embedded if types is None else embedded + getattr(self, name)(types)
+
+    def _tokens(self, memory: Memory, number_states: Tensor) -> Tensor:
+        """B L D: of tokens that choose nodes, the mean of their graph; of edges, the sum over the two children."""
+        parts = []
+        for k, (part, (_, node, edge)) in enumerate(zip(memory.structure, memory.begins, strict=True)):
+            x_BLD = number_states[k][:, None].expand(-1, part.mask.shape[1], -1)
+            if part.kind == NODE:
+                own = memory.nodes[node : node + len(part.graph_of)]
+                mean = scatter(own, part.graph_of, 0, part.num_samples, "mean")
+                x_BLD = x_BLD + self.pool(mean)[:, None]
+            elif len(part.places):
+                source, begin = (memory.nodes, node) if part.kind == NODE_TYPE else (memory.edges, edge)
+                about = self.pool(source[begin + part.places].sum(1))
+                x_BLD = x_BLD.index_put((*part.mask.nonzero(as_tuple=True),), about, accumulate=True)
+            parts.append(x_BLD)
+        return torch.cat(parts, 1)
+
+    # Outputs.
+
+    def logits(self, hidden_BLD: Tensor, memory: Memory) -> Tensor:
+        out = []
+        for part, (token, node, edge) in zip(memory.structure, memory.begins, strict=True):
+            own = hidden_BLD[:, token : token + part.mask.shape[1]]
+            out.append(self._part_logits(part, own, memory, node, edge))
+        return torch.cat(out, 1)
+
+    def _part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
+        """B L V of one scale; padding has all logits alike."""
+        logits = hidden_BLD.new_zeros(*part.mask.shape, self.vocabulary)
+        if part.kind in (SIZE, ROOTS):
+            known = self.size_logits.expand(len(logits), -1)
+            if part.kind == ROOTS:
+                known = self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)]
+            return known[:, None].expand(logits.shape).to(logits.dtype)
+        if part.kind == COUNT:
+            scores = self._count_logits(part.numbers, self.vocabulary)
+            return torch.where(part.mask[..., None], scores[:, None], logits)
+        if part.kind == NODE:
+            asked = memory.nodes[node : node + len(part.graph_of)] + self.ask_node(hidden_BLD[:, 0])[part.graph_of]
+            score = self.node_score(asked)[:, 0]
+            score = score.masked_fill(memory.blocked[node : node + len(part.graph_of)], UNLIKELY)
+            within = torch.arange(len(score), device=score.device) - part.offsets[part.graph_of]
+            scores = logits.new_full((len(logits), self.vocabulary), OUTSIDE)
+            scores = scores.index_put((part.graph_of, within), score.to(scores.dtype))
+            return torch.where(part.mask[..., None], scores[:, None], logits)
+        if not len(part.places):
+            return logits
+        values = self._place_logits(part, hidden_BLD, memory, node, edge)
+        values = F.pad(values, (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
+        return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
+
+    def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
+        """R V': logits of tokens about an edge or a node each."""
+        asked = self.ask_edge(hidden_BLD[part.mask])
+        if part.kind == NODE_TYPE:
+            return self.score_node_type(memory.nodes[node + part.places[:, 0]] + asked)
+        if part.kind == EDGE_TYPE:
+            return self.score_edge_type(memory.edges[edge + part.places[:, 0]] + asked)
+        # One map over the children that the edge goes to, another over the other one, a third where it goes to both.
+        taken, left, both = self.edge_score(memory.edges[edge + part.places] + asked[:, None]).unbind(-1)
+        scores = torch.empty_like(taken[:, :1]).expand(-1, 3).clone()
+        scores[:, FIRST] = taken[:, 0] + left[:, 1]
+        scores[:, SECOND] = taken[:, 1] + left[:, 0]
+        scores[:, BOTH] = both.sum(1)
+        return scores
+
+    def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
+        """B V: how many nodes split, scored by how each number compares with the usual one."""
+        size, target, usual = numbers.float()[:, :, None].unbind(1)
+        most = torch.minimum(size, target - size)
+        longest = max(1, int(most.max()))
+        count = torch.arange(1, longest + 1, device=numbers.device).float().expand(len(numbers), -1)
+        usual = usual.clamp_min(1)
+        features = torch.stack(
+            torch.broadcast_tensors(
+                (count == usual).float(), (count - usual) / usual, (count > usual).float(), count / size.clamp_min(1),
+                size / target.clamp_min(1), (count == most).float(), (usual + 1).log() / 5,
+            ), -1,
+        )  # fmt: skip
+        scores = self.count_score(features)[..., 0].masked_fill(count > most.clamp_min(1), OUTSIDE)
+        return F.pad(scores, (1, vocabulary - 1 - longest), value=OUTSIDE)
+
+
+class Layer(MessagePassing):
+    """Edges hear from the other two sides of their triangles and from their ends, then nodes from their edges."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(aggr="sum")
+        self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.own, self.side, self.end = (
+            nn.Linear(width, width),
+            nn.Linear(width, width, bias=False),
+            nn.Linear(width, width),
+        )
+        self.update_edges = nn.Sequential(nn.GELU(), nn.Linear(width, width))
+        self.mix = nn.Linear(2 * width, width)
+        self.from_edge, self.from_node = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.update_nodes = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, nodes: Tensor, edges: Tensor, ends: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor]:
+        """nodes N D, edges E D; ``ends`` 2 E and ``triangles`` 3 T are numbers of nodes and of edges."""
+        normed, normed_nodes = self.norm_edges(edges), self.norm_nodes(nodes)
+        own, side, end = self.own(normed), self.side(normed), self.end(normed_nodes)
+        a, b, c = triangles
+        hub, sides = torch.cat([a, b, c]), torch.cat([side[b] + side[c], side[a] + side[c], side[a] + side[b]])
+        heard = torch.zeros_like(edges).index_add(0, hub, F.relu(own[hub] + sides).to(edges.dtype))
+        edges = edges + self.update_edges(own + end[ends[0]] + end[ends[1]] + self.mix(torch.cat([normed, heard], -1)))
+        both = torch.cat([ends, ends.flip(0)], 1)
+        told = self.propagate(both, x=self.from_node(normed_nodes), edge=self.from_edge(self.norm_edges(edges)))
+        return nodes + self.update_nodes(torch.cat([normed_nodes, told], -1)), edges
+
+    def message(self, x_j: Tensor, edge: Tensor) -> Tensor:  # type: ignore[override]
+        """Both directions of an edge carry the same state."""
+        return F.relu(x_j + torch.cat([edge, edge]))
+
+
+def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """States and types of nodes and edges, with what the scale has revealed."""
+    node_states, edge_states, node_types, edge_types = (
+        part.node_states, part.edge_states, part.node_types, part.edge_types,
+    )  # fmt: skip
+    if seen is None or part.kind in (SIZE, ROOTS, COUNT):
+        return node_states, edge_states, node_types, edge_types
+    tokens, known = seen[0], seen[1] & part.mask
+    if part.kind == NODE:
+        chosen = (part.offsets[:, None] + tokens)[known]
+        node_states = node_states.clone()
+        picked = torch.zeros_like(node_states, dtype=torch.bool)
+        picked[chosen] = True
+        first, second = part.edges
+        node_states[second[picked[first]]] = BLOCKED
+        node_states[first[picked[second]]] = BLOCKED
+        node_states[chosen] = CHOSEN
+        return node_states, edge_states, node_types, edge_types
+    values, places = tokens[known], part.places[known[part.mask]]
+    if part.kind == EDGE:
+        edge_states = edge_states.clone()
+        edge_states[places[:, 0]] = torch.where(values == SECOND, ABSENT, PRESENT)
+        edge_states[places[:, 1]] = torch.where(values == FIRST, ABSENT, PRESENT)
+    elif part.kind == NODE_TYPE and node_types is not None:
+        node_types = node_types.index_put((places[:, 0],), values + 1)
+    elif edge_types is not None:
+        edge_types = edge_types.index_put((places[:, 0],), values + 1)
+    return node_states, edge_states, node_types, edge_types
+
+
+NUMBERS, CANDIDATE = 6, 7
+
+
+def _describe(numbers: Tensor) -> Tensor:
+    """... 6 features of nodes so far, target, and nodes to split."""
+    size, target, count = numbers.float().unbind(-1)
+    logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
+    return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
+
+
+def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, outputs))
+
+
+def _size_logits(tokenizer: GraphTokenizer) -> Tensor:
+    """V: logarithms of how often each number of nodes occurs in the training data."""
+    logits = torch.full((tokenizer.vocabulary,), OUTSIDE)
+    for size, count in tokenizer.sizes:
+        logits[size] = torch.tensor(float(count)).log()
+    return logits
+
+
+def _root_logits(tokenizer: GraphTokenizer) -> Tensor:
+    """V V: of how often each number of components occurs among graphs of a size; of sizes never seen, among all."""
+    logits = torch.full((tokenizer.vocabulary, tokenizer.vocabulary), OUTSIDE)
+    total = torch.zeros(tokenizer.vocabulary)
+    counts = torch.zeros_like(logits)
+    for size, roots, count in tokenizer.components:
+        counts[size, roots] += count
+        total[roots] += count
+    seen = counts.sum(1) > 0
+    counts[~seen] = total
+    return torch.where(counts > 0, counts.clamp_min(1e-9).log(), logits)

@@ -1,0 +1,154 @@
+"""What the stem reads at one scale: the graphs so far as one disjoint graph, with what is still open in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nextscale_graph.state import GrowthState, grown_numbers, split_edges, triangles
+
+# The kinds of scales.
+SIZE, ROOTS, COUNT, NODE, EDGE, NODE_TYPE, EDGE_TYPE = (
+    "size", "roots", "count", "node", "edge", "node type", "edge type",
+)  # fmt: skip
+# States of nodes and of edges.
+PLAIN, CHILD, CHOSEN, BLOCKED, NODE_STATES = range(5)
+FIXED, SIBLING, UNKNOWN, PRESENT, ABSENT, EDGE_STATES = range(6)
+
+
+@dataclass
+class Structure:
+    """One scale of B graphs, of which only those that take part in it are here.
+
+    Shapes (N nodes, E edges of the disjoint graph; R tokens that are no padding, in the order of samples):
+        kind: of the scale.
+        mask: B L, which tokens are no padding.
+        numbers: B 3, for each sample: nodes so far, target, and nodes to split (in scales that count them: as many as
+            is usual, ``usual_count``).
+        graph_of: N, the sample of each node. offsets: B, the first node of each.
+        node_states, edge_states: N and E.
+        node_types, edge_types: N and E, zero where unknown, else one more than the type; None without types.
+        edges: 2 E. triangles: 3 T edge numbers.
+        places: what each token is about. Edge scales: R 2, the edges to the first and to the second child; type scales:
+            R 1, the node or edge; else R 0.
+    """
+
+    kind: str
+    mask: Tensor
+    numbers: Tensor
+    graph_of: Tensor
+    offsets: Tensor
+    node_states: Tensor
+    edge_states: Tensor
+    node_types: Tensor | None
+    edge_types: Tensor | None
+    edges: Tensor
+    triangles: Tensor
+    places: Tensor
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.mask)
+
+
+def restrict(state: GrowthState, active: Tensor) -> GrowthState:
+    """The state without the nodes and edges of graphs that are not ``active`` (B booleans)."""
+    if bool(active.all()):
+        return state
+    stays = active[state.graph_of]
+    number = stays.cumsum(0) - 1
+    edges_stay = stays[state.edges[0]]
+    return replace(
+        state,
+        sizes=state.sizes * active,
+        edges=number[state.edges[:, edges_stay]],
+        splits=state.splits[stays],
+        kept=None if state.kept is None else state.kept[stays],
+        node_types=None if state.node_types is None else state.node_types[stays],
+        edge_types=None if state.edge_types is None else state.edge_types[edges_stay],
+    )
+
+
+def without_graph(kind: str, state: GrowthState, mask: Tensor, usual: Tensor) -> Structure:
+    """Of scales that are about numbers alone."""
+    none = mask.new_zeros(0, dtype=torch.long)
+    typed = None if state.node_types is None else none
+    return Structure(
+        kind, mask, _numbers(state, state.sizes, usual), none, torch.zeros_like(state.sizes), none, none, typed,
+        None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), none.view(0, 1),
+    )  # fmt: skip
+
+
+def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
+    """Of scales that choose nodes, or draw types: the graph as it is."""
+    part = restrict(state, active)
+    num_nodes, num_edges = len(part.splits), part.edges.shape[1]
+    node_types, edge_types = part.node_types, part.edge_types
+    if kind != EDGE_TYPE and node_types is not None:  # not drawn yet
+        node_types = torch.zeros_like(node_types)
+    places = torch.arange({NODE_TYPE: num_nodes, EDGE_TYPE: num_edges}.get(kind, 0), device=mask.device)[:, None]
+    return Structure(
+        kind,
+        mask,
+        _numbers(state, part.sizes, state.counts),
+        part.graph_of,
+        part.offsets,
+        torch.full((num_nodes,), PLAIN, device=mask.device),
+        torch.full((num_edges,), FIXED, device=mask.device),
+        node_types,
+        None if edge_types is None else torch.zeros_like(edge_types),
+        part.edges,
+        triangles(part.edges, num_nodes),
+        places,
+    )
+
+
+def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
+    """Of scales that say where edges go: the children, and every pair that may be joined."""
+    part = restrict(state, active)
+    numbers, nodes, others = split_edges(part)
+    place = grown_numbers(part)
+    total = len(place) + int(part.splits.sum())
+    stays = torch.ones(part.edges.shape[1], dtype=torch.bool, device=mask.device)
+    stays[numbers] = False
+    children, ends = place[part.splits], place[others]
+    groups = [
+        (FIXED, place[part.edges[:, stays]]),
+        (SIBLING, torch.stack([children, children + 1])),
+        (UNKNOWN, torch.stack([place[nodes], ends])),
+        (UNKNOWN, torch.stack([place[nodes] + 1, ends])),
+    ]
+    states = torch.cat([torch.full((edges.shape[1],), kind, device=mask.device) for kind, edges in groups])
+    edges = torch.cat([edges for _, edges in groups], 1).sort(0).values
+    order = (edges[0] * total + edges[1]).argsort()
+    edges, states = edges[:, order], states[order]
+    where = torch.empty_like(order)
+    where[order] = torch.arange(len(order), device=order.device)
+    first_child = groups[0][1].shape[1] + groups[1][1].shape[1]
+    places = where[first_child:].view(2, -1).T
+
+    after = part.sizes + torch.zeros_like(part.sizes).scatter_add_(0, part.graph_of, part.splits.long())
+    node_states = torch.full((total,), PLAIN, device=mask.device)
+    node_states[children] = node_states[children + 1] = CHILD
+    grown = replace(part, sizes=after)
+    none = None if state.node_types is None else torch.zeros_like(node_states)
+    return Structure(
+        EDGE,
+        mask,
+        _numbers(state, after, state.counts),
+        grown.graph_of,
+        grown.offsets,
+        node_states,
+        states,
+        none,
+        None if state.edge_types is None else torch.zeros_like(states),
+        edges,
+        triangles(edges, total),
+        places,
+    )
+
+
+def _numbers(state: GrowthState, sizes: Tensor, counts: Tensor) -> Tensor:
+    return torch.stack([sizes, state.target, counts], 1)

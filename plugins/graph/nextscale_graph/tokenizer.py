@@ -1,0 +1,367 @@
+"""The tokenizer of graphs: a lossless description by expansions, without weights."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nextscale.errors import ConfigError, DataError, NextscaleError, NextscaleWarning
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
+from nextscale.tokenspace import Codes
+from nextscale_graph.coarsen import BOTH, FIRST, coarsen, strategy
+from nextscale_graph.config import GraphTokenizerConfig
+from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.state import GrowthState, choose, split, split_edges
+from nextscale_graph.structure import (
+    COUNT,
+    EDGE,
+    EDGE_TYPE,
+    NODE,
+    NODE_TYPE,
+    ROOTS,
+    SIZE,
+    Structure,
+    of_graph,
+    of_split,
+    without_graph,
+)  # fmt: skip
+
+HEAD = (SIZE, ROOTS)
+LEVEL = (COUNT, NODE, EDGE)
+TYPES = (NODE_TYPE, EDGE_TYPE)
+
+
+@lru_cache(maxsize=65536)
+def usual_count(size: int, target: int, ratio: float) -> int:
+    """How many of ``size`` nodes split on the way to ``target``, where every level contracts its full share."""
+    if size >= target:
+        return 0
+    fine = target
+    while (coarse := fine - math.ceil(fine * ratio)) > size:
+        fine = coarse
+    return fine - size
+
+
+class GraphTokenizer(MultiscaleTokenizer):
+    """Scale 0 is the number of nodes, scale 1 that of components; every level then has three scales: how many nodes
+    split, which ones (tokens that point at nodes, one at a time), and where their edges go (``coarsen``). Types of
+    nodes and edges, where there are any, follow once a graph is complete.
+
+    Args:
+        config: the tokenizer section.
+        description: of the data (``source.describe``): ``sizes`` and ``components`` are counted there; ``node_types``
+            and ``edge_types`` name the types.
+    """
+
+    adaptive = True
+    feature_dim = 1
+
+    def __init__(self, config: GraphTokenizerConfig, description: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config, self.coarsening = config, strategy(config.coarsening)
+        self.sizes: list[list[int]] = description["sizes"]
+        self.components: list[list[int]] = description["components"]
+        self.mean_degree = float(description["mean_degree"])
+        self.node_types, self.edge_types = description["node_types"], description["edge_types"]
+        self.largest: int = description["largest"]
+        if self.largest > config.max_nodes:
+            raise ConfigError(
+                f"tokenizer.max_nodes {config.max_nodes} is less than the {self.largest} nodes of the largest graph"
+            )
+        self.vocabulary = max(config.max_nodes + 1, 3, len(self.node_types), len(self.edge_types))
+        self.token_space = Codes(self.vocabulary)
+        # Nothing here is trained; this says where the model is.
+        self.register_buffer("place", torch.zeros(0), persistent=False)
+
+    def build_stem(self, width: int) -> nn.Module:
+        from nextscale_graph.stem import GraphStem
+
+        return GraphStem(width, self)
+
+    @property
+    def typed(self) -> bool:
+        return bool(self.node_types)
+
+    @property
+    def cycle(self) -> tuple[str, ...]:
+        return LEVEL + TYPES if self.typed else LEVEL
+
+    def kind(self, scale: int) -> str:
+        return HEAD[scale] if scale < len(HEAD) else self.cycle[(scale - len(HEAD)) % len(self.cycle)]
+
+    def scale_names(self, num_scales: int) -> list[str]:
+        return [self.kind(k) for k in range(num_scales)]
+
+    def schedule(self) -> Schedule:
+        """That of a graph of middling size; every batch has its own."""
+        total = sum(count for _, count in self.sizes)
+        mean = max(1, round(sum(size * count for size, count in self.sizes) / total))
+        lengths, size = [1, 1], 1
+        while size < mean:
+            count = min(size, usual_count(size, mean, self.config.ratio))
+            lengths += [1, count, max(1, round(count * min(self.mean_degree, size - 1)))]
+            size += count
+        return Schedule.of([(length,) for length in lengths])
+
+    # Graphs to tokens.
+
+    def encode(self, samples: GraphBatch) -> TokenPyramid:
+        return self.encode_ordered(samples)[0]
+
+    def encode_ordered(self, samples: GraphBatch) -> tuple[TokenPyramid, list[np.ndarray]]:
+        """The pyramid, and for each graph the node order that it is decoded in: node i of the decoded graph is node
+        ``order[i]`` of the sample.
+
+        Raises:
+            DataError: a graph has no nodes, or more than ``tokenizer.max_nodes``.
+        """
+        described, orders = [], []
+        start = 0
+        seeds = torch.zeros(len(samples), dtype=torch.long) if samples.seeds is None else samples.seeds.cpu()
+        for i, (size, count) in enumerate(zip(samples.sizes.tolist(), samples.edge_counts.tolist(), strict=True)):
+            if not 1 <= size <= self.config.max_nodes:
+                raise DataError(f"a graph of {size} nodes: it should have 1 to {self.config.max_nodes}")
+            edges = samples.edges[:, start : start + count].cpu().numpy()
+            start += count
+            scales, order = self._describe(size, edges, np.random.default_rng(int(seeds[i])))
+            described.append(scales)
+            orders.append(order)
+        if self.typed:
+            self._describe_types(samples, described, orders)
+        return self._pack(described, samples.sizes.device), orders
+
+    def _describe(self, size: int, edges: np.ndarray, rng: np.random.Generator) -> tuple[list[list[int]], np.ndarray]:
+        """The tokens of each scale of one graph."""
+        adjacency = np.zeros((size, size), bool)
+        adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = True
+        roots, levels, order = coarsen(adjacency, self.coarsening, self.config.ratio, rng)
+        none: list[list[int]] = [[] for _ in self.cycle[len(LEVEL) :]]
+        scales = [[size], [roots]]
+        for level in levels:
+            scales += [[len(level.splits)], level.splits, level.patterns, *none]
+        return scales, order
+
+    def _describe_types(
+        self, samples: GraphBatch, described: list[list[list[int]]], orders: Sequence[np.ndarray]
+    ) -> None:
+        """Write types into the last two scales of each graph, in the order of the decoded graph."""
+        assert samples.node_types is not None and samples.edge_types is not None
+        node, edge = 0, 0
+        for i, (scales, order) in enumerate(zip(described, orders, strict=True)):
+            size, count = int(samples.sizes[i]), int(samples.edge_counts[i])
+            nodes = samples.node_types[node : node + size].cpu().numpy()
+            edges = samples.edges[:, edge : edge + count].cpu().numpy()
+            types = samples.edge_types[edge : edge + count].cpu().numpy()
+            node, edge = node + size, edge + count
+            if len(scales) == len(HEAD):  # nothing to grow
+                scales += [[] for _ in self.cycle]
+            place = np.argsort(order)
+            ends = np.sort(place[edges], 0)
+            scales[-2] = nodes[order].tolist()
+            scales[-1] = types[np.argsort(ends[0] * size + ends[1])].tolist()
+
+    def _pack(self, described: list[list[list[int]]], device: torch.device) -> TokenPyramid:
+        """One pyramid of all graphs, padded."""
+        num_scales = max(map(len, described))
+        parts, masks = [], []
+        for k in range(num_scales):
+            rows = [scales[k] if k < len(scales) else [] for scales in described]
+            length = max(1, *map(len, rows))
+            parts.append(torch.tensor([row + [0] * (length - len(row)) for row in rows]))
+            masks.append(torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows]))
+        schedule = Schedule.of([(part.shape[1],) for part in parts])
+        mask = torch.cat(masks, 1)
+        pyramid = TokenPyramid.pack(parts, schedule, None if bool(mask.all()) else mask)
+        return pyramid.to(device)
+
+    # The machine.
+
+    def initial_state(
+        self,
+        num_samples: int,
+        conditions: Mapping[str, Tensor] | None = None,
+        schedule: Schedule | None = None,
+    ) -> GrowthState:
+        """Graphs of one node, of a size to be drawn, or the condition ``size``."""
+        device = self.device
+        given = (conditions or {}).get("size")
+        if given is not None and int(given.max()) > self.config.max_nodes:
+            raise NextscaleError(f"size {int(given.max())} is more than tokenizer.max_nodes {self.config.max_nodes}")
+        if given is not None and int(given.max()) > self.largest:
+            warnings.warn(
+                f"size {int(given.max())} is beyond the data, at most {self.largest} nodes: tried all the same",
+                NextscaleWarning,
+                stacklevel=2,
+            )
+        zeros = torch.zeros(num_samples, dtype=torch.long, device=device)
+        types = torch.zeros(num_samples, dtype=torch.long, device=device) if self.typed else None
+        return GrowthState(
+            scale=0,
+            target=zeros,
+            given=given,
+            sizes=zeros + 1,
+            edges=zeros.new_zeros(2, 0),
+            counts=zeros,
+            splits=torch.zeros(num_samples, dtype=torch.bool, device=device),
+            kept=None,
+            node_types=types,
+            edge_types=None if types is None else types[:0],
+            typed=torch.full((num_samples,), not self.typed, device=device),
+        )
+
+    def begin_with(self, samples: GraphBatch, conditions: Mapping[str, Tensor] | None = None) -> GrowthState:
+        """Graphs to be completed to the condition ``size``: the nodes given, and the edges among them, are kept.
+
+        Raises:
+            NextscaleError: no size, or one that leaves nothing to add; types, which come last, cannot be kept.
+        """
+        target = (conditions or {}).get("size")
+        if target is None:
+            raise NextscaleError("completing a graph needs size=N, the nodes that it is to have")
+        if self.typed:
+            raise NextscaleError("graphs with types of nodes and edges cannot be completed: types are drawn at the end")
+        if bool((samples.sizes >= target.to(samples.sizes)).any()):
+            raise NextscaleError(f"size {int(target.min())} leaves nothing to add to {int(samples.sizes.max())} nodes")
+        state = self.initial_state(len(samples), conditions)
+        start = samples.sizes.cumsum(0) - samples.sizes
+        total = int(samples.sizes.sum())
+        nodes = torch.zeros(total, dtype=torch.bool, device=self.device)
+        shift = torch.repeat_interleave(start, samples.edge_counts)
+        return replace(
+            state,
+            scale=len(HEAD),
+            target=target.to(samples.sizes),
+            sizes=samples.sizes,
+            edges=samples.edges + shift,
+            splits=nodes,
+            kept=~nodes,
+        )
+
+    def num_scales(self, state: GrowthState) -> int:
+        within = state.scale < len(HEAD) or (state.scale - len(HEAD)) % len(self.cycle)
+        return state.scale + bool(within or bool((state.growing | ~state.typed).any()))
+
+    def scale_input(self, state: GrowthState, k: int) -> ScaleInput:
+        kind, device = self.kind(state.scale), self.device
+        mask = self._mask(state, kind)
+        structure = self._structure(state, kind, mask)
+        length = mask.shape[1]
+        numbers = torch.arange(length, device=device).expand_as(mask)
+        groups = torch.zeros_like(numbers)
+        if kind == EDGE:  # one token of each split node at a time
+            nodes = split_edges(state)[1]
+            first = state.splits.long().cumsum(0) - 1
+            before = torch.zeros_like(state.sizes).scatter_add_(0, state.graph_of, state.splits.long())
+            before = before.cumsum(0) - before
+            groups[mask] = (first - before[state.graph_of])[nodes]
+        weight = torch.full(mask.shape, self.config.node_weight if kind == NODE else 1.0, device=device)
+        return ScaleInput(
+            features=None,
+            coordinates=torch.zeros(length, 1, device=device),
+            scale_ids=torch.full((length,), k, device=device),
+            mask=mask,
+            legal=self._legal(state, kind, mask),
+            start=length,
+            structure=(structure,),
+            groups=groups,
+            weight=weight,
+        )
+
+    def _mask(self, state: GrowthState, kind: str) -> Tensor:
+        """B L: the tokens that each sample has at this scale."""
+        ready = ~state.growing & ~state.typed
+        if kind in HEAD:
+            lengths = torch.ones_like(state.sizes)
+        elif kind == COUNT:
+            lengths = state.growing.long()
+        elif kind == NODE:
+            lengths = state.counts
+        elif kind == EDGE:
+            nodes = split_edges(state)[1]
+            lengths = torch.bincount(state.graph_of[nodes], minlength=len(state.sizes))
+        elif kind == NODE_TYPE:
+            lengths = state.sizes * ready
+        else:
+            lengths = torch.bincount(state.graph_of[state.edges[0]], minlength=len(state.sizes)) * ready
+        longest = max(1, int(lengths.max()))
+        return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+    def _structure(self, state: GrowthState, kind: str, mask: Tensor) -> Structure:
+        active = mask.any(1)
+        if kind in (*HEAD, COUNT):
+            pairs = zip(state.sizes.tolist(), state.target.tolist(), strict=True)
+            usual = [min(size, usual_count(size, target, self.config.ratio)) for size, target in pairs]
+            return without_graph(kind, state, mask, torch.tensor(usual, device=mask.device))
+        return of_split(state, mask, active) if kind == EDGE else of_graph(kind, state, mask, active)
+
+    def _legal(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
+        """B L V. Padding may only hold token 0."""
+        code = torch.arange(self.vocabulary, device=mask.device)
+        if kind == SIZE:
+            legal_BV = (code >= 1) & (code <= self.config.max_nodes)
+            legal_BV = legal_BV.expand(len(mask), -1)
+            if state.given is not None:
+                legal_BV = code == state.given[:, None]
+        elif kind == ROOTS:
+            legal_BV = (code >= 1) & (code <= state.target[:, None])
+        elif kind == COUNT:
+            most = torch.minimum(state.sizes, state.target - state.sizes)
+            legal_BV = (code >= 1) & (code <= most[:, None])
+        elif kind == NODE:
+            legal_BV = code < state.sizes[:, None]
+        else:
+            number = {EDGE: 3, NODE_TYPE: len(self.node_types), EDGE_TYPE: len(self.edge_types)}[kind]
+            legal_BV = (code < number).expand(len(mask), -1)
+        legal = torch.where(mask[..., None], legal_BV[:, None], code == 0)
+        if kind == EDGE and state.kept is not None:  # an edge between kept nodes stays between them
+            _, nodes, others = split_edges(state)
+            kept = torch.zeros_like(mask)
+            kept[mask] = state.kept[nodes] & state.kept[others]
+            legal &= ~kept[..., None] | (code == FIRST) | (code == BOTH)
+        return legal
+
+    def update(self, state: GrowthState, k: int, tokens: Tensor) -> GrowthState:
+        kind = self.kind(state.scale)
+        state = replace(state, scale=state.scale + 1)
+        if kind == SIZE:
+            return replace(state, target=tokens[:, 0])
+        if kind == ROOTS:
+            total = int(tokens[:, 0].sum())
+            nodes = torch.zeros(total, dtype=torch.bool, device=tokens.device)
+            types = None if state.node_types is None else tokens.new_zeros(total)
+            return replace(state, sizes=tokens[:, 0], splits=nodes, node_types=types)
+        mask = self._mask(state, kind)
+        if kind == COUNT:
+            return replace(state, counts=tokens[:, 0] * state.growing)
+        if kind == NODE:
+            return replace(state, splits=choose(state, tokens, mask))
+        if kind == EDGE:
+            return split(state, tokens[mask])
+        if kind == NODE_TYPE:
+            assert state.node_types is not None
+            types = state.node_types.clone()
+            types[mask.any(1)[state.graph_of]] = tokens[mask] + 1
+            return replace(state, node_types=types)
+        assert state.edge_types is not None
+        types = state.edge_types.clone()
+        types[mask.any(1)[state.graph_of[state.edges[0]]]] = tokens[mask] + 1
+        return replace(state, edge_types=types, typed=state.typed | ~state.growing)
+
+    def decode(self, state: GrowthState) -> GraphBatch:
+        of = state.graph_of[state.edges[0]]
+        return GraphBatch(
+            state.sizes,
+            state.edges - state.offsets[of],
+            torch.bincount(of, minlength=len(state.sizes)),
+            None if state.node_types is None else (state.node_types - 1).clamp_min(0),
+            None if state.edge_types is None else (state.edge_types - 1).clamp_min(0),
+        )

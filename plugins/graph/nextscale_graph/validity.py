@@ -1,0 +1,82 @@
+"""What makes a sample valid, and whether it is unique and new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import networkx as nx
+import numpy as np
+
+
+def is_planar(graph: nx.Graph) -> bool:
+    return len(graph) > 0 and nx.is_connected(graph) and nx.check_planarity(graph)[0]
+
+
+def is_tree(graph: nx.Graph) -> bool:
+    return len(graph) > 0 and nx.is_tree(graph)
+
+
+def is_block_model(graph: nx.Graph, within: float = 0.3, between: float = 0.005, level: float = 0.9) -> bool:
+    """A substitute for the published test, which needs graph-tool: Louvain's communities are 2 to 5, of 20 to 40 nodes,
+    and a Wald test does not reject that edges within them have the chance .3, and between them .005."""
+    if len(graph) == 0 or not nx.is_connected(graph):
+        return False
+    communities = nx.community.louvain_communities(graph, seed=0)
+    sizes = np.array([len(one) for one in communities])
+    if not 2 <= len(sizes) <= 5 or sizes.min() < 20 or sizes.max() > 40:
+        return False
+    member = {node: i for i, one in enumerate(communities) for node in one}
+    inside = np.zeros(len(sizes))
+    across = 0
+    for a, b in graph.edges:
+        if member[a] == member[b]:
+            inside[member[a]] += 1
+        else:
+            across += 1
+    pairs = sizes * (sizes - 1) / 2
+    other = (sizes.sum() ** 2 - np.square(sizes).sum()) / 2
+    scores = [_score(count, total, within) for count, total in zip(inside, pairs, strict=True)]
+    scores.append(_score(across, other, between))
+    return bool(np.mean(scores) > level)
+
+
+def _score(count: float, total: float, chance: float) -> float:
+    """The p-value of a Wald test that ``count`` of ``total`` pairs are joined with that ``chance``."""
+    from scipy.stats import chi2
+
+    found = count / total
+    wald = (found - chance) ** 2 / (found * (1 - found) + 1e-6)
+    return float(1 - chi2.cdf(abs(wald), 1))
+
+
+VALID: dict[str, Callable[[nx.Graph], bool]] = {"planar": is_planar, "tree": is_tree, "sbm": is_block_model}
+
+
+def classes(graphs: Sequence[nx.Graph]) -> list[int]:
+    """A number for each graph, the same for isomorphic ones: the position of the first such graph."""
+    buckets: dict[tuple, list[int]] = {}
+    found = []
+    for i, graph in enumerate(graphs):
+        bucket = buckets.setdefault(_fingerprint(graph), [])
+        match = next((j for j in bucket if nx.faster_could_be_isomorphic(graphs[j], graph)
+                      and nx.is_isomorphic(graphs[j], graph)), None)  # fmt: skip
+        if match is None:
+            bucket.append(i)
+        found.append(i if match is None else match)
+    return found
+
+
+def _fingerprint(graph: nx.Graph) -> tuple:
+    """Equal for isomorphic graphs: the degrees of every node's neighbours, in order."""
+    degrees = dict(graph.degree)
+    return tuple(sorted(tuple(sorted(degrees[other] for other in graph[node])) for node in graph))
+
+
+def unique_and_novel(graphs: Sequence[nx.Graph], training: Sequence[nx.Graph]) -> tuple[np.ndarray, np.ndarray]:
+    """Booleans: the graph is no copy of an earlier one; it is isomorphic to none of the training graphs."""
+    every = classes([*training, *graphs])[len(training) :]
+    own = np.array(every)
+    novel = own >= len(training)
+    unique = np.zeros(len(graphs), bool)
+    unique[np.unique(own, return_index=True)[1]] = True
+    return unique, novel

@@ -1,0 +1,32 @@
+"""Small graphs, and where the benchmark files are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest's importlib mode puts no folder on the path: helpers of several test files would not be found.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from graph_samples import random_batch
+
+from nextscale_graph.writers import write_npz
+
+SHARED = Path(__file__).parents[3] / "../shared/data"
+
+
+@pytest.fixture(scope="session")
+def benchmarks() -> Path:
+    """The folder of benchmark files; skips where it is absent."""
+    for folder in (SHARED / "graphs", Path("/work/shared/data/graphs")):
+        if folder.is_dir():
+            return folder
+    pytest.skip("the benchmark graphs of ../shared/data are not on this machine")
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 graphs of up to 7 nodes."""
+    return write_npz(random_batch(0, 30, 7), tmp_path_factory.mktemp("graphs") / "small.npz")

@@ -1,0 +1,137 @@
+"""Coarsening and its way back: lossless for every graph, and what each level promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from graph_samples import random_graph
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextscale_graph.coarsen import STRATEGIES, coarsen, contract, independent_edges, strategy
+from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
+from nextscale_graph.data import open_graphs
+from nextscale_graph.graphs import GraphBatch, from_networkx
+from nextscale_graph.source import describe
+from nextscale_graph.state import triangles
+from nextscale_graph.tokenizer import GraphTokenizer, usual_count
+
+
+def tokenizer_for(batch: GraphBatch, **settings: object) -> GraphTokenizer:
+    singles = [batch[[i]] for i in range(len(batch))]
+    names = (["a", "b", "c"], ["x", "y"]) if batch.node_types is not None else ([], [])
+    description = describe(singles, *names) | {"largest": int(batch.sizes.max())}
+    config = GraphTokenizerConfig.model_validate({"max_nodes": max(256, int(batch.sizes.max())), **settings})
+    return GraphTokenizer(config, description)
+
+
+def assert_lossless(batch: GraphBatch, tokenizer: GraphTokenizer) -> None:
+    """Decoded graphs are the batch's, with nodes in the order that encoding tells."""
+    pyramid, orders = tokenizer.encode_ordered(batch)
+    decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
+    for graph, grown, order in zip(batch.to_networkx(), decoded.to_networkx(), orders, strict=True):
+        assert sorted(order.tolist()) == list(range(len(graph)))
+        named = nx.relabel_nodes(grown, dict(enumerate(order.tolist())))
+        assert nx.utils.graphs_equal(named, graph)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)), st.sampled_from([0.02, 0.125, 0.5]), st.booleans()
+)
+def test_tokens_are_lossless(seed: int, name: str, ratio: float, typed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    largest = int(rng.choice([3, 12, 40]))
+    batch = from_networkx([random_graph(rng, largest, typed) for _ in range(3)])
+    batch.seeds = torch.from_numpy(rng.integers(2**62, size=3))
+    assert_lossless(batch, tokenizer_for(batch, coarsening=name, ratio=ratio))
+
+
+EXTREME = [
+    nx.complete_graph(60), nx.star_graph(199), nx.path_graph(200), nx.empty_graph(200),
+    nx.disjoint_union(nx.cycle_graph(90), nx.grid_2d_graph(10, 11)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", EXTREME, ids=str)
+def test_large_and_extreme_graphs_are_lossless(graph: nx.Graph) -> None:
+    batch = from_networkx([graph])
+    assert_lossless(batch, tokenizer_for(batch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["planar", "tree", "sbm", "community_small", "ego_small", "enzymes", "grid"])
+def test_benchmarks_are_lossless(benchmarks: Path, name: str) -> None:
+    data = open_graphs(GraphDataConfig(source=str(benchmarks / f"{name}.npz")))
+    tokenizer = GraphTokenizer(GraphTokenizerConfig(max_nodes=512), data.description)
+    for source in filter(None, (data.train, data.validation, data.test)):
+        for first in range(0, len(source), 32):
+            rows = np.arange(first, min(first + 32, len(source)))
+            assert_lossless(source.batch(rows, None).samples, tokenizer)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)))
+def test_contracted_edges_are_independent(seed: int, name: str) -> None:
+    """No two are adjacent or joined; contraction keeps components apart, planar graphs planar and trees trees."""
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng, 20)
+    adjacency = nx.to_numpy_array(graph).astype(bool)
+    if not adjacency.any():
+        return
+    method = strategy(name)
+    pairs = independent_edges(adjacency, method, method.begin(adjacency, rng), 0.3, rng)
+    ends = pairs.flatten()
+    assert len(set(ends.tolist())) == len(ends)
+    joined = adjacency[np.ix_(ends, ends)].sum() // 2
+    assert joined == len(pairs), "the only edges among contracted nodes are the contracted ones"
+    coarse, parents = contract(adjacency, pairs)
+    after = nx.from_numpy_array(coarse)
+    assert len(after) == len(graph) - len(pairs)
+    assert nx.number_connected_components(after) == nx.number_connected_components(graph)
+    assert not nx.check_planarity(graph)[0] or nx.check_planarity(after)[0]
+    assert not nx.is_forest(graph) or nx.is_forest(after)
+    expected = {frozenset((int(parents[a]), int(parents[b]))) for a, b in graph.edges if parents[a] != parents[b]}
+    assert {frozenset(edge) for edge in after.edges} == expected
+
+
+def test_the_law_of_tokens_does_not_depend_on_node_order() -> None:
+    """Each number of times that a description comes up agrees, between a graph and a renumbering of it, within five
+    standard deviations."""
+    graph = nx.lollipop_graph(3, 2)
+    renumbered = nx.relabel_nodes(graph, {0: 4, 1: 2, 2: 0, 3: 3, 4: 1})
+    counts: list[dict[str, int]] = [{}, {}]
+    number = 2000
+    for which, one in enumerate((graph, renumbered)):
+        adjacency = nx.to_numpy_array(one, nodelist=range(5)).astype(bool)
+        for seed in range(number):
+            _, levels, _ = coarsen(adjacency, strategy("cheapest"), 0.125, np.random.default_rng([which, seed]))
+            counts[which][str(levels)] = counts[which].get(str(levels), 0) + 1
+    for description in {*counts[0], *counts[1]}:
+        ours, theirs = (each.get(description, 0) for each in counts)
+        assert abs(ours - theirs) <= 5 * np.sqrt(ours + theirs + 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_triangles_are_all_and_once(seed: int) -> None:
+    graph = random_graph(np.random.default_rng(seed), 15)
+    batch = from_networkx([graph])
+    found = triangles(batch.edges, len(graph))
+    nodes = [frozenset(batch.edges[:, sides].flatten().tolist()) for sides in found.T]
+    expected = {frozenset(clique) for clique in nx.enumerate_all_cliques(graph) if len(clique) == 3}
+    assert all(len(each) == 3 for each in nodes)
+    assert len(nodes) == len(set(nodes)) and set(nodes) == expected
+
+
+def test_usual_counts_lead_to_the_target() -> None:
+    for target in (1, 2, 7, 64, 200):
+        size, levels = 1, 0
+        while size < target:
+            size, levels = size + usual_count(size, target, 0.125), levels + 1
+        assert size == target and levels < 60
+    assert usual_count(64, 64, 0.125) == 0

@@ -1,0 +1,106 @@
+"""``nextscale train``, ``sample``, ``eval`` and ``edit`` on graphs, with a model of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import nextscale
+from nextscale_cli.main import app
+
+TINY = [
+    "tokenizer.max_nodes=12", "tokenizer.ratio=0.3", "tokenizer.stem.layers=1", "transformer.width=16",
+    "training.transformer.steps=4", "training.transformer.batch_size=4", "training.transformer.validate_every=2",
+    "training.transformer.checkpoint_every=2", "training.device=cpu",
+]  # fmt: skip
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    result = invoke("train", "-m", "graph", f"data={small_file}", *TINY, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_training_writes_a_run_that_resumes(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/node", "loss/edge", "loss/count"} <= lines[-1].keys() | lines[-2].keys()
+    result = invoke("train", "-m", "graph", "--out", run, "--resume", "auto")
+    assert result.exit_code == 0 and "already trained" in result.output
+
+
+def test_samples_of_a_size_are_written(run: Path, tmp_path: Path) -> None:
+    result = invoke("sample", run, "--num", 5, "--size", 6, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    graphs = [nx.read_graphml(path) for path in sorted((tmp_path / "out" / "single").glob("*.graphml"))]
+    assert [len(graph) for graph in graphs] == [6] * 5
+    with np.load(tmp_path / "out" / "single" / "graphs.npz") as arrays:
+        assert arrays["num_nodes"].tolist() == [6] * 5
+    assert all((tmp_path / "out" / name).stat().st_size > 0 for name in ("grid.png", "film.png"))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(0, "size 0 is out of range"), (13, "more than tokenizer.max_nodes 12"), ("x", "should be a whole number")],
+)
+def test_impossible_sizes(run: Path, size: object, message: str) -> None:
+    result = invoke("sample", run, "-n", 1, f"size={size}")
+    assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
+
+
+def test_a_size_never_seen_is_tried(run: Path, tmp_path: Path) -> None:
+    result = invoke("sample", run, "-n", 1, "size=11", "--out", tmp_path / "out", "--no-film")
+    assert result.exit_code == 0 and "warning: size 11 is beyond the data" in result.output
+
+
+def test_evaluation(run: Path) -> None:
+    result = invoke("eval", run, "--samples", 4, "--repeats", 2, "temperature=0.8")
+    assert result.exit_code == 0, result.output
+    results = json.loads((run / "eval.json").read_text())
+    assert results["reconstruction"]["lossless"] == 1
+    assert {"mmd_degree", "floor_degree", "ratio", "ratio_std", "unique", "novel"} <= results["samples"]["0"].keys()
+
+
+def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "part.edgelist"
+    path.write_text("0 1\n1 2\n2 3\n3 0\n")
+    result = invoke("edit", run, "--sample", path, "size=8", "-n", 3, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    drawn = nextscale.load(run)
+    part = drawn.modality.read_sample(path, drawn.tokenizer)[0]
+    copies = drawn.modality.concatenate([part] * 4)
+    state = drawn.tokenizer.begin_with(copies, {"size": copies.sizes * 2})
+    from nextscale.sampling import generate
+
+    final = generate(drawn.tokenizer, drawn.transformer, 4, start=state).state
+    assert final.sizes.tolist() == [8] * 4 and int(final.kept.sum()) == 16
+    for i, graph in enumerate(drawn.tokenizer.decode(final).to_networkx()):
+        kept = final.kept[i * 8 : (i + 1) * 8].nonzero()[:, 0].tolist()
+        inner = graph.subgraph(kept)
+        assert nx.utils.graphs_equal(
+            nx.relabel_nodes(inner, {node: j for j, node in enumerate(kept)}), nx.cycle_graph(4)
+        )
+    assert "size=N" in invoke("edit", run, "--sample", path).output
+    assert "leaves nothing to add" in invoke("edit", run, "--sample", path, "size=4").output
+
+
+def test_settings_that_need_fixed_scales_are_refused(small_file: Path, tmp_path: Path) -> None:
+    for setting, hint in (
+        ("training.transformer.cache=true", "cache=false"),
+        ("transformer.scale_embedding=true", "scale_embedding=false"),
+        ("sampling.temperature=1,2", "give one"),
+    ):
+        result = invoke("train", "-m", "graph", f"data={small_file}", *TINY, setting, "--out", tmp_path / "no")
+        assert result.exit_code == 2 and hint in result.output, result.output
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,137 @@
+"""Reading graphs: every kind of source, and one clear line for bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+from graph_samples import random_batch
+
+from nextscale.errors import DataError, NextscaleError
+from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
+from nextscale_graph.data import open_graphs
+from nextscale_graph.readers.arrays import read_npz
+from nextscale_graph.readers.folder import read_folder, read_graph
+from nextscale_graph.source import describe
+from nextscale_graph.tokenizer import GraphTokenizer
+from nextscale_graph.writers import write_npz, write_samples
+
+
+def save(path: Path, num_nodes: list[int], edges: list[list[tuple[int, int]]], **more: object) -> Path:
+    flat = np.array([edge for each in edges for edge in each], np.int64).reshape(-1, 2)
+    offsets = np.cumsum([0, *map(len, edges)])
+    np.savez(path, num_nodes=np.array(num_nodes), edges=flat, edge_offsets=offsets, **more)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_what_is_written_is_read_back(tmp_path: Path, typed: bool) -> None:
+    batch = random_batch(1, 9, 8, typed)
+    files = write_samples(batch, tmp_path)
+    assert len(files) == 9
+    for raw in (read_npz(tmp_path / "graphs.npz"), *([] if typed else [read_folder(tmp_path)])):
+        for one, graph in zip(raw.graphs, batch.to_networkx(), strict=True):
+            assert nx.utils.graphs_equal(one.to_networkx()[0], graph)
+
+
+def test_torch_geometric_and_networkx_agree() -> None:
+    from torch_geometric.utils import to_networkx
+
+    batch = random_batch(2, 5, 9, typed=True)
+    for data, graph in zip(batch.to_data_list(), batch.to_networkx(), strict=True):
+        assert nx.utils.edges_equal(to_networkx(data, to_undirected=True).edges, nx.Graph(graph.edges).edges)
+        assert data.x is not None and data.x[:, 0].tolist() == [kind for _, kind in graph.nodes(data="type")]
+
+
+def test_splits_of_a_file_are_kept_and_others_held_out(tmp_path: Path, small_file: Path) -> None:
+    split = np.array(["train", "train", "val", "test"])
+    path = save(tmp_path / "a.npz", [2] * 4, [[(0, 1)]] * 4, split=split)
+    data = open_graphs(GraphDataConfig(source=str(path)))
+    assert data.test is not None and (len(data.train), len(data.validation), len(data.test)) == (2, 1, 1)
+    data = open_graphs(GraphDataConfig(source=str(small_file)))
+    assert data.test is not None and (len(data.train), len(data.validation), len(data.test)) == (22, 2, 6)
+
+
+def test_folders_of_edge_lists(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 1), ("test", 1)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            (tmp_path / split / f"{i}.edgelist").write_text("# a triangle\na b {}\nb c\nc,a\n")
+    raw = read_folder(tmp_path)
+    assert raw.splits is not None and sorted(raw.splits) == ["test", "train", "train", "train", "val"]
+    assert raw.graphs[0].edges.tolist() == [[0, 0, 1], [1, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("edges", "num_nodes", "message"),
+    [
+        ([(0, 1), (2, 2)], 3, "self-loop at node 2"),
+        ([(0, 1), (1, 0)], 2, "edge 0-1 twice"),
+        ([(0, 5)], 3, "numbered from 0"),
+        ([], 0, "has no nodes"),
+    ],
+)
+def test_graphs_that_are_not_simple_are_named(
+    tmp_path: Path, edges: list[tuple[int, int]], num_nodes: int, message: str
+) -> None:
+    path = save(tmp_path / "bad.npz", [2, num_nodes], [[(0, 1)], edges])
+    with pytest.raises(DataError, match=message) as caught:
+        read_npz(path)
+    assert f"{path}: graph 1" in str(caught.value)
+
+
+def test_bad_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no graphs"):
+        read_folder(tmp_path)
+    with pytest.raises(DataError, match="did you mean 'planar'"):
+        open_graphs(GraphDataConfig(source="planr"))
+    with pytest.raises(DataError, match="does not exist"):
+        open_graphs(GraphDataConfig(source=str(tmp_path / "none.npz")))
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(DataError, match="holds no 'num_nodes'"):
+        read_npz(tmp_path / "other.npz")
+    (tmp_path / "broken.npz").write_bytes(b"PK not really")
+    with pytest.raises(DataError, match=r"cannot be read as \.npz"):
+        read_npz(tmp_path / "broken.npz")
+    (tmp_path / "one.edgelist").write_text("0 1\n2\n")
+    with pytest.raises(DataError, match="line 2: '2' should be two nodes"):
+        read_graph(tmp_path / "one.edgelist")
+    nx.write_graphml(nx.DiGraph([(0, 1)]), tmp_path / "directed.graphml")
+    with pytest.raises(DataError, match="is directed"):
+        read_graph(tmp_path / "directed.graphml")
+
+
+def test_smiles(tmp_path: Path) -> None:
+    pytest.importorskip("rdkit")
+    from nextscale_graph.readers.smiles import read_smiles, to_smiles
+
+    lines = ["CCO", "c1ccccc1", "C[NH3+]", "N#CC=O", "C"]
+    path = tmp_path / "few.smi"
+    path.write_text("\n".join(lines))
+    raw = read_smiles(path)
+    assert raw.node_types == ["C", "N", "N+1", "O"] and raw.edge_types == ["SINGLE", "DOUBLE", "TRIPLE"]
+    assert [to_smiles(graph, raw.node_types) for graph in raw.graphs] == ["CCO", "c1ccccc1", "C[NH3+]", "N#CC=O", "C"]
+    path.write_text("CCO\nC(C\n")
+    with pytest.raises(DataError, match=r"line 2: 'C\(C' does not parse"):
+        read_smiles(path)
+
+
+def test_sizes_out_of_range() -> None:
+    batch = random_batch(0, 4, 6)
+    description = describe([batch[[i]] for i in range(4)], [], []) | {"largest": 6}
+    tokenizer = GraphTokenizer(GraphTokenizerConfig(max_nodes=8), description)
+    import torch
+
+    with pytest.raises(NextscaleError, match=r"size 9 is more than tokenizer.max_nodes 8"):
+        tokenizer.initial_state(1, {"size": torch.tensor([9])})
+    with pytest.warns(UserWarning, match="size 8 is beyond the data"):
+        tokenizer.initial_state(1, {"size": torch.tensor([8])})
+    with pytest.raises(NextscaleError, match=r"max_nodes 5 is less than the 6 nodes"):
+        GraphTokenizer(GraphTokenizerConfig(max_nodes=5), description)
+
+
+def test_written_arrays_carry_types(tmp_path: Path) -> None:
+    raw = read_npz(write_npz(random_batch(5, 3, 6, typed=True), tmp_path / "typed.npz"))
+    assert raw.node_types and raw.graphs[0].node_types is not None

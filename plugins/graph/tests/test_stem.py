@@ -1,0 +1,147 @@
+"""The stem's symmetries: permuting nodes permutes its outputs, swapping two children swaps the ways their edges go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from graph_samples import random_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nextscale.testing.helpers import randomize
+from nextscale.tokenizer import ScaleInput
+from nextscale_graph.coarsen import FIRST, SECOND
+from nextscale_graph.config import GraphTokenizerConfig
+from nextscale_graph.source import describe
+from nextscale_graph.state import GrowthState, split_edges
+from nextscale_graph.stem import GraphStem
+from nextscale_graph.tokenizer import GraphTokenizer
+
+SWAP = torch.tensor([1, 0, 2])
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple[GraphTokenizer, GraphStem]:
+    batch = random_batch(3, 20, 12)
+    description = describe([batch[[i]] for i in range(20)], [], []) | {"largest": 12}
+    tokenizer = GraphTokenizer(
+        GraphTokenizerConfig.model_validate({"max_nodes": 16, "stem": {"layers": 3}}), description
+    )
+    stem = tokenizer.build_stem(16)
+    assert isinstance(stem, GraphStem)
+    randomize(stem, 0)
+    return tokenizer, stem.eval()
+
+
+def states_of(tokenizer: GraphTokenizer, seed: int, kind: str) -> tuple[GrowthState, Tensor] | None:
+    """A state before a scale of this kind, of one graph that splits, and the true tokens."""
+    for attempt in range(20):
+        batch = random_batch(seed + attempt, 1, 12)
+        pyramid = tokenizer.encode(batch)
+        states = tokenizer.states(pyramid)
+        scales = [k for k in range(len(pyramid.schedule)) if tokenizer.kind(k) == kind]
+        scales = [k for k in scales if len(states[k].splits) > 2 and pyramid.schedule.lengths[k] > 1]
+        if scales:
+            k = scales[seed % len(scales)]
+            return states[k], pyramid.scale(k)
+    return None
+
+
+def logits_of(tokenizer: GraphTokenizer, stem: GraphStem, state: GrowthState, tokens: Tensor, known: Tensor) -> Tensor:
+    inputs: ScaleInput = tokenizer.scale_input(state, 0)
+    hidden, memory = stem(inputs, (tokens, known))
+    return stem.logits(hidden, memory)[0]
+
+
+def permuted(state: GrowthState, order: Tensor) -> GrowthState:
+    """The same graph with node i as number ``order[i]``."""
+    edges = order[state.edges].sort(0).values
+    edges = edges[:, (edges[0] * len(order) + edges[1]).argsort()]
+    splits = torch.zeros_like(state.splits)
+    splits[order] = state.splits
+    return replace(state, edges=edges, splits=splits)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_node_scores_permute_with_nodes(model: tuple[GraphTokenizer, GraphStem], seed: int) -> None:
+    tokenizer, stem = model
+    found = states_of(tokenizer, seed, "node")
+    if found is None:
+        return
+    state, tokens = found
+    size, generator = len(state.splits), torch.Generator().manual_seed(seed)
+    order, known = torch.randperm(size, generator=generator), torch.rand(tokens.shape, generator=generator) < 0.5
+    with torch.no_grad():
+        before = logits_of(tokenizer, stem, state, tokens, known)
+        after = logits_of(tokenizer, stem, permuted(state, order), order[tokens], known)
+    torch.testing.assert_close(after[:, order], before[:, :size], atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_edge_scores_permute_with_nodes(model: tuple[GraphTokenizer, GraphStem], seed: int) -> None:
+    tokenizer, stem = model
+    found = states_of(tokenizer, seed, "edge")
+    if found is None:
+        return
+    state, tokens = found
+    size, generator = len(state.splits), torch.Generator().manual_seed(seed)
+    order, known = torch.randperm(size, generator=generator), torch.rand(tokens.shape, generator=generator) < 0.5
+    renamed = permuted(state, order)
+    _, nodes, others = split_edges(state)
+    _, new_nodes, new_others = split_edges(renamed)
+    where = (order[nodes] * size + order[others]).argsort()  # renamed token i is the old token where[i]
+    assert torch.equal(order[nodes][where], new_nodes) and torch.equal(order[others][where], new_others)
+    with torch.no_grad():
+        before = logits_of(tokenizer, stem, state, tokens, known)
+        after = logits_of(tokenizer, stem, renamed, tokens[:, where], known[:, where])
+    torch.testing.assert_close(after[:, :3], before[where, :3], atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_swapped_children_swap_their_patterns(model: tuple[GraphTokenizer, GraphStem], seed: int) -> None:
+    tokenizer, stem = model
+    found = states_of(tokenizer, seed, "edge")
+    if found is None:
+        return
+    state, tokens = found
+    _, nodes, _ = split_edges(state)
+    chosen = nodes == nodes[seed % len(nodes)]
+    known = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    swapped = torch.where(chosen, SWAP[tokens], tokens)
+    with torch.no_grad():
+        before = logits_of(tokenizer, stem, state, tokens, known)[:, :3]
+        after = logits_of(tokenizer, stem, state, swapped, known)[:, :3]
+    torch.testing.assert_close(after[~chosen], before[~chosen], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after[chosen], before[chosen][:, SWAP], atol=1e-5, rtol=1e-5)
+    assert {FIRST, SECOND} == {0, 1}
+
+
+def test_chosen_nodes_and_their_neighbours_are_not_drawn_again(model: tuple[GraphTokenizer, GraphStem]) -> None:
+    tokenizer, stem = model
+    seen = 0
+    for seed in range(0, 60, 3):
+        found = states_of(tokenizer, seed, "node")
+        if found is None:
+            continue
+        state, tokens = found
+        known = torch.zeros_like(tokens, dtype=torch.bool)
+        known[:, 0] = True
+        with torch.no_grad():
+            logits = logits_of(tokenizer, stem, state, tokens, known)[1]
+        first = int(tokens[0, 0])
+        near = {
+            first,
+            *state.edges[1][state.edges[0] == first].tolist(),
+            *state.edges[0][state.edges[1] == first].tolist(),
+        }
+        low = set(np.flatnonzero(logits[: len(state.splits)].numpy() < -1e3).tolist())
+        assert low == near
+        seen += 1
+    assert seen > 3
