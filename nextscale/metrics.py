@@ -1,7 +1,7 @@
 """Metrics of reconstructions and of sets of samples, as pure functions of tensors.
 
-Images are B C H W in [-1, 1]; features are N D. What a set of samples is measured on (which network, which real
-images) is decided in ``evaluate``.
+Samples are B C H W in [-1, 1]; features are N D. What a set of samples is measured on (which network, which real
+samples) is decided in ``evaluate``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 HIGHEST_PSNR = 100.0
-"""dB; where two images are equal, their PSNR would be infinite, and a mean with it."""
+"""dB; where two samples are equal, their PSNR would be infinite, and a mean with it."""
 
 
 def psnr(x_BCHW: Tensor, target_BCHW: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, the mean over images of each image's own (at most ``HIGHEST_PSNR``)."""
+    """Peak signal-to-noise ratio in dB, the mean over samples of each sample's own (at most ``HIGHEST_PSNR``)."""
     per_image = peak_signal_noise_ratio(
         _unit(x_BCHW), _unit(target_BCHW), data_range=1.0, dim=(1, 2, 3), reduction="none"
     )
@@ -27,10 +27,10 @@ def psnr(x_BCHW: Tensor, target_BCHW: Tensor) -> float:
 
 
 def ssim(x_BCHW: Tensor, target_BCHW: Tensor) -> float:
-    """Structural similarity (https://doi.org/10.1109/TIP.2003.819861), the mean over images.
+    """Structural similarity (https://doi.org/10.1109/TIP.2003.819861), the mean over samples.
 
-    With the paper's Gaussian window (standard deviation 1.5, 11 x 11) where it fits. Images smaller than that get a
-    uniform window, 7 x 7 or the largest odd size that fits. 1 for images of a single row or column that are equal.
+    With the paper's Gaussian window (standard deviation 1.5, 11 x 11) where it fits. Samples smaller than that get a
+    uniform window, 7 x 7 or the largest odd size that fits. 1 for samples of a single row or column that are equal.
     """
     side = min(x_BCHW.shape[-2:])
     x_BCHW, target_BCHW = _unit(x_BCHW), _unit(target_BCHW)
@@ -127,14 +127,14 @@ def nearest_distances(x_N: Tensor, reference_M: Tensor, chunk: int = 4096) -> Te
 
 
 def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float]:
-    """Are samples nearer to training images than new real images are?
+    """Are drawn samples nearer to training samples than new real ones are?
 
-    The threshold is the 1st percentile of the held-out images' distances to their nearest training image (L2 over
-    pixels). So about 1% of images as new as the held-out ones are nearer than that; a good model stays below 3%.
+    The threshold is the 1st percentile of the held-out samples' distances to their nearest training sample (L2 over
+    pixels). So about 1% of samples as new as the held-out ones are nearer than that; a good model stays below 3%.
 
     Returns:
         ``memorisation``: share of the samples nearer than the threshold; ``memorisation_floor``: the same of the
-        held-out images; ``memorisation_threshold``: the distance.
+        held-out samples; ``memorisation_threshold``: the distance.
     """
     held_out_N = nearest_distances(held_out, train)
     threshold = torch.quantile(held_out_N.double(), 0.01)
@@ -147,9 +147,9 @@ def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, 
 
 
 def within_class_diversity(samples: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
-    """Mean pairwise L2 distance of samples within a class over that of real images, the mean over classes.
+    """Mean pairwise L2 distance of samples within a class over that of real samples, the mean over classes.
 
-    1: as diverse as real images; 0: one image a class. Classes with fewer than two members in either set are left
+    1: as diverse as real samples; 0: one sample a class. Classes with fewer than two members in either set are left
     out; NaN where that leaves none.
     """
     ratios = []

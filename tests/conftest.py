@@ -22,6 +22,7 @@ TINY = {
     for stage in ("tokenizer", "transformer")
     for key, value in {
         "steps": 6, "batch_size": 8, "log_every": 1, "validate_every": 2, "checkpoint_every": 2, "samples_every": 0,
+        "precision": "fp32",  # which auto is only where bf16 is slow; runs that are compared must not hang on that
     }.items()
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ SETTINGS = [
     *(
         f"training.{stage}.{setting}"
         for stage in ("tokenizer", "transformer")
-        for setting in ("steps=5", "batch_size=8")
+        for setting in ("steps=5", "batch_size=8", "precision=fp32")
     ),
 ]
 FAST = {"classifier_epochs": 1}

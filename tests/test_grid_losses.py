@@ -108,7 +108,7 @@ def shared_photos() -> tuple[torch.Tensor, torch.Tensor]:
     import numpy as np
     from PIL import Image
 
-    path = Path(__file__).parents[4] / "shared/data/images/tiny_imagenet_val_10k.zip"
+    path = Path(__file__).parents[2] / "shared/data/images/tiny_imagenet_val_10k.zip"
     if not path.exists():
         pytest.skip("needs ../shared/data/images/tiny_imagenet_val_10k.zip")
     # Index among the 1,000 sorted WordNet ids.

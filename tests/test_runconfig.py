@@ -181,7 +181,7 @@ def test_unknown_modality_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_the_first_error_is_reported_and_the_rest_counted() -> None:
-    assert refused("seed=x", "transformer.depth=0").endswith("(override seed=x) (and 1 more)")
+    assert refused("seed=x", "transformer.depth=-1").endswith("(override seed=x) (and 1 more)")
     assert refused("sed=1", "transformr.depth=0", "x=1").endswith(" (and 2 more)")
 
 

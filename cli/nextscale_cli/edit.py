@@ -47,7 +47,7 @@ def edit(
 ) -> None:
     """Draw part of a sample anew, or what lies around it.
 
-    Samples without places (graphs) are parts: what is drawn completes them, to size=N.
+    Where samples have no places to mask, the sample is a part, and what is drawn completes it, to size=N.
 
     Writes grid.png (the sample, what is kept of it, and the versions) and a file for each version.
     """
