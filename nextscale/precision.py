@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from nextscale.conditioning import Conditioner
 from nextscale.errors import ConfigError, unknown
 from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.training.environment import release_freed_memory
 from nextscale.training.optim import autocast_dtype
 from nextscale.transformer import ScaleTransformer
 from nextscale.transformer.block import MLP
@@ -40,6 +41,8 @@ def prepare(
     for part in parts:
         if dtype is not None:
             _store(part, dtype, tokenizer.device)
+    if dtype is not None:
+        release_freed_memory()  # of the wide weights
     if compile:
         # Attention and its cache break the graph at every scale; the MLPs share one graph.
         mlps: list[nn.Module] = [part for part in transformer.modules() if isinstance(part, MLP)]

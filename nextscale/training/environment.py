@@ -34,6 +34,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
+def release_freed_memory() -> None:
+    """Give what glibc holds of freed tensors back to the system (nothing on other systems)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def describe_environment() -> dict[str, Any]:
     return {
         "nextscale": version("nextscale"),
