@@ -126,3 +126,17 @@ def test_embeddings_tell_tokens_apart(space):
     assert embedding(tokens).shape == (2, 4, 8)
     assert not torch.allclose(embedding(tokens), embedding((tokens + 1) % space.vocabulary))
     assert space.describe() == type(space)(space.num_logits).describe() != type(space)(9).describe()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_cross_entropy_is_torchs(smoothing: float) -> None:
+    logits = (4 * torch.randn(3, 5, 7, dtype=torch.double)).requires_grad_()
+    tokens = torch.randint(7, (3, 5))
+    found = Codes(7).loss(logits, tokens, smoothing)
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), tokens.flatten(), reduction="none", label_smoothing=smoothing
+    ).view(3, 5)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(3, 5, dtype=torch.double)
+    (ours,), (theirs,) = torch.autograd.grad(found, logits, weight), torch.autograd.grad(expected, logits, weight)
+    torch.testing.assert_close(ours, theirs)
