@@ -84,7 +84,7 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 class _CrossEntropy(Function):
-    """``F.cross_entropy`` of logits ... V, one number a token; on CPUs torch's own backward takes three times as long."""
+    """``F.cross_entropy`` of logits ... V, a loss a token; on CPUs torch's own backward is three times as slow."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
