@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nextscale import runconfig
@@ -274,6 +274,7 @@ configurations = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=configurations, preset=st.sampled_from([None, "none", "large"]), comments=st.booleans())
+@example(values={"data": {"source": "a\x85 \u2028"}}, preset=None, comments=False)
 def test_a_dump_reads_back_to_an_equal_configuration(
     tmp_path: Path, values: dict, preset: str | None, comments: bool
 ) -> None:
