@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,7 +13,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
 )
+
+from nextscale.errors import ConfigError, unknown
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -21,6 +25,30 @@ class Section(BaseModel):
     """A section of the configuration: unknown keys are errors, defaults are checked too."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class EvaluationOptions(Section):
+    """Base of what a modality's own sample metrics may be told."""
+
+    @classmethod
+    def of(cls, options: Self | Mapping[str, Any] | None) -> Self:
+        """Options as they are, or from a mapping.
+
+        Raises:
+            ConfigError: an unknown option, or one of the wrong type.
+        """
+        if isinstance(options, cls):
+            return options
+        given: dict[str, Any] = dict(options or {})  # type: ignore[arg-type]
+        for name in given:
+            if name not in cls.model_fields:
+                raise ConfigError(unknown("evaluation option", name, cls.model_fields))
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = f"evaluation option {first['loc'][0]}={first['input']!r}"
+            raise ConfigError(f"{option}: {first['msg'].lower()}") from error
 
 
 class TransformerConfig(Section):

@@ -57,3 +57,8 @@ class DataSplits:
     test: SampleSource | None
     conditions: tuple[ConditionSpec, ...]
     description: dict[str, Any]
+
+    @property
+    def held_out(self) -> SampleSource:
+        """What a trained model is measured on: the test split, else the validation split."""
+        return self.validation if self.test is None else self.test

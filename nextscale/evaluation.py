@@ -109,7 +109,7 @@ def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str
     """Share of the vocabulary that held-out samples use, and perplexity exp(entropy), at each scale and in all."""
     size = tokenizer.token_space.vocabulary
     counts: dict[str, Tensor] = {}
-    source = data.test or data.validation
+    source = data.held_out
     for indices in validation_batches(len(source), HELD_OUT):
         pyramid = tokenizer.encode(source.batch(indices, None).to(tokenizer.device).samples)
         for k, name in enumerate(tokenizer.scale_names(len(pyramid.schedule))):

@@ -1,4 +1,4 @@
-"""Holding out a share of a split, stratified by class."""
+"""Holding out a share of a split, stratified by class; and drawing some of its rows."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def hold_out(labels: np.ndarray | None, count: int, share: float, seed: int) -> 
     held = np.zeros(count, bool)
     held[shuffled[position_in_class < np.repeat(taken, sizes)]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def some_rows(length: int, count: int, seed: int) -> np.ndarray:
+    """``count`` of 0 .. length - 1 at random (all where there are no more), in rising order."""
+    return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])

@@ -38,10 +38,9 @@ def prepare(
     check_precision(precision)
     parts = [part for part in (transformer, tokenizer.decoding) if part is not None]
     dtype = autocast_dtype(precision, tokenizer.device)
-    for part in parts:
-        if dtype is not None:
-            _store(part, dtype, tokenizer.device)
     if dtype is not None:
+        for part in parts:
+            _store(part, dtype, tokenizer.device)
         release_freed_memory()  # of the wide weights
     if compile:
         # Attention and its cache break the graph at every scale; the MLPs share one graph.

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.grid import GridState, GridTokenizer, Layout, Phi, ResidualPyramid, VectorQuantizer
+from nextscale.grid import GridState, GridTokenizer, Layout, Phi, ResidualPyramid, VectorQuantizer, convolutional
 from nextscale.grid.layers import from_channels, streaming, to_channels
 from nextscale.grid.networks import Decoder, Encoder
+from nextscale.gridconfig import ConvolutionalConfig
 from nextscale.testing.helpers import randomize
 
 STRIDES = {1: [(2,), (2,)], 3: [(2, 2, 1), (2, 1, 2)]}
@@ -29,8 +30,8 @@ def networks(axes: int, alone: bool, dtype: torch.dtype = torch.float64) -> tupl
     magnify rounding a hundredfold.
     """
     layout = Layout(axes, causal=True, alone=alone)
-    sizes = (layout, 2, 4, (1, 2, 2), STRIDES[axes], 1, True, 3, True)
-    encoder, decoder = Encoder(*sizes), Decoder(*sizes)
+    config = ConvolutionalConfig(channels=3, width=4, multipliers=(1, 2, 2), blocks=1, shortcut=True)
+    encoder, decoder = convolutional.networks(config, layout, 2, STRIDES[axes])
     for network in (encoder, decoder):
         randomize(network, 0).eval().to(dtype)
     return encoder, decoder

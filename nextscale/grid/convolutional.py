@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nextscale.grid.layers import Layout
-from nextscale.grid.networks import Decoder, Encoder
+from nextscale.grid.networks import Decoder, Encoder, set_norm_groups
 from nextscale.grid.phi import Phi
 from nextscale.grid.pyramid import ResidualPyramid
 from nextscale.grid.quantizer import VectorQuantizer
@@ -36,16 +36,13 @@ def residual_pyramid(config: ConvolutionalConfig, axes: int, num_scales: int) ->
 def networks(
     config: ConvolutionalConfig, layout: Layout, channels: int, strides: Sequence[Sequence[int]]
 ) -> tuple[Encoder, Decoder]:
-    """A fresh encoder and decoder of samples of ``channels`` channels; for ``strides`` see ``Encoder``."""
-    sizes = (
-        layout,
-        channels,
-        config.width,
-        config.multipliers,
-        strides,
-        config.blocks,
-        config.attention,
-        config.channels,
-        config.shortcut,
-    )
-    return Encoder(*sizes), Decoder(*sizes)
+    """A fresh encoder and decoder of samples of ``channels`` channels; for ``strides`` see ``Encoder``.
+
+    Raises:
+        ConfigError: channels that ``norm_groups`` does not divide.
+    """
+    encoder, decoder = (kind(config, layout, channels, strides) for kind in (Encoder, Decoder))
+    if config.norm_groups is not None:
+        for network in (encoder, decoder):
+            set_norm_groups(network, config.norm_groups)
+    return encoder, decoder  # type: ignore[return-value]

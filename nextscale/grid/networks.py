@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nextscale.errors import ConfigError
 from nextscale.grid.layers import Downsample, Layout, Lead, SelfAttention, Trim, Upsample, from_channels, to_channels
+from nextscale.gridconfig import ConvolutionalConfig
 
 
 def set_norm_groups(network: nn.Module, groups: int) -> None:
@@ -53,30 +54,22 @@ def total_factor(strides: Sequence[Sequence[int]], axes: int) -> tuple[int, ...]
 
 
 class Encoder(nn.Module):
-    """B channels *grid -> B latent *(grid / f), where f is the product of ``strides``: an entry between two
-    resolutions, of 1 or 2 an axis.
+    """B channels *grid -> B C *(grid / f), where f is the product of ``strides``: an entry between two resolutions, of
+    1 or 2 an axis.
 
-    ``shortcut`` adds a linear map of each patch of f places to its latent: the layers then only learn what a linear
-    code leaves over, which takes far fewer steps (after DC-AE, https://arxiv.org/abs/2410.10733, whose shortcuts have
-    no weights).
+    ``config.shortcut`` adds a linear map of each patch of f places to its latent: the layers then only learn what a
+    linear code leaves over, which takes far fewer steps (after DC-AE, https://arxiv.org/abs/2410.10733, whose shortcuts
+    have no weights).
     """
 
     def __init__(
-        self,
-        layout: Layout,
-        channels: int,
-        width: int,
-        multipliers: Sequence[int],
-        strides: Sequence[Sequence[int]],
-        blocks: int,
-        attention: bool,
-        latent: int,
-        shortcut: bool = False,
+        self, config: ConvolutionalConfig, layout: Layout, channels: int, strides: Sequence[Sequence[int]]
     ) -> None:
         super().__init__()
+        width, multipliers, blocks = config.width, config.multipliers, config.blocks
         self.channels, self.factor = channels, total_factor(strides, layout.axes)
         patch = channels * math.prod(self.factor)
-        self.shortcut = layout.convolution(patch, latent, 1) if shortcut else None
+        self.shortcut = layout.convolution(patch, config.channels, 1) if config.shortcut else None
         self.lead = Lead(self.factor[0] - 1 if layout.alone else 0)
         self.conv_in = layout.convolution(channels, width)
         layers: list[nn.Module] = []
@@ -86,15 +79,15 @@ class Encoder(nn.Module):
             for _ in range(blocks):
                 layers.append(ResidualBlock(layout, current, width * multiplier))
                 current = width * multiplier
-                if last and attention:
+                if last and config.attention:
                     layers.append(SelfAttention(layout, current))
             if not last:
                 layers.append(Downsample(layout, current, strides[level]))
         self.layers = nn.Sequential(*layers)
-        self.middle = _middle(layout, current, attention)
+        self.middle = _middle(layout, current, config.attention)
         self.norm_out = layout.norm(current)
-        self.conv_out = layout.convolution(current, latent)
-        self.conv_latent = layout.convolution(latent, latent)
+        self.conv_out = layout.convolution(current, config.channels)
+        self.conv_latent = layout.convolution(config.channels, config.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.middle(self.layers(self.conv_in(x)))
@@ -105,36 +98,28 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The way back, with one residual block more a resolution than the encoder.
 
-    ``shortcut`` adds a linear map of each latent and its neighbours to its patch of f places.
+    ``config.shortcut`` adds a linear map of each latent and its neighbours to its patch of f places.
     """
 
     def __init__(
-        self,
-        layout: Layout,
-        channels: int,
-        width: int,
-        multipliers: Sequence[int],
-        strides: Sequence[Sequence[int]],
-        blocks: int,
-        attention: bool,
-        latent: int,
-        shortcut: bool = False,
+        self, config: ConvolutionalConfig, layout: Layout, channels: int, strides: Sequence[Sequence[int]]
     ) -> None:
         super().__init__()
+        width, multipliers, blocks = config.width, config.multipliers, config.blocks
         self.channels, self.factor = channels, total_factor(strides, layout.axes)
         patch = channels * math.prod(self.factor)
-        self.shortcut = layout.convolution(latent, patch) if shortcut else None
+        self.shortcut = layout.convolution(config.channels, patch) if config.shortcut else None
         self.trim = Trim(self.factor[0] - 1 if layout.alone else 0)
         current = width * multipliers[-1]
-        self.conv_latent = layout.convolution(latent, latent)
-        self.conv_in = layout.convolution(latent, current)
-        self.middle = _middle(layout, current, attention)
+        self.conv_latent = layout.convolution(config.channels, config.channels)
+        self.conv_in = layout.convolution(config.channels, current)
+        self.middle = _middle(layout, current, config.attention)
         layers: list[nn.Module] = []
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for _ in range(blocks + 1):
                 layers.append(ResidualBlock(layout, current, width * multiplier))
                 current = width * multiplier
-                if level == len(multipliers) - 1 and attention:
+                if level == len(multipliers) - 1 and config.attention:
                     layers.append(SelfAttention(layout, current))
             if level > 0:
                 layers.append(Upsample(layout, current, strides[level - 1]))

@@ -1,7 +1,7 @@
 """Long grids, segment by segment along the first axis: each has a residual pyramid of its own, after the one before.
 
-Clip pyramids of video (InfinityStar, https://arxiv.org/abs/2511.04675, after VAR's future work) are this: the first
-segment is a still, the others are clips, whose scales have the clip's full length and grow in height and width.
+After InfinityStar's clip pyramids (https://arxiv.org/abs/2511.04675): a segment's scales have its whole length, and
+grow along the other axes.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def write_tokens(
     seed: int | None,
     written_by: str,
     log: RunLog,
-    made_with: dict[str, Any] | None = None,
+    made_with: dict[str, Any],
 ) -> None:
     """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation."""
     size = len(source)
@@ -99,7 +99,7 @@ def write_tokens(
         conditions=specs,
         passes=passes,
         num_samples=size,
-        attributes={"made_with": made_with or {}},
+        attributes={"made_with": made_with},
     )
     hidden = not (log.main and log.console.is_terminal)
     with store as writer, Progress(console=log.console, transient=True, disable=hidden) as progress:

@@ -25,7 +25,7 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     kind = data.description["kind"]
     if kind == "molecule":
         return evaluate_molecules(samples, data)
-    train, test = (_first(source) for source in (data.train, data.test or data.validation))
+    train, test = (_first(source) for source in (data.train, data.held_out))
     drawn, reference = samples.to_networkx(), test.to_networkx()
     results: dict[str, Any] = {}
     ours, floor = distances(drawn, reference), distances(train.to_networkx(), reference)
@@ -80,7 +80,7 @@ def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict
     from nextscale_graph.tokenizer import GraphTokenizer
 
     assert isinstance(tokenizer, GraphTokenizer)
-    samples = _first(data.test or data.validation)
+    samples = _first(data.held_out)
     pyramid, orders = tokenizer.encode_ordered(samples)
     decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
     same = [_same(samples[[i]], decoded[[i]], order) for i, order in enumerate(orders)]

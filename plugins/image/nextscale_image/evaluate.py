@@ -14,18 +14,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from nextscale.config import Section
+from nextscale.config import EvaluationOptions
 from nextscale.data import DataSplits, SampleSource
-from nextscale.errors import ConfigError, DataError, NextscaleError, unknown
+from nextscale.errors import DataError, NextscaleError
 from nextscale.grid.classifier import cached_classifier, predict
 from nextscale.grid.efficientnet import load_efficientnet_lite0, weight_file
+from nextscale.holdout import some_rows
 from nextscale.metrics import frechet_distance, kernel_distance, memorisation, psnr, ssim, within_class_diversity
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.distributed import pick_device
-from nextscale.training.randomness import sample_seeds
 
 log = logging.getLogger("nextscale.image")
 
@@ -42,7 +42,7 @@ FLOATS_IN_MEMORY = 400_000_000
 READ_BATCH = 512
 
 
-class SampleOptions(Section):
+class SampleOptions(EvaluationOptions):
     """What ``evaluate_samples`` may be told."""
 
     features: Literal["classifier", "efficientnet", "both"] = "classifier"
@@ -71,8 +71,8 @@ def evaluate_reconstruction(
 
     ``limit``: most images, drawn with a fixed seed; ``reconstruction_images`` says how many there were.
     """
-    source, training = _held_out(data), tokenizer.training
-    indices = _drawn(len(source), limit, 0)
+    source, training = data.held_out, tokenizer.training
+    indices = some_rows(len(source), limit, 0)
     tokenizer.to(device).eval()
     sums = np.zeros(2)
     for start in range(0, len(indices), batch_size):
@@ -110,10 +110,10 @@ def evaluate_samples(
         DataError: samples of another size than the data's, or too few.
         NextscaleError: weights that are asked for are missing or unreadable.
     """
-    options = _options(options)
+    options = SampleOptions.of(options)
     device = pick_device(options.device)
     samples_BCHW = samples_BCHW.float().cpu().clamp(-1, 1)
-    held_source = _held_out(data)
+    held_source = data.held_out
     count = min(len(samples_BCHW), len(data.train), len(held_source))
     train, train_labels = _read(data.train, count, options.seed)
     held, held_labels = _read(held_source, count, options.seed)
@@ -132,7 +132,7 @@ def evaluate_samples(
         efficientnet = _efficientnet(device, required=options.features == "efficientnet")
         if efficientnet is not None:
             spaces["efficientnet_lite0"] = efficientnet
-    compared = samples_BCHW[torch.from_numpy(_drawn(len(samples_BCHW), count, options.seed))]
+    compared = samples_BCHW[torch.from_numpy(some_rows(len(samples_BCHW), count, options.seed))]
     for name, space in spaces.items():
         train_ND, held_ND, samples_ND = (space(images) for images in (train, held, compared))
         for key, distance in (("frechet", frechet_distance), ("kid", kernel_distance)):
@@ -156,7 +156,7 @@ def _classifier(
 ) -> tuple[Features, dict[str, float]]:
     """The independent classifier's features, and its accuracies."""
     images, targets = _read(data.train, options.train_images, options.seed, CLASSIFIER_SIDE)
-    held, held_targets = _read(_held_out(data), HELD_OUT_LIMIT, options.seed, CLASSIFIER_SIDE)
+    held, held_targets = _read(data.held_out, HELD_OUT_LIMIT, options.seed, CLASSIFIER_SIDE)
     assert targets is not None and held_targets is not None
     log.info("independent classifier: %d real images", len(images))
     network = cached_classifier(
@@ -235,21 +235,12 @@ def _or_zeros(labels: Tensor | None, images: Tensor) -> Tensor:
     return torch.zeros(len(images), dtype=torch.long) if labels is None else labels
 
 
-def _held_out(data: DataSplits) -> SampleSource:
-    return data.validation if data.test is None else data.test
-
-
-def _drawn(length: int, count: int, seed: int) -> np.ndarray:
-    """``count`` of 0 .. length - 1 at random (all where there are no more), in rising order."""
-    return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])
-
-
 def _read(source: SampleSource, count: int, seed: int, side: int | None = None) -> tuple[Tensor, Tensor | None]:
     """``count`` images of a split and their labels, drawn with a seed; averaged down to ``side`` where larger."""
     parts, labels = [], []
     first = source.batch(np.arange(1), None).samples
     count = min(count, max(1, FLOATS_IN_MEMORY // _reduced(first, side).numel()))
-    indices = _drawn(len(source), count, seed)
+    indices = some_rows(len(source), count, seed)
     for start in range(0, len(indices), READ_BATCH):
         batch = source.batch(indices[start : start + READ_BATCH], None)
         parts.append(_reduced(batch.samples, side))
@@ -275,17 +266,3 @@ def _check_shapes(samples: Tensor, train: Tensor, count: int) -> None:
         )
     if count < 2:
         raise DataError(f"distances need at least 2 samples, training images and held-out images, got {count}")
-
-
-def _options(options: SampleOptions | Mapping[str, Any] | None) -> SampleOptions:
-    if isinstance(options, SampleOptions):
-        return options
-    options = dict(options or {})
-    for name in options:
-        if name not in SampleOptions.model_fields:
-            raise ConfigError(unknown("evaluation option", name, SampleOptions.model_fields))
-    try:
-        return SampleOptions(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"evaluation option {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from error

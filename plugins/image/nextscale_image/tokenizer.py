@@ -10,7 +10,7 @@ import torch
 from nextscale.errors import ConfigError, DataError
 from nextscale.grid import GridTokenizer, Layout
 from nextscale.grid.convolutional import networks, residual_pyramid
-from nextscale.grid.networks import Decoder, set_norm_groups
+from nextscale.grid.networks import Decoder
 from nextscale_image.config import ImageTokenizerConfig
 
 
@@ -37,8 +37,6 @@ class ImageTokenizer(GridTokenizer):
         pyramid = residual_pyramid(config, 2, len(config.scales))
         encoder, decoder = networks(config, Layout(2), self.channels, strides)
         super().__init__(encoder, decoder, pyramid, config.scales, shape, (factor, factor))
-        if config.norm_groups is not None:
-            set_norm_groups(self, config.norm_groups)
         # Convolutions on CPUs (and tensor cores) are two to three times faster with channels last.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from nextscale.conditioning import ConditionSpec
 from nextscale.runconfig import make_config
 from nextscale.store import new_transformer, save_run
 from nextscale_image.tokenizer import ImageTokenizer
+
+# pytest's importlib mode puts no folder on the path: helpers of several test files would not be found.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

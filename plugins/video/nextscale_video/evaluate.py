@@ -11,17 +11,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from nextscale.api import Model
-from nextscale.config import Section
+from nextscale.config import EvaluationOptions
 from nextscale.continuation import predict as go_on_from
 from nextscale.data import DataSplits, SampleSource
-from nextscale.errors import ConfigError, DataError, NextscaleError, unknown
+from nextscale.errors import DataError, NextscaleError
 from nextscale.grid import GridTokenizer, SegmentedTokenizer
 from nextscale.grid.classifier import cached_classifier, predict
 from nextscale.grid.layers import fold
+from nextscale.holdout import some_rows
 from nextscale.metrics import frechet_distance, psnr, ssim
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.distributed import pick_device
@@ -35,7 +36,7 @@ TAUGHT = 4096
 """Most training clips that the classifier learns from, over all its passes."""
 
 
-class SampleOptions(Section):
+class SampleOptions(EvaluationOptions):
     """What ``evaluate_samples`` may be told."""
 
     features: Literal["classifier"] = "classifier"
@@ -54,8 +55,8 @@ def evaluate_reconstruction(
     tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device | str = "cpu", limit: int = RECONSTRUCTED
 ) -> dict[str, float]:
     """PSNR (dB) and SSIM, frame by frame, of held-out clips through tokens and back; ``psnr_first`` of first frames."""
-    source = _held_out(data)
-    indices = _drawn(len(source), limit, 0)
+    source = data.held_out
+    indices = some_rows(len(source), limit, 0)
     sums = np.zeros(3)
     for first in range(0, len(indices), BATCH):
         clips = source.batch(indices[first : first + BATCH], None).samples.to(device)
@@ -86,8 +87,8 @@ def evaluate_prediction(
     if not isinstance(tokenizer, GridTokenizer) or tokenizer.sample_shape[0] < 2:
         return {}
     known = known or known_frames(tokenizer)
-    source = _held_out(data)
-    indices = _drawn(len(source), limit, 0)
+    source = data.held_out
+    indices = some_rows(len(source), limit, 0)
     sums = np.zeros(4)
     for first in range(0, len(indices), BATCH):
         batch = source.batch(indices[first : first + BATCH], None)
@@ -123,10 +124,10 @@ def evaluate_samples(
     Raises:
         ConfigError: an unknown option. DataError: samples of another size than the data's, or too few.
     """
-    options = _options(options)
+    options = SampleOptions.of(options)
     device = pick_device(options.device)
     samples = samples.float().cpu().clamp(-1, 1)
-    held_source = _held_out(data)
+    held_source = data.held_out
     count = min(len(samples), len(data.train), len(held_source))
     train, _ = _read(data.train, count, options.seed)
     held, held_labels = _read(held_source, count, options.seed)
@@ -137,7 +138,7 @@ def evaluate_samples(
         )
     if count < 2:
         raise DataError(f"distances need at least 2 samples, training clips and held-out clips, got {count}")
-    compared = samples[torch.from_numpy(_drawn(len(samples), count, options.seed))]
+    compared = samples[torch.from_numpy(some_rows(len(samples), count, options.seed))]
     results = {"compared_clips": float(count)}
     if held_labels is not None:
         classes = next(spec.size for spec in data.conditions if spec.name == "label")
@@ -171,7 +172,7 @@ def _agreement(predicted: Tensor, labels: Tensor) -> float:
 def _lesson(source: SampleSource, seed: int) -> tuple[Tensor, Tensor]:
     """Training clips and their labels: as many passes, each with its own augmentation, as make up TAUGHT clips."""
     passes = max(1, min(8, TAUGHT // len(source)))
-    indices = np.tile(_drawn(len(source), min(len(source), TAUGHT), seed), passes)
+    indices = np.tile(some_rows(len(source), min(len(source), TAUGHT), seed), passes)
     batch = source.batch(indices, sample_seeds(seed, np.arange(len(indices))))
     return batch.samples, batch.conditions["label"]
 
@@ -195,29 +196,6 @@ def _extracted(path: Path, clips: Tensor, device: torch.device) -> Tensor:
     return torch.cat(found)
 
 
-def _held_out(data: DataSplits) -> SampleSource:
-    return data.validation if data.test is None else data.test
-
-
-def _drawn(length: int, count: int, seed: int) -> np.ndarray:
-    """``count`` of 0 .. length - 1 at random (all where there are no more), in rising order."""
-    return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])
-
-
 def _read(source: SampleSource, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    batch = source.batch(_drawn(len(source), count, seed), None)
+    batch = source.batch(some_rows(len(source), count, seed), None)
     return batch.samples, batch.conditions.get("label")
-
-
-def _options(options: SampleOptions | Mapping[str, Any] | None) -> SampleOptions:
-    if isinstance(options, SampleOptions):
-        return options
-    options = dict(options or {})
-    for name in options:
-        if name not in SampleOptions.model_fields:
-            raise ConfigError(unknown("evaluation option", name, SampleOptions.model_fields))
-    try:
-        return SampleOptions(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"evaluation option {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from error

@@ -8,7 +8,7 @@ from typing import Any
 from nextscale.errors import ConfigError, DataError
 from nextscale.grid import GridTokenizer, Layout, SegmentedTokenizer
 from nextscale.grid.convolutional import networks, residual_pyramid
-from nextscale.grid.networks import set_norm_groups, total_factor
+from nextscale.grid.networks import total_factor
 from nextscale_video.config import VideoTokenizerConfig
 
 
@@ -41,8 +41,6 @@ def build_tokenizer(config: VideoTokenizerConfig, description: dict[str, Any]) -
     # Where what follows is to be drawn, what is known of it is a guess: a token that says what the whole clip is would
     # keep the guess.
     tokenizer.whole = 0
-    if config.norm_groups is not None:
-        set_norm_groups(tokenizer, config.norm_groups)
     return tokenizer
 
 
