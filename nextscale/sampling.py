@@ -176,43 +176,40 @@ def draw_scale(
         at_scale(config.top_k, k, "top_k"),
         at_scale(config.top_p, k, "top_p"),
     )
-    steps = min(at_scale(config.steps, k, "steps"), length)
     if not transformer.config.in_scale_steps:
         logits = predict(None)
         tokens = draw_real(space, logits, inputs.mask, generator, settings)
         return (tokens if kept is None else _where(kept[1], kept[0], tokens)), logits
 
     device = inputs.scale_ids.device
+    real = torch.ones(num_samples, length, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
     tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
-    known = torch.zeros(num_samples, length, dtype=torch.bool, device=device)
+    known = torch.zeros_like(real)
     if kept is not None:
         tokens, known = _where(kept[1], kept[0], tokens), kept[1]
-    logits = None
-    ranks = None
+    lengths_B1, ranks = real.sum(1, keepdim=True), None
     if config.reveal == "groups" and inputs.groups is not None:
-        open_BL = ~known if inputs.mask is None else ~known & inputs.mask
-        ranks = rank_in_group(inputs.groups, _priority(inputs, num_samples, generator), open_BL)
-        steps = int(ranks.masked_fill(~open_BL, 0).max()) + 1
-    for step in range(steps):
+        ranks = rank_in_group(inputs.groups, _priority(real, generator), real & ~known)
+        steps_B1 = ranks.masked_fill(known | ~real, -1).amax(1, keepdim=True) + 1
+    else:
+        steps_B1 = lengths_B1.clamp_max(at_scale(config.steps, k, "steps"))
+    logits = None
+    for step in range(max(1, int(steps_B1.max()))):
         logits = predict((tokens, known))
-        drawn = draw_real(space, logits, inputs.mask, generator, settings)
+        drawing = real & (step < steps_B1)  # a sample whose sub-steps are over uses no more random numbers
+        drawn = draw_real(space, logits, drawing, generator, settings)
         if ranks is not None:
             now = (ranks == step) & ~known
-            tokens, known = _where(now, drawn, tokens), known | now
-            continue
-        priority = _priority(inputs, num_samples, generator)
-        if config.reveal == "confidence":
-            # A little chance, or rounding errors would choose among equally confident tokens.
-            priority = 1e-3 * priority - space.loss(logits, drawn)
-        # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
-        order = priority.masked_fill(known, torch.inf)
-        lengths: int | Tensor = length
-        if inputs.mask is not None:
-            order, lengths = order.masked_fill(~inputs.mask, -torch.inf), inputs.mask.sum(1, keepdim=True)
-        order = order.argsort(1, descending=True).argsort(1)
-        now = (order < lengths * (step + 1) // steps) & ~known
-        tokens = _where(now, drawn, tokens)
-        known = known | now
+        else:
+            priority = _priority(drawing, generator)
+            if config.reveal == "confidence":
+                # A little chance, or rounding errors would choose among equally confident tokens.
+                priority = 1e-3 * priority - space.loss(logits, drawn)
+            # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
+            order = priority.masked_fill(known, torch.inf).masked_fill(~real, -torch.inf)
+            order = order.argsort(1, descending=True).argsort(1)
+            now = drawing & ~known & (order < lengths_B1 * (step + 1) // steps_B1.clamp_min(1))
+        tokens, known = _where(now, drawn, tokens), known | now
     assert logits is not None
     return tokens, logits
 
@@ -235,15 +232,13 @@ def draw_real(
     return drawn
 
 
-def _priority(inputs: ScaleInput, num_samples: int, generator: Generators) -> Tensor:
+def _priority(mask: Tensor, generator: Generators) -> Tensor:
     """B L uniform numbers, as ``draw_real`` draws."""
-    shape, device = (num_samples, inputs.length), inputs.scale_ids.device
-    if inputs.mask is None or generator is None or isinstance(generator, torch.Generator):
-        return uniform(shape, generator, device)
-    priority = torch.zeros(shape, device=device)
+    if generator is None or isinstance(generator, torch.Generator):
+        return uniform(mask.shape, generator, mask.device)
+    priority = torch.zeros(mask.shape, device=mask.device)
     for i, one in enumerate(generator):
-        number = int(inputs.mask[i].sum())
-        priority[i, inputs.mask[i]] = torch.rand(number, generator=one, device=device)
+        priority[i, mask[i]] = torch.rand(int(mask[i].sum()), generator=one, device=mask.device)
     return priority
 
 

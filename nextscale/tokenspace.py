@@ -15,6 +15,10 @@ from torch.autograd.function import once_differentiable
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the batch (as the reference draws), one a sample, or None for torch's own."""
 
+TIE = 1e-5
+"""Numbers this near to each other are equal but for rounding. Symmetric choices have equal logits: which of them
+truncation keeps must not hang on how many samples are computed at once."""
+
 
 class TokenSpace(ABC):
     """``num_logits`` numbers of the transformer's head describe one token, stored as integers below ``vocabulary``
@@ -70,16 +74,18 @@ def uniform(shape: Sequence[int], generator: Generators, device: torch.device) -
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Set all but the ``top_k`` likeliest, then all outside the smallest set of probability ``top_p``, to -inf.
 
-    The likeliest token always stays. Nucleus sampling: https://arxiv.org/abs/1904.09751.
+    The likeliest token always stays, and so does whatever a change of ``TIE`` in a logit or a probability would keep.
+    Nucleus sampling: https://arxiv.org/abs/1904.09751.
     """
     if 0 < top_k < logits.shape[-1]:
-        kth = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
+        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least - TIE, -torch.inf)
     if top_p < 1:
-        ascending, order = logits.sort(dim=-1)
-        outside = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
+        ascending = logits.sort(dim=-1).values
+        outside = ascending.softmax(-1).cumsum(-1) <= 1 - top_p - TIE
         outside[..., -1] = False
-        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+        least = ascending.masked_fill(outside, torch.inf).amin(-1, keepdim=True)
+        logits = logits.masked_fill(logits < least - TIE, -torch.inf)
     return logits
 
 
