@@ -9,7 +9,7 @@ the ten-class one is fine-tuned in a third of them; both on RUN's tokenizer, whi
     nextscale train --init-from runs/digits data=FIVE.npz training.transformer.steps=333
 
 Prints, for each and for training anew in as few steps: validation loss (nats a token) and the share of right tokens,
-and the share of 1,000 samples that an independent classifier puts into the class asked for, at guidance 0 and 2.
+and the share of 2,000 samples that an independent classifier puts into the class asked for, at guidance 0 and 2.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(run: Path, folder: Path) -> None:
         settings = [f"data={folder / 'five.npz'}", f"training.transformer.steps={number}"]
         out = folder / f"{name}-{number}"
         train(load_config("image", overrides=settings, start=start), out, "transformer")
-        found = evaluate(out, samples=1000, options={"cache": folder})
+        found = evaluate(out, samples=2000, options={"cache": folder})
         recognised = [found["samples"][guidance]["classifier_accuracy"] for guidance in ("0", "2")]
         rows.append((name, number, found["validation"]["loss"], found["validation"]["accuracy"], *recognised))
     print(f"{'':12}{'steps':>7}{'loss':>9}{'tokens':>9}{'samples':>9}{'guided':>9}")

@@ -110,7 +110,8 @@ class Model:
             conditions: as in ``generate``, but one that is not mentioned is null: what is kept says enough.
             replay: keep tokens and do no more, as published. By default the state is anchored where it is kept
                 (``sampling.generate``), and the result is encoded and decoded once more with the kept part of
-                ``samples`` in place, so that what is kept comes out as well as a plain reconstruction of it.
+                ``samples`` in place and not quantized, so that what is kept comes out no worse than a plain
+                reconstruction of it.
             paste: put the kept part of ``samples`` itself over the result,
             feather: fading in over so many places from its border inwards.
 
@@ -175,12 +176,18 @@ class Model:
         return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
 
     def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
-        """Reconstructions of ``edited`` with the originals where they are kept; where nothing is, itself."""
+        """Reconstructions of ``edited`` with the originals where they are kept: from tokens, or with what is kept not
+        quantized, whichever keeps a sample better. Where nothing is kept, ``edited`` itself."""
         joined = paste_back(originals, edited, kept)
-        pyramid = self.tokenizer.encode(joined)
-        fitted = self.tokenizer.decode_like(self.tokenizer.states(pyramid)[-1], originals)
-        some = kept.flatten(1).any(1).view(-1, *[1] * (edited.dim() - 1))
-        return torch.where(some, fitted, edited)
+        state = self.tokenizer.states(self.tokenizer.encode(joined))[-1]
+        fitted, error = edited, torch.full((len(edited),), torch.inf, device=edited.device)
+        for each in (state, self.tokenizer.unquantized(state, joined, kept)):
+            decoded = self.tokenizer.decode_like(each, originals)
+            lost = ((decoded - originals).square() * kept[:, None]).flatten(1).sum(1)
+            better = (lost < error) & kept.flatten(1).any(1)
+            fitted = torch.where(better.view(-1, *[1] * (edited.dim() - 1)), decoded, fitted)
+            error = torch.where(better, lost, error)
+        return fitted
 
     @torch.inference_mode()
     def _in_batches(

@@ -148,8 +148,9 @@ def refuse_existing(run: Path) -> None:
 def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:
     """Give ``model``, a fresh tokenizer or transformer (``part``), the weights of the one in ``run``.
 
-    Only what embeds conditions may be others': a class embedding for other classes is new and starts at the null,
-    so that every class begins as the unconditional model. Without memory (on the meta device) it is only checked.
+    Only what embeds conditions may be others': a class embedding for other classes is new, and begins with the old
+    classes' vectors, one after another, which the network can tell apart from the first step; where there were none,
+    with the null. Without memory (on the meta device) it is only checked.
 
     Returns:
         the names of what is new.
@@ -176,7 +177,10 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
         for name in new:
             kind, condition = name.split(".")[1:3]
             if kind == "embed" and specs[condition].kind == "class":
-                model.get_parameter(name).data.copy_(model.get_parameter(f"conditioner.null.{condition}").data)
+                fresh = model.get_parameter(name)
+                had_classes = known.get(condition, {}).get("kind") == "class"
+                old = stored[name] if had_classes else model.conditioner.null[condition].data[None]
+                fresh.data.copy_(old[torch.arange(len(fresh)) % len(old)])
     return new
 
 

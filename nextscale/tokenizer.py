@@ -142,6 +142,11 @@ class MultiscaleTokenizer(nn.Module, ABC):
         """
         raise NextscaleError(f"{type(self).__name__} cannot edit: its state has no places")
 
+    def unquantized(self, state: Any, samples: Any, keep: Tensor) -> Any:
+        """``state``, of ``samples`` that ``encode`` would describe by it, with what was known of the places that
+        ``keep`` keeps (as in ``keep_tokens``) before it was made tokens; by default nothing more."""
+        return state
+
     def decode_like(self, state: Any, samples: Any) -> Any:
         """``decode``, to the size of ``samples`` where the schedule alone leaves it open (padded samples)."""
         return self.decode(state)

@@ -92,12 +92,14 @@ def test_psnr_is_over_the_places_asked_for():
 # Models.
 
 
-def test_everything_kept_is_the_reconstruction(model: Model):
-    samples = digits(model)
+def test_everything_kept_is_the_reconstruction_or_better(model: Model):
+    samples, keep = digits(model), torch.ones(8, 8, dtype=torch.bool)
     plain = model.tokenizer.decode_tokens(model.tokenizer.encode(samples)).detach()
-    for replay in (False, True):
-        edited = model.edit(samples, torch.ones(8, 8, dtype=torch.bool), replay=replay)
-        torch.testing.assert_close(edited.samples, plain, atol=1e-5, rtol=0)
+    replayed = model.edit(samples, keep, replay=True)
+    torch.testing.assert_close(replayed.samples, plain, atol=1e-5, rtol=0)
+    edited = model.edit(samples, keep)
+    error, most = ((each - samples).square().flatten(1).sum(1) for each in (edited.samples, plain))
+    assert (error <= most + 1e-5).all()
     assert edited.conditions == {}, "an edit is unconditional unless asked for a class"
     pasted = model.edit(samples, torch.ones(8, 8, dtype=torch.bool), paste=True)
     assert torch.equal(pasted.samples, samples)

@@ -211,6 +211,10 @@ class GridTokenizer(MultiscaleTokenizer):
         places = keep[:, finest].unflatten(1, state.schedule.scales[-1].shape)[:, None]
         return replace(state, f_hat=torch.where(places, known.f_hat, state.f_hat))
 
+    def unquantized(self, state: GridState, samples: Tensor, keep: Tensor) -> GridState:
+        """The encoder's own features in every cell of which some is kept."""
+        return replace(state, f_hat=torch.where(self._cells(keep) > 0, self.features(samples).float(), state.f_hat))
+
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
         """B C *latent: what the codes of scale k add to f_hat."""
         return self.pyramid.part(vectors_BLC, k, schedule)
