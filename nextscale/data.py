@@ -31,7 +31,11 @@ class Batch:
 
 
 class SampleSource(Protocol):
-    """One split of a data set, read by index."""
+    """One split of a data set, read by index.
+
+    Where samples are of different lengths, it may have ``lengths`` (N numbers, in any unit): training then takes
+    samples of about one length together, which leaves little to pad.
+    """
 
     def __len__(self) -> int: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def evaluate(
     reconstruction_only: bool = False,
     repeats: int = 1,
     sampling: Mapping[str, Any] | None = None,
+    validation: bool = False,
 ) -> dict[str, Any]:
     """Measure a run and write ``eval.json`` into it.
 
@@ -46,6 +48,8 @@ def evaluate(
         sampling: fields of ``SamplingConfig`` that differ from the run's.
         options: for the modality's own sample metrics.
         reconstruction_only: measure the tokenizer only.
+        validation: on the validation split although there is a test split, to choose settings by; the file is then
+            ``eval-validation.json``.
 
     Returns:
         ``reconstruction`` (the modality's), ``codebook`` (usage and perplexity, a scale and in all), ``validation``
@@ -61,6 +65,8 @@ def evaluate(
     config = load_run_config(run)
     modality = plugins.modality(config.modality)
     data = modality.open_data(config.data)
+    if validation:
+        data = replace(data, test=None)
     results: dict[str, Any] = {}
     with console.status("reconstruction"):
         results["reconstruction"] = modality.evaluate_tokenizer(tokenizer, data, where)
@@ -85,8 +91,12 @@ def evaluate(
                 with console.status(f"quality of samples at guidance {value:g}"):
                     rounds.append(modality.evaluate_samples(drawn.samples, drawn.conditions, data, settings))
             results["samples"][f"{value:g}"] = rounds[0] if repeats == 1 else mean_and_spread(rounds)
-    write_json_atomic(run / "eval.json", results)
+    write_json_atomic(eval_file(run, validation), results)
     return results
+
+
+def eval_file(run: Path, validation: bool = False) -> Path:
+    return run / ("eval-validation.json" if validation else "eval.json")
 
 
 def mean_and_spread(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ SEEDS = st.integers(0, 2**63 - 1)
 def orders(draw: st.DrawFn) -> StreamOrder:
     num_rows = draw(st.integers(1, 200))
     shard_rows = draw(st.none() | st.integers(1, 60))
-    return StreamOrder(num_rows, draw(SEEDS), shard_rows, draw(st.integers(1, 5)))
+    lengths = np.random.default_rng(num_rows).integers(1, 9, num_rows) if draw(st.booleans()) else None
+    return StreamOrder(num_rows, draw(SEEDS), shard_rows, draw(st.integers(1, 5)), lengths, draw(st.integers(1, 20)))
 
 
 @given(orders(), st.integers(0, 10**9))
@@ -35,7 +36,9 @@ def test_is_a_function_of_position_alone(order: StreamOrder, data: st.DataObject
     batches = [order.rows(positions[i : i + size]) for i in range(0, len(positions), size)]
     assert np.array_equal(np.concatenate(batches), whole)
     shuffled = np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(positions))
-    fresh = StreamOrder(order.num_rows, order.seed, order.shard_rows, order.shards_per_buffer)
+    fresh = StreamOrder(
+        order.num_rows, order.seed, order.shard_rows, order.shards_per_buffer, order.lengths, order.batch_size
+    )
     assert np.array_equal(fresh.rows(positions[shuffled]), whole[shuffled])
 
 
@@ -112,3 +115,15 @@ def test_refuses_nonsense() -> None:
 
 PINNED = [5, 6, 2, 0, 9, 8, 3, 7, 4, 1]
 PINNED_SHARDS = [5, 7, 3, 8, 4, 6, 2, 9, 0, 1]
+
+
+@given(SEEDS, st.integers(0, 5), st.integers(2, 16))
+def test_batches_are_of_about_one_length(seed: int, epoch: int, size: int) -> None:
+    """All but the two that an epoch shares with its neighbours; and long and short ones come in no order."""
+    lengths = np.random.default_rng(seed % 1000).permutation(400)
+    order = StreamOrder(400, seed, lengths=lengths, batch_size=size)
+    first, last = -(-epoch * 400 // size), (epoch + 1) * 400 // size
+    batches = [lengths[order.rows(np.arange(b * size, (b + 1) * size))] for b in range(first, last)]
+    assert all(np.ptp(batch) < 3 * size for batch in batches)
+    means = np.array([batch.mean() for batch in batches])
+    assert not (np.diff(means) > 0).all() and not (np.diff(means) < 0).all()

@@ -39,6 +39,9 @@ def evaluate(
     reconstruction_only: Annotated[
         bool, typer.Option("--reconstruction-only", help="Measure the tokenizer only; draw no samples.")
     ] = False,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="On the validation split, to choose settings by: eval-validation.json.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Measure reconstruction and sample quality of a trained run.
@@ -57,6 +60,7 @@ def evaluate(
         options["inception"] = inception
     if extractor is not None:
         options["extractor"] = extractor
+    from nextscale.evaluation import eval_file
     from nextscale.evaluation import evaluate as evaluate_run
     from nextscale_cli.tables import print_results
 
@@ -70,9 +74,10 @@ def evaluate(
         reconstruction_only=reconstruction_only,
         repeats=repeats,
         sampling=sampling,
+        validation=validation,
     )
     print_results(results)
-    typer.echo(run / "eval.json")
+    typer.echo(eval_file(run, validation))
 
 
 def _guidance(text: str) -> list[float]:

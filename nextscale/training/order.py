@@ -12,8 +12,8 @@ import numpy as np
 
 from nextscale.training.randomness import mixed_seed, sample_seeds
 
-# What a permutation is of; keeps the two apart where seed and epoch agree.
-_SHARDS, _ROWS = 0, 1
+# What a permutation is of; keeps them apart where seed and epoch agree.
+_SHARDS, _ROWS, _BATCHES = 0, 1, 2
 
 
 class StreamOrder:
@@ -23,6 +23,9 @@ class StreamOrder:
     ``shards_per_buffer`` of them at a time and permutes the rows of these: neighbours in the stream then come
     from few shards, each of which is read once an epoch.
 
+    With ``lengths``, rows of a buffer that follow each other within a batch have about the same length, so that little
+    is padded; the batches are permuted.
+
     The permutations sort splitmix64 hashes, so that unlike a random generator's they are the same in every
     version of numpy.
 
@@ -31,18 +34,29 @@ class StreamOrder:
         seed: of the order.
         shard_rows: rows of a shard (the last may hold fewer); None for no shards.
         shards_per_buffer: shards whose rows are shuffled together.
+        lengths: of each row, where they differ.
+        batch_size: rows of a batch; batches begin at multiples of it.
 
     Raises:
         ValueError: an argument is not positive.
     """
 
-    def __init__(self, num_rows: int, seed: int, shard_rows: int | None = None, shards_per_buffer: int = 8) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        seed: int,
+        shard_rows: int | None = None,
+        shards_per_buffer: int = 8,
+        lengths: np.ndarray | None = None,
+        batch_size: int = 1,
+    ) -> None:
         if min(num_rows, num_rows if shard_rows is None else shard_rows, shards_per_buffer) < 1:
             raise ValueError("num_rows, shard_rows and shards_per_buffer must be positive")
         self.num_rows, self.seed = num_rows, seed
         # All rows in one shard are all rows in one buffer.
         self.shard_rows = min(shard_rows or num_rows, num_rows)
         self.shards_per_buffer = shards_per_buffer
+        self.lengths, self.batch_size = lengths, batch_size
         # Two epochs and two buffers are in use where a batch straddles their border.
         self._plan_of = lru_cache(2)(self._plan)
         self._buffer_of = lru_cache(2)(self._buffer)
@@ -76,7 +90,19 @@ class StreamOrder:
             np.arange(shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)) for shard in chosen
         ]
         rows = np.concatenate(spans)
-        return rows[self._permutation(len(rows), _ROWS, epoch, buffer)]
+        rows = rows[self._permutation(len(rows), _ROWS, epoch, buffer)]
+        return rows if self.lengths is None else self._batched(rows, self.lengths[rows], epoch, buffer)
+
+    def _batched(self, rows: np.ndarray, lengths: np.ndarray, epoch: int, buffer: int) -> np.ndarray:
+        """``rows`` as batches of about one length each, permuted. What lies before the first border between batches,
+        and behind the last, shares its batch with another buffer: those rows stay as they are."""
+        start = epoch * self.num_rows + int(self._plan_of(epoch)[0][buffer])
+        first = min(-start % self.batch_size, len(rows))
+        number = (len(rows) - first) // self.batch_size
+        end = first + number * self.batch_size
+        inside = rows[first:end][np.argsort(lengths[first:end], kind="stable")].reshape(number, self.batch_size)
+        inside = inside[self._permutation(number, _BATCHES, epoch, buffer)]
+        return np.concatenate([rows[:first], inside.flatten(), rows[end:]])
 
     def _permutation(self, length: int, *parts: int) -> np.ndarray:
         seed = mixed_seed(self.seed, self.seed >> 32, *parts)

@@ -200,7 +200,8 @@ class TransformerStage(Stage):
         self.tokens_per_sample = transformer.schedule.length
         self.seed = mixed_seed(seed, 2)
         rows, shard = (len(data.train), None) if stores is None else (stores[0].num_rows, stores[0].shard_rows)
-        self.order = StreamOrder(rows, self.seed, shard)
+        lengths = getattr(data.train, "lengths", None) if stores is None else None
+        self.order = StreamOrder(rows, self.seed, shard, lengths=lengths, batch_size=config.batch_size)
 
     def batch(self, positions: np.ndarray) -> Batch:
         rows = self.order.rows(positions)

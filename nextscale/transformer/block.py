@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nextscale.config import TransformerConfig
 from nextscale.transformer.attention import Attention, AttentionMask, KVCache
-from nextscale.transformer.functions import gelu_tanh
+from nextscale.transformer.functions import add_gated, gelu_tanh, modulate
 
 
 def normalize(x: Tensor, kind: str) -> Tensor:
@@ -16,10 +16,6 @@ def normalize(x: Tensor, kind: str) -> Tensor:
     if kind == "rmsnorm":
         return F.rms_norm(x, x.shape[-1:], eps=1e-6)
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
-
-
-def modulate(x: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
-    return torch.addcmul(shift_B1D, x, scale_B1D + 1)
 
 
 class MLP(nn.Module):
@@ -86,6 +82,6 @@ class Block(nn.Module):
             gamma1 = gamma1 * keep_B2[:, 0, None, None].to(gamma1.dtype)
             gamma2 = gamma2 * keep_B2[:, 1, None, None].to(gamma2.dtype)
         h = modulate(normalize(x_BLD, self.norm), scale1, shift1)
-        x_BLD = torch.addcmul(x_BLD, self.attention(h, mask, rotation, cache, layer), gamma1)
+        x_BLD = add_gated(x_BLD, self.attention(h, mask, rotation, cache, layer), gamma1)
         h = modulate(normalize(x_BLD, self.norm), scale2, shift2)
-        return torch.addcmul(x_BLD, self.mlp(h), gamma2)
+        return add_gated(x_BLD, self.mlp(h), gamma2)

@@ -80,13 +80,24 @@ class _BlockAttention(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *all_weights = ctx.saved_tensors
         (grad,) = grads
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for block, weights in zip(ctx.blocks, all_weights, strict=True):
+        grad_q, grad_k, grad_v = torch.empty_like(q), None, None
+        # The last rows come first: they look at most keys, often at all, and the rest is added to that.
+        for block, weights in zip(reversed(ctx.blocks), reversed(all_weights), strict=True):
             rows, keys = (slice(None), block.rows), (slice(None), block.keys)
             by_weight = torch.bmm(grad[rows], v[keys].mT)
             gradient = torch._softmax_backward_data  # pyright: ignore[reportPrivateImportUsage]
             by_logit = gradient(by_weight, weights, -1, weights.dtype)
             grad_q[rows] = torch.bmm(by_logit, k[keys])
-            grad_k[keys] += torch.bmm(by_logit.mT, q[rows])
-            grad_v[keys] += torch.bmm(weights.mT, grad[rows])
+            grad_k = _added(grad_k, torch.bmm(by_logit.mT, q[rows]), block.keys, k)
+            grad_v = _added(grad_v, torch.bmm(weights.mT, grad[rows]), block.keys, v)
         return grad_q, grad_k, grad_v, None
+
+
+def _added(total: Tensor | None, part: Tensor, keys: slice, like: Tensor) -> Tensor:
+    """``total`` (zeros like ``like`` where it is None) with ``part`` added to its ``keys``."""
+    if total is None:
+        if part.shape == like.shape:
+            return part
+        total = torch.zeros_like(like)
+    total[:, keys] += part
+    return total

@@ -75,3 +75,31 @@ class _SigmoidGELU(Function):
         slope = torch.addcmul(x.new_tensor(_A), x, x, value=3 * _B).mul_(x)
         # The derivative is gate (1 + (1 - gate) slope).
         return torch.addcmul(slope, slope, gate, value=-1).add_(1).mul_(gate).mul_(grads[0])
+
+
+def modulate(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
+    """``x (1 + scale) + shift``."""
+    return _Affine.apply(x_BLD, scale_B1D + 1, shift_B1D)  # type: ignore[return-value]
+
+
+def add_gated(x_BLD: Tensor, branch_BLD: Tensor, gamma_B1D: Tensor) -> Tensor:
+    """``x + gamma branch``."""
+    return _Affine.apply(branch_BLD, gamma_B1D, x_BLD)  # type: ignore[return-value]
+
+
+class _Affine(Function):
+    """x B L D times scale B 1 D, plus shift (B 1 D or B L D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.shift = shift.shape, shift.dtype
+        return torch.addcmul(shift, x, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (grad,), (x, scale) = grads, ctx.saved_tensors
+        shape, dtype = ctx.shift
+        by_shift = grad if shape == grad.shape else grad.sum(1, keepdim=True)
+        by_scale = torch.mul(grad, x).sum(1, keepdim=True)
+        return (grad * scale).to(x.dtype), by_scale.to(scale.dtype), by_shift.to(dtype)

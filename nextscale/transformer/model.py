@@ -21,7 +21,8 @@ from nextscale.pyramid import Schedule
 from nextscale.tokenizer import ScaleInput
 from nextscale.tokenspace import TokenSpace
 from nextscale.transformer.attention import AttentionMask, KVCache, ScaleAttention, attention_mask
-from nextscale.transformer.block import Block, modulate, normalize
+from nextscale.transformer.block import Block, normalize
+from nextscale.transformer.functions import modulate
 from nextscale.transformer.head import CodebookHead
 from nextscale.transformer.positions import rotation_angles
 from nextscale.transformer.stem import Stem

@@ -16,11 +16,16 @@ from nextscale_graph.validity import VALID, unique_and_novel
 
 MOST = 256
 """Graphs of a split that statistics are taken of, at most."""
+PACKED = 8
+"""Graphs of a batch in which padding is counted, taken by size as training takes them."""
+REAL_PARTS = 3
+"""Times that as many training graphs as samples are compared with the reference."""
 
 
 def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     """``mmd_NAME`` of samples against the test split beside ``floor_NAME``, that of training against test;
-    ``ratio_NAME``, and ``ratio``, their mean; and the shares ``valid``, ``unique``, ``novel``, and all three at once,
+    ``ratio_NAME``, and ``ratio``, their mean. ``real_ratio`` is the mean ratio that as many training graphs as samples
+    have, a few times drawn: few graphs have large ones. And the shares ``valid``, ``unique``, ``novel``, and all three at once,
     ``vun``. A floor of zero leaves its ratio out. Without a test of validity, also ``gdss_NAME`` and its floor."""
     kind = data.description["kind"]
     if kind == "molecule":
@@ -28,18 +33,20 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     train, test = (_first(source) for source in (data.train, data.held_out))
     drawn, reference = samples.to_networkx(), test.to_networkx()
     results: dict[str, Any] = {}
-    ours, floor = distances(drawn, reference), distances(train.to_networkx(), reference)
-    ratios = []
+    real = train.to_networkx()
+    ours, floor = distances(drawn, reference), distances(real, reference)
     for name, value in ours.items():
         results[f"mmd_{name}"], results[f"floor_{name}"] = value, floor[name]
         if floor[name] > 0:
             results[f"ratio_{name}"] = value / floor[name]
-            ratios.append(results[f"ratio_{name}"])
+    results["ratio"] = _mean_ratio(ours, floor)
+    parts = [real[i : i + len(drawn)] for i in range(0, len(real) - len(drawn) + 1, len(drawn))][:REAL_PARTS]
+    if parts:
+        results["real_ratio"] = float(np.mean([_mean_ratio(distances(part, reference), floor) for part in parts]))
     if kind == "none":  # community, ego and protein graphs are published by another protocol, which is kept apart
         floor = gdss_distances(train.to_networkx(), reference)
         for name, value in gdss_distances(drawn, reference).items():
             results[f"gdss_{name}"], results[f"gdss_floor_{name}"] = value, floor[name]
-    results["ratio"] = float(np.mean(ratios)) if ratios else float("nan")
     unique, novel = unique_and_novel(drawn, cast(GraphSource, data.train).all().to_networkx())
     good = np.array([VALID[kind](graph) for graph in drawn]) if kind in VALID else np.ones(len(drawn), bool)
     if kind in VALID:
@@ -49,6 +56,11 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     results["mean_nodes"] = float(samples.sizes.float().mean())
     results["mean_degree"] = float(2 * samples.edge_counts.sum() / samples.sizes.sum())
     return results
+
+
+def _mean_ratio(found: dict[str, float], floor: dict[str, float]) -> float:
+    ratios = [value / floor[name] for name, value in found.items() if floor[name] > 0]
+    return float(np.mean(ratios)) if ratios else float("nan")
 
 
 def _first(source: Any) -> GraphBatch:
@@ -76,7 +88,8 @@ def evaluate_molecules(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
 
 @torch.inference_mode()
 def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, Any]:
-    """The share of held-out graphs that are decoded exactly, up to the order of nodes; levels and tokens a graph."""
+    """The share of held-out graphs that are decoded exactly, up to the order of nodes; tokens a graph; and the
+    share of tokens that is padding, in batches of ``PACKED``."""
     from nextscale_graph.tokenizer import GraphTokenizer
 
     assert isinstance(tokenizer, GraphTokenizer)
@@ -85,8 +98,10 @@ def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict
     decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
     same = [_same(samples[[i]], decoded[[i]], order) for i, order in enumerate(orders)]
     counted = pyramid.tokens.numel() if pyramid.mask is None else int(pyramid.mask.sum())
-    padded = 1 - counted / pyramid.tokens.numel()
-    return {"lossless": float(np.mean(same)), "tokens_a_graph": counted / len(samples), "padding": padded}
+    by_size = samples[samples.sizes.argsort().tolist()]
+    starts = range(0, len(samples), PACKED)
+    spent = sum(tokenizer.encode(by_size[i : i + PACKED]).tokens.numel() for i in starts)
+    return {"lossless": float(np.mean(same)), "tokens_a_graph": counted / len(samples), "padding": 1 - counted / spent}
 
 
 def _same(graph: GraphBatch, decoded: GraphBatch, order: np.ndarray) -> bool:

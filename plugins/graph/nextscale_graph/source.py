@@ -19,6 +19,7 @@ class GraphSource:
 
     def __init__(self, graphs: Sequence[GraphBatch]) -> None:
         self.graphs = list(graphs)
+        self.lengths = np.array([int(one.sizes[0]) for one in self.graphs])
 
     def __len__(self) -> int:
         return len(self.graphs)
