@@ -186,3 +186,8 @@ class SamplingConfig(Section):
     reveal: Literal["random", "confidence", "groups"] = "random"
     """Which tokens a sub-step keeps: any, the likeliest, or one of each group that the tokenizer names (then there are
     as many sub-steps as the largest group has tokens, and ``steps`` is not read)."""
+    require: str | None = None
+    """A property that every scale must leave samples with, of those that the tokenizer can tell (``requirements``):
+    samples without it draw the scale again."""
+    tries: PositiveInt = 20
+    """How often, at most; then the last draw stands."""

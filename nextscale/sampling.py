@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nextscale.config import SamplingConfig
-from nextscale.errors import ConfigError, NextscaleError
+from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.reveal import rank_in_group
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
@@ -57,7 +57,11 @@ def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
 
 
 def check_sampling(
-    config: SamplingConfig, transformer: ScaleTransformer, num_scales: int, adaptive: bool = False
+    config: SamplingConfig,
+    transformer: ScaleTransformer,
+    num_scales: int,
+    adaptive: bool = False,
+    requirements: Sequence[str] = (),
 ) -> None:
     """Raise ConfigError where per-scale settings do not match the number of scales, or steps need training."""
     for name in ("temperature", "top_k", "top_p", "steps"):
@@ -70,6 +74,10 @@ def check_sampling(
     if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
         what = "steps > 1" if max(steps) > 1 else "reveal=groups"
         raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
+    if config.require is not None and config.require not in requirements:
+        raise ConfigError(f"sampling.require: {unknown('requirement', config.require, requirements)}")
+    if config.require is not None and config.smooth:
+        raise ConfigError("sampling.require redraws tokens, of which smooth sampling has none")
     if config.smooth and not isinstance(transformer.token_space, Codes):
         raise ConfigError("sampling.smooth mixes codes: this model's tokens are not codes")
 
@@ -110,7 +118,7 @@ def generate(
         raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one a sample")
     schedule = schedule if known is None else known.schedule
     state = tokenizer.initial_state(num_samples, conditions, schedule) if start is None else start
-    check_sampling(config, transformer, tokenizer.num_scales(state), tokenizer.adaptive)
+    check_sampling(config, transformer, tokenizer.num_scales(state), tokenizer.adaptive, tokenizer.requirements)
     cond_BD = transformer.conditioner(conditions, num_samples)
     guided = config.guidance > 0 and transformer.conditioner.guides(conditions)
     if guided:
@@ -148,7 +156,15 @@ def generate(
             ratio = k / max(1, tokenizer.num_scales(state) - 1)
             state = tokenizer.update_soft(state, k, _soft(logits, tokens, config, k, ratio, generator, kept))
         else:
-            state = tokenizer.update(state, k, tokens)
+            before, state = state, tokenizer.update(state, k, tokens)
+            for _ in range(config.tries if config.require is not None else 0):
+                good = tokenizer.satisfies(str(config.require), state)
+                if bool(good.all()):
+                    break
+                stays = good[:, None].expand(tokens.shape[:2])
+                held = (tokens, stays) if kept is None else (_where(kept[1], kept[0], tokens), stays | kept[1])
+                tokens, logits = draw_scale(predict, transformer, inputs, num_samples, config, k, generator, held)
+                state = tokenizer.update(before, k, tokens)
         if anchor is not None and known is not None and keep is not None:
             anchor = tokenizer.update(anchor, k, known.scale(k))
             state = tokenizer.splice(state, anchor, keep)
@@ -176,13 +192,15 @@ def draw_scale(
         at_scale(config.top_k, k, "top_k"),
         at_scale(config.top_p, k, "top_p"),
     )
-    if not transformer.config.in_scale_steps:
-        logits = predict(None)
-        tokens = draw_real(space, logits, inputs.mask, generator, settings)
-        return (tokens if kept is None else _where(kept[1], kept[0], tokens)), logits
-
     device = inputs.scale_ids.device
     real = torch.ones(num_samples, length, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
+    if kept is not None:  # of a sample that keeps all its tokens, nothing is drawn
+        real = real & (real & ~kept[1]).any(1, keepdim=True)
+    if not transformer.config.in_scale_steps:
+        logits = predict(None)
+        tokens = draw_real(space, logits, None if kept is None and inputs.mask is None else real, generator, settings)
+        return (tokens if kept is None else _where(kept[1], kept[0], tokens)), logits
+
     tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
     known = torch.zeros_like(real)
     if kept is not None:

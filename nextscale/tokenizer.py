@@ -126,6 +126,13 @@ class MultiscaleTokenizer(nn.Module, ABC):
         """Like ``update`` with a mixture of codes, ``weights`` B L_k V summing to 1 (smooth Gumbel decoding)."""
         raise NotImplementedError(f"{type(self).__name__} has no smooth decoding: its state is not a mixture")
 
+    requirements: tuple[str, ...] = ()
+    """Properties that ``satisfies`` can tell."""
+
+    def satisfies(self, requirement: str, state: Any) -> Tensor:
+        """B booleans: whether each sample so far has the property; a state before it can be told has it."""
+        raise NotImplementedError(f"{type(self).__name__} has no requirements")
+
     # Editing: a tokenizer whose tokens lie somewhere in the sample says where. Others cannot edit.
 
     def keep_tokens(self, keep: Tensor) -> Tensor:

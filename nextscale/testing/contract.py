@@ -186,6 +186,8 @@ class TokenizerContract(PropertyTests):
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
         config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
+        require = data.draw(st.sampled_from([None, *tokenizer.requirements]), "required")
+        config = config.model_copy(update={"require": require, "tries": 3})
         schedule = None if tokenizer.adaptive else pyramid.schedule
         sampling_checks.check_determinism(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
 

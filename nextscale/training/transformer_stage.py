@@ -72,7 +72,10 @@ class TransformerObjective(Objective):
             weight_BL = weight_BL * inputs.weight
         accuracy_BL = self.model.token_space.accuracy(logits.detach(), pyramid.tokens)
         total = self._total_weight(pyramid, revealed is not None and counts_BL is None, inputs.weight)
-        return (loss_BL * weight_BL).sum() / total, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
+        loss = (loss_BL * weight_BL).sum() / total
+        if not loss.requires_grad:  # such a batch holds no token whose law is learned
+            loss = loss + 0 * sum(parameter.sum() for parameter in self.model.parameters())
+        return loss, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
 
     def _reveal(
         self, pyramid: TokenPyramid, inputs: ScaleInput, draws: Draws

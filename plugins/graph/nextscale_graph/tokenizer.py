@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ from nextscale_graph.structure import (
     of_split,
     without_graph,
 )  # fmt: skip
+
+GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is_forest}
+"""Properties that a graph keeps while it grows if its end is to have them."""
 
 HEAD = (SIZE, ROOTS)
 LEVEL = (COUNT, NODE, EDGE)
@@ -64,6 +68,7 @@ class GraphTokenizer(MultiscaleTokenizer):
 
     adaptive = True
     feature_dim = 1
+    requirements = tuple(GROWING)
 
     def __init__(self, config: GraphTokenizerConfig, description: Mapping[str, Any]) -> None:
         super().__init__()
@@ -355,6 +360,13 @@ class GraphTokenizer(MultiscaleTokenizer):
         types = state.edge_types.clone()
         types[mask.any(1)[state.graph_of[state.edges[0]]]] = tokens[mask] + 1
         return replace(state, edge_types=types, typed=state.typed | ~state.growing)
+
+    def satisfies(self, requirement: str, state: GrowthState) -> Tensor:
+        """Told of whole graphs, so after scales that say where edges go."""
+        if state.scale <= len(HEAD) or self.kind(state.scale - 1) != EDGE:
+            return torch.ones_like(state.sizes, dtype=torch.bool)
+        graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
+        return torch.tensor([GROWING[requirement](graph) for graph in graphs], device=self.device)
 
     def decode(self, state: GrowthState) -> GraphBatch:
         of = state.graph_of[state.edges[0]]

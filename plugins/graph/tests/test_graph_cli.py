@@ -72,6 +72,22 @@ def test_evaluation(run: Path) -> None:
     assert {"mmd_degree", "floor_degree", "ratio", "ratio_std", "unique", "novel"} <= results["samples"]["0"].keys()
 
 
+def test_what_is_required_is_drawn_again_until_it_holds(run: Path) -> None:
+    """An untrained model joins children at random; every graph is one piece, so a forest is a tree."""
+    model = nextscale.load(run)
+    free = model.generate(10, seed=0, size=9).samples.to_networkx()
+    bound = model.generate(10, seed=0, size=9, sampling={"require": "forest", "tries": 500}).samples.to_networkx()
+    assert not all(map(nx.is_forest, free)) and all(map(nx.is_forest, bound))
+    assert [len(graph) for graph in bound] == [9] * 10
+    result = invoke("sample", run, "-n", 1, "require=plannar")
+    assert result.exit_code == 2 and "did you mean 'planar'?" in result.output and result.output.count("\n") == 1
+
+
+def test_evaluation_on_the_validation_split(run: Path) -> None:
+    result = invoke("eval", run, "--samples", 2, "--validation")
+    assert result.exit_code == 0 and (run / "eval-validation.json").exists(), result.output
+
+
 def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "part.edgelist"
     path.write_text("0 1\n1 2\n2 3\n3 0\n")
