@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextscale.config import SamplingConfig
+from nextscale.drawing import draw_scale, soften, where_chosen
 from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.reveal import rank_in_group
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
-from nextscale.tokenspace import Codes, Generators, TokenSpace, filter_logits, uniform
+from nextscale.tokenspace import Codes, Generators
 from nextscale.transformer import KVCache, ScaleTransformer
-
-T = TypeVar("T", int, float)
 
 
 @dataclass
@@ -38,15 +37,6 @@ class Generation:
 
     def pyramid(self, schedule: Schedule) -> TokenPyramid:
         return TokenPyramid.pack(self.tokens, schedule)
-
-
-def at_scale(value: T | Sequence[T], k: int, name: str) -> T:
-    """A setting at scale k: itself, or entry k where there is one for each scale."""
-    if isinstance(value, int | float):
-        return value  # type: ignore[return-value]
-    if k >= len(value):
-        raise ConfigError(f"sampling.{name} has {len(value)} values, one a scale; there is a scale {k + 1}")
-    return value[k]
 
 
 def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
@@ -151,20 +141,13 @@ def generate(
         whole = known is not None and (not tokenizer.adaptive or _known_so_far(known, keep, k))
         if known is not None and keep is not None and whole:
             kept = (known.scale(k), keep[:, known.schedule.span(k)])
-        tokens, logits = draw_scale(predict, transformer, inputs, num_samples, config, k, generator, kept)
+        draw = partial(draw_scale, predict, transformer, inputs, num_samples, config, k, generator)
+        tokens, logits = draw(kept)
         if config.smooth:
             ratio = k / max(1, tokenizer.num_scales(state) - 1)
-            state = tokenizer.update_soft(state, k, _soft(logits, tokens, config, k, ratio, generator, kept))
+            state = tokenizer.update_soft(state, k, soften(logits, tokens, config, k, ratio, generator, kept))
         else:
-            before, state = state, tokenizer.update(state, k, tokens)
-            for _ in range(config.tries if config.require is not None else 0):
-                good = tokenizer.satisfies(str(config.require), state)
-                if bool(good.all()):
-                    break
-                stays = good[:, None].expand(tokens.shape[:2])
-                held = (tokens, stays) if kept is None else (_where(kept[1], kept[0], tokens), stays | kept[1])
-                tokens, logits = draw_scale(predict, transformer, inputs, num_samples, config, k, generator, held)
-                state = tokenizer.update(before, k, tokens)
+            tokens, state = _required(tokenizer, state, k, tokens, draw, kept, config)
         if anchor is not None and known is not None and keep is not None:
             anchor = tokenizer.update(anchor, k, known.scale(k))
             state = tokenizer.splice(state, anchor, keep)
@@ -175,91 +158,6 @@ def generate(
     return result
 
 
-def draw_scale(
-    predict: Callable[[tuple[Tensor, Tensor] | None], Tensor],
-    transformer: ScaleTransformer,
-    inputs: ScaleInput,
-    num_samples: int,
-    config: SamplingConfig,
-    k: int,
-    generator: Generators,
-    kept: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """Tokens B L_k of one scale, in ``config.steps`` sub-steps, and the logits of the last."""
-    space, length = transformer.token_space, inputs.length
-    settings = (
-        at_scale(config.temperature, k, "temperature"),
-        at_scale(config.top_k, k, "top_k"),
-        at_scale(config.top_p, k, "top_p"),
-    )
-    device = inputs.scale_ids.device
-    real = torch.ones(num_samples, length, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
-    if kept is not None:  # of a sample that keeps all its tokens, nothing is drawn
-        real = real & (real & ~kept[1]).any(1, keepdim=True)
-    if not transformer.config.in_scale_steps:
-        logits = predict(None)
-        tokens = draw_real(space, logits, None if kept is None and inputs.mask is None else real, generator, settings)
-        return (tokens if kept is None else _where(kept[1], kept[0], tokens)), logits
-
-    tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
-    known = torch.zeros_like(real)
-    if kept is not None:
-        tokens, known = _where(kept[1], kept[0], tokens), kept[1]
-    lengths_B1, ranks = real.sum(1, keepdim=True), None
-    if config.reveal == "groups" and inputs.groups is not None:
-        ranks = rank_in_group(inputs.groups, _priority(real, generator), real & ~known)
-        steps_B1 = ranks.masked_fill(known | ~real, -1).amax(1, keepdim=True) + 1
-    else:
-        steps_B1 = lengths_B1.clamp_max(at_scale(config.steps, k, "steps"))
-    logits = None
-    for step in range(max(1, int(steps_B1.max()))):
-        logits = predict((tokens, known))
-        drawing = real & (step < steps_B1)  # a sample whose sub-steps are over uses no more random numbers
-        drawn = draw_real(space, logits, drawing, generator, settings)
-        if ranks is not None:
-            now = (ranks == step) & ~known
-        else:
-            priority = _priority(drawing, generator)
-            if config.reveal == "confidence":
-                # A little chance, or rounding errors would choose among equally confident tokens.
-                priority = 1e-3 * priority - space.loss(logits, drawn)
-            # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
-            order = priority.masked_fill(known, torch.inf).masked_fill(~real, -torch.inf)
-            order = order.argsort(1, descending=True).argsort(1)
-            now = drawing & ~known & (order < lengths_B1 * (step + 1) // steps_B1.clamp_min(1))
-        tokens, known = _where(now, drawn, tokens), known | now
-    assert logits is not None
-    return tokens, logits
-
-
-def draw_real(
-    space: TokenSpace,
-    logits: Tensor,
-    mask: Tensor | None,
-    generator: Generators,
-    settings: tuple[float, int, float],
-) -> Tensor:
-    """``space.draw``; with one generator a sample, the numbers it uses do not depend on how far a batch is padded."""
-    if mask is None or generator is None or isinstance(generator, torch.Generator):
-        return space.draw(logits, generator, *settings)
-    drawn = torch.zeros(*logits.shape[:2], *space.token_shape, dtype=torch.long, device=logits.device)
-    for i, one in enumerate(generator):
-        real = mask[i]
-        if bool(real.any()):
-            drawn[i, real] = space.draw(logits[i, real][None], [one], *settings)[0]
-    return drawn
-
-
-def _priority(mask: Tensor, generator: Generators) -> Tensor:
-    """B L uniform numbers, as ``draw_real`` draws."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return uniform(mask.shape, generator, mask.device)
-    priority = torch.zeros(mask.shape, device=mask.device)
-    for i, one in enumerate(generator):
-        priority[i, mask[i]] = torch.rand(int(mask[i].sum()), generator=one, device=mask.device)
-    return priority
-
-
 def _known_so_far(known: TokenPyramid, keep: Tensor | None, k: int) -> bool:
     """Whether all tokens of scales up to k are kept."""
     if keep is None or k >= len(known.schedule):
@@ -267,11 +165,6 @@ def _known_so_far(known: TokenPyramid, keep: Tensor | None, k: int) -> bool:
     stop = known.schedule.offsets[k + 1]
     kept = keep[:, :stop] if known.mask is None else keep[:, :stop] | ~known.mask[:, :stop]
     return bool(kept.all())
-
-
-def _where(chosen_BL: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
-    """B L *token_shape: ``tokens`` where chosen, ``others`` elsewhere."""
-    return torch.where(chosen_BL.view(*chosen_BL.shape, *[1] * (tokens.dim() - 2)), tokens, others)
 
 
 def _repeat(inputs: ScaleInput, times: int) -> ScaleInput:
@@ -286,22 +179,24 @@ def _repeat(inputs: ScaleInput, times: int) -> ScaleInput:
     return ScaleInput(features, coordinates, inputs.scale_ids, mask, None, inputs.start, inputs.structure)
 
 
-def _soft(
-    logits: Tensor,
-    tokens: Tensor,
-    config: SamplingConfig,
+def _required(
+    tokenizer: MultiscaleTokenizer,
+    before: Any,
     k: int,
-    ratio: float,
-    generator: Generators,
+    tokens: Tensor,
+    draw: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]],
     kept: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """B L_k V weights of a Gumbel-softmax, cooler at finer scales, as published VAR's ``more_smooth``."""
-    settings = (at_scale(config.top_k, k, "top_k"), at_scale(config.top_p, k, "top_p"))
-    sharpened = logits / at_scale(config.temperature, k, "temperature") * (1 + ratio)
-    noise = -torch.log(-torch.log(uniform(logits.shape, generator, logits.device).clamp(1e-20, 1 - 1e-7)))
-    temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    weights = ((filter_logits(sharpened, *settings) + noise) / temperature).softmax(-1)
-    if kept is None:
-        return weights
-    exact = torch.nn.functional.one_hot(tokens, logits.shape[-1]).to(weights.dtype)
-    return torch.where(kept[1][..., None], exact, weights)
+    config: SamplingConfig,
+) -> tuple[Tensor, Any]:
+    """Tokens B L_k, drawn again for the samples that ``config.require`` is not true of, and the state after them."""
+    state = tokenizer.update(before, k, tokens)
+    for _ in range(0 if config.require is None else config.tries):
+        good_B = tokenizer.satisfies(str(config.require), state)
+        if bool(good_B.all()):
+            break
+        held = good_B[:, None].expand(tokens.shape[:2])
+        if kept is not None:
+            tokens, held = where_chosen(kept[1], kept[0], tokens), held | kept[1]
+        tokens = draw((tokens, held))[0]
+        state = tokenizer.update(before, k, tokens)
+    return tokens, state

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.config import SamplingConfig
+from nextscale.drawing import at_scale
 from nextscale.errors import ConfigError, NextscaleError
-from nextscale.sampling import Generation, at_scale, generate, guidance_at
+from nextscale.sampling import Generation, generate, guidance_at
 from nextscale.testing.helpers import random_pyramid
 from nextscale.testing.tiny import CODES, grid_tokenizer, transformer_for
 from nextscale.tokenspace import Bits, Codes

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from nextscale.config import SamplingConfig
+from nextscale.drawing import at_scale
 from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.sampling import Generation, at_scale, generate
+from nextscale.sampling import Generation, generate
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput

@@ -25,8 +25,9 @@ REAL_PARTS = 3
 def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     """``mmd_NAME`` of samples against the test split beside ``floor_NAME``, that of training against test;
     ``ratio_NAME``, and ``ratio``, their mean. ``real_ratio`` is the mean ratio that as many training graphs as samples
-    have, a few times drawn: few graphs have large ones. And the shares ``valid``, ``unique``, ``novel``, and all three at once,
-    ``vun``. A floor of zero leaves its ratio out. Without a test of validity, also ``gdss_NAME`` and its floor."""
+    have, a few times drawn: few graphs have large ones. And the shares ``valid``, ``unique``, ``novel``, and all three
+    at once, ``vun``. A floor of zero leaves its ratio out. Without a test of validity, also ``gdss_NAME`` and its
+    floor."""
     kind = data.description["kind"]
     if kind == "molecule":
         return evaluate_molecules(samples, data)

@@ -13,9 +13,9 @@ from nextscale.errors import DataError, NextscaleError
 from nextscale.training.order import StreamOrder
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
+from nextscale_graph.graphs import from_networkx
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_folder, read_graph
-from nextscale_graph.graphs import from_networkx
 from nextscale_graph.source import GraphSource, describe
 from nextscale_graph.tokenizer import GraphTokenizer
 from nextscale_graph.writers import write_npz, write_samples
