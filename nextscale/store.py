@@ -179,7 +179,8 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
             if kind == "embed" and specs[condition].kind == "class":
                 fresh = model.get_parameter(name)
                 had_classes = known.get(condition, {}).get("kind") == "class"
-                old = stored[name] if had_classes else model.conditioner.null[condition].data[None]
+                null = model.get_parameter(f"conditioner.null.{condition}").data
+                old = stored[name] if had_classes else null[None]
                 fresh.data.copy_(old[torch.arange(len(fresh)) % len(old)])
     return new
 
