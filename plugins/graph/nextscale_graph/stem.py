@@ -245,10 +245,15 @@ class Layer(MessagePassing):
         """nodes N D, edges E D; ``ends`` 2 E and ``triangles`` 3 T are numbers of nodes and of edges."""
         normed, normed_nodes = self.norm_edges(edges), self.norm_nodes(nodes)
         own, side, end = self.own(normed), self.side(normed), self.end(normed_nodes)
-        a, b, c = triangles
-        hub, sides = torch.cat([a, b, c]), torch.cat([side[b] + side[c], side[a] + side[c], side[a] + side[b]])
-        heard = torch.zeros_like(edges).index_add(0, hub, F.relu(own[hub] + sides).to(edges.dtype))
-        edges = edges + self.update_edges(own + end[ends[0]] + end[ends[1]] + self.mix(torch.cat([normed, heard], -1)))
+        heard = torch.zeros_like(edges)
+        # Each side in turn, in place: joined, the messages would be copied twice more.
+        for hub, one, other in (triangles, triangles.roll(-1, 0), triangles.roll(-2, 0)):
+            message = own.index_select(0, hub) + side.index_select(0, one)
+            message = F.relu_(message.add_(side.index_select(0, other)))
+            heard = heard.index_add_(0, hub, message.to(heard.dtype))
+        edges = edges + self.update_edges(
+            own + end.index_select(0, ends[0]) + end.index_select(0, ends[1]) + self.mix(torch.cat([normed, heard], -1))
+        )
         both = torch.cat([ends, ends.flip(0)], 1)
         told = self.propagate(both, x=self.from_node(normed_nodes), edge=self.from_edge(self.norm_edges(edges)))
         return nodes + self.update_nodes(torch.cat([normed_nodes, told], -1)), edges
