@@ -168,16 +168,17 @@ class TrainingConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How samples are drawn. Values given as a list are one a scale, coarsest first."""
+    """How samples are drawn. Values given as a list are one a scale, coarsest first. Values given by name are those of
+    scales of that name (as ``eval`` lists them); scales that are not named have the default."""
 
     guidance: NonNegativeFloat = 1.5
     """Classifier-free guidance t: logits are (1 + t) conditional - t unconditional; 0 is the conditional model."""
     guidance_schedule: Literal["linear", "constant"] = "linear"
     """linear: t k / (K - 1) at scale k, as published; constant: t at every scale."""
-    temperature: Annotated[float, Field(gt=0)] | tuple[Annotated[float, Field(gt=0)], ...] = 1.0
-    top_k: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
+    temperature: PositiveFloat | tuple[PositiveFloat, ...] | dict[str, PositiveFloat] = 1.0
+    top_k: NonNegativeInt | tuple[NonNegativeInt, ...] | dict[str, NonNegativeInt] = 0
     """Draw from the k likeliest tokens only; 0 draws from all."""
-    top_p: Fraction | tuple[Fraction, ...] = 1.0
+    top_p: Fraction | tuple[Fraction, ...] | dict[str, Fraction] = 1.0
     """Draw from the smallest set of tokens with this probability; 1 draws from all."""
     smooth: bool = False
     """Feed the next scale a Gumbel-softmax mixture of codes: smoother samples, slightly off the model's law."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -18,13 +19,42 @@ from nextscale.transformer import ScaleTransformer
 T = TypeVar("T", int, float)
 
 
-def at_scale(value: T | Sequence[T], k: int, name: str) -> T:
-    """A setting at scale k: itself, or entry k where there is one for each scale."""
+def at_scale(value: T | Sequence[T] | Mapping[str, T], k: int, setting: str, name: str = "") -> T:
+    """A setting at scale k: itself, or entry k where there is one for each scale, or that of the scale's name."""
     if isinstance(value, int | float):
         return value  # type: ignore[return-value]
+    if isinstance(value, Mapping):
+        return value.get(name, SamplingConfig.model_fields[setting].default)
     if k >= len(value):
-        raise ConfigError(f"sampling.{name} has {len(value)} values, one a scale; there is a scale {k + 1}")
+        raise ConfigError(f"sampling.{setting} has {len(value)} values, one a scale; there is a scale {k + 1}")
     return value[k]
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """How one scale is drawn: fields of ``SamplingConfig``."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    steps: int
+    reveal: str
+
+    @classmethod
+    def at(cls, config: SamplingConfig, k: int, name: str) -> ScaleSettings:
+        """Those of scale k, which is called ``name``."""
+        return cls(
+            at_scale(config.temperature, k, "temperature", name),
+            at_scale(config.top_k, k, "top_k", name),
+            at_scale(config.top_p, k, "top_p", name),
+            at_scale(config.steps, k, "steps", name),
+            config.reveal,
+        )
+
+    @property
+    def law(self) -> tuple[float, int, float]:
+        """What ``TokenSpace.draw`` takes."""
+        return self.temperature, self.top_k, self.top_p
 
 
 def draw_scale(
@@ -32,25 +62,21 @@ def draw_scale(
     transformer: ScaleTransformer,
     inputs: ScaleInput,
     num_samples: int,
-    config: SamplingConfig,
-    k: int,
+    settings: ScaleSettings,
     generator: Generators,
     kept: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens B L_k of one scale, in ``config.steps`` sub-steps, and the logits of the last."""
+    """Tokens B L_k of one scale, in ``settings.steps`` sub-steps, and the logits of the last."""
     space, length = transformer.token_space, inputs.length
-    settings = (
-        at_scale(config.temperature, k, "temperature"),
-        at_scale(config.top_k, k, "top_k"),
-        at_scale(config.top_p, k, "top_p"),
-    )
     device = inputs.scale_ids.device
     real = torch.ones(num_samples, length, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
     if kept is not None:  # of a sample that keeps all its tokens, nothing is drawn
         real = real & (real & ~kept[1]).any(1, keepdim=True)
     if not transformer.config.in_scale_steps:
         logits = predict(None)
-        tokens = draw_real(space, logits, None if kept is None and inputs.mask is None else real, generator, settings)
+        tokens = draw_real(
+            space, logits, None if kept is None and inputs.mask is None else real, generator, settings.law
+        )
         return (tokens if kept is None else where_chosen(kept[1], kept[0], tokens)), logits
 
     tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
@@ -58,21 +84,21 @@ def draw_scale(
     if kept is not None:
         tokens, known = where_chosen(kept[1], kept[0], tokens), kept[1]
     lengths_B1, ranks = real.sum(1, keepdim=True), None
-    if config.reveal == "groups" and inputs.groups is not None:
+    if settings.reveal == "groups" and inputs.groups is not None:
         ranks = rank_in_group(inputs.groups, _priority(real, generator), real & ~known)
         steps_B1 = ranks.masked_fill(known | ~real, -1).amax(1, keepdim=True) + 1
     else:
-        steps_B1 = lengths_B1.clamp_max(at_scale(config.steps, k, "steps"))
+        steps_B1 = lengths_B1.clamp_max(settings.steps)
     logits = None
     for step in range(max(1, int(steps_B1.max()))):
         logits = predict((tokens, known))
         drawing = real & (step < steps_B1)  # a sample whose sub-steps are over uses no more random numbers
-        drawn = draw_real(space, logits, drawing, generator, settings)
+        drawn = draw_real(space, logits, drawing, generator, settings.law)
         if ranks is not None:
             now = (ranks == step) & ~known
         else:
             priority = _priority(drawing, generator)
-            if config.reveal == "confidence":
+            if settings.reveal == "confidence":
                 # A little chance, or rounding errors would choose among equally confident tokens.
                 priority = 1e-3 * priority - space.loss(logits, drawn)
             # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
@@ -120,18 +146,16 @@ def where_chosen(chosen_BL: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
 def soften(
     logits: Tensor,
     tokens: Tensor,
-    config: SamplingConfig,
-    k: int,
+    settings: ScaleSettings,
     ratio: float,
     generator: Generators,
     kept: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """B L_k V weights of a Gumbel-softmax, cooler at finer scales, as published VAR's ``more_smooth``."""
-    settings = (at_scale(config.top_k, k, "top_k"), at_scale(config.top_p, k, "top_p"))
-    sharpened = logits / at_scale(config.temperature, k, "temperature") * (1 + ratio)
+    sharpened = filter_logits(logits / settings.temperature * (1 + ratio), settings.top_k, settings.top_p)
     noise = -torch.log(-torch.log(uniform(logits.shape, generator, logits.device).clamp(1e-20, 1 - 1e-7)))
     temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
-    weights = ((filter_logits(sharpened, *settings) + noise) / temperature).softmax(-1)
+    weights = ((sharpened + noise) / temperature).softmax(-1)
     if kept is None:
         return weights
     exact = torch.nn.functional.one_hot(tokens, logits.shape[-1]).to(weights.dtype)

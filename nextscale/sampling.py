@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from nextscale.config import SamplingConfig
-from nextscale.drawing import draw_scale, soften, where_chosen
+from nextscale.drawing import ScaleSettings, draw_scale, soften, where_chosen
 from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenspace import Codes, Generators
 from nextscale.transformer import KVCache, ScaleTransformer
+
+SOME = 16
+"""Scales that have all the names there are, where their number depends on what is drawn."""
 
 
 @dataclass
@@ -47,16 +50,16 @@ def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
 
 
 def check_sampling(
-    config: SamplingConfig,
-    transformer: ScaleTransformer,
-    num_scales: int,
-    adaptive: bool = False,
-    requirements: Sequence[str] = (),
+    config: SamplingConfig, tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, num_scales: int
 ) -> None:
-    """Raise ConfigError where per-scale settings do not match the number of scales, or steps need training."""
+    """Raise ConfigError where per-scale settings do not match the scales, or steps need training."""
+    names = tokenizer.scale_names(max(num_scales, SOME) if tokenizer.adaptive else num_scales)
     for name in ("temperature", "top_k", "top_p", "steps"):
         value = getattr(config, name)
-        if isinstance(value, tuple) and adaptive:
+        for key in value if isinstance(value, dict) else ():
+            if key not in names:
+                raise ConfigError(f"sampling.{name}: {unknown('scale', key, set(names))}")
+        if isinstance(value, tuple) and tokenizer.adaptive:
             raise ConfigError(f"sampling.{name} has {len(value)} values; here scales differ between samples: give one")
         if isinstance(value, tuple) and len(value) != num_scales:
             raise ConfigError(f"sampling.{name} has {len(value)} values; this model has {num_scales} scales")
@@ -64,8 +67,8 @@ def check_sampling(
     if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
         what = "steps > 1" if max(steps) > 1 else "reveal=groups"
         raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
-    if config.require is not None and config.require not in requirements:
-        raise ConfigError(f"sampling.require: {unknown('requirement', config.require, requirements)}")
+    if config.require is not None and config.require not in tokenizer.requirements:
+        raise ConfigError(f"sampling.require: {unknown('requirement', config.require, tokenizer.requirements)}")
     if config.require is not None and config.smooth:
         raise ConfigError("sampling.require redraws tokens, of which smooth sampling has none")
     if config.smooth and not isinstance(transformer.token_space, Codes):
@@ -108,7 +111,7 @@ def generate(
         raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one a sample")
     schedule = schedule if known is None else known.schedule
     state = tokenizer.initial_state(num_samples, conditions, schedule) if start is None else start
-    check_sampling(config, transformer, tokenizer.num_scales(state), tokenizer.adaptive, tokenizer.requirements)
+    check_sampling(config, tokenizer, transformer, tokenizer.num_scales(state))
     cond_BD = transformer.conditioner(conditions, num_samples)
     guided = config.guidance > 0 and transformer.conditioner.guides(conditions)
     if guided:
@@ -141,11 +144,12 @@ def generate(
         whole = known is not None and (not tokenizer.adaptive or _known_so_far(known, keep, k))
         if known is not None and keep is not None and whole:
             kept = (known.scale(k), keep[:, known.schedule.span(k)])
-        draw = partial(draw_scale, predict, transformer, inputs, num_samples, config, k, generator)
+        settings = ScaleSettings.at(config, k, tokenizer.scale_names(k + 1)[k])
+        draw = partial(draw_scale, predict, transformer, inputs, num_samples, settings, generator)
         tokens, logits = draw(kept)
         if config.smooth:
             ratio = k / max(1, tokenizer.num_scales(state) - 1)
-            state = tokenizer.update_soft(state, k, soften(logits, tokens, config, k, ratio, generator, kept))
+            state = tokenizer.update_soft(state, k, soften(logits, tokens, settings, ratio, generator, kept))
         else:
             tokens, state = _required(tokenizer, state, k, tokens, draw, kept, config)
         if anchor is not None and known is not None and keep is not None:

@@ -38,7 +38,7 @@ def check_run(
     if init is not None and has(init, "transformer"):
         start_from(init, "transformer", transformer)
     scales = len(tokenizer.schedule())
-    check_sampling(config.sampling, transformer, scales, tokenizer.adaptive, tokenizer.requirements)
+    check_sampling(config.sampling, tokenizer, transformer, scales)
     weights, attention = config.training.transformer.scale_weights, config.transformer.attention
     if tokenizer.adaptive:
         _check_adaptive(config)

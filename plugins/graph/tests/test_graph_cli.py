@@ -9,9 +9,11 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import nextscale
+from nextscale.sampling import generate
 from nextscale_cli.main import app
 
 TINY = [
@@ -83,6 +85,21 @@ def test_what_is_required_is_drawn_again_until_it_holds(run: Path) -> None:
     assert result.exit_code == 2 and "did you mean 'planar'?" in result.output and result.output.count("\n") == 1
 
 
+def test_settings_by_the_name_of_a_scale(run: Path, tmp_path: Path) -> None:
+    model = nextscale.load(run)
+    plain = model.generate(6, seed=0, size=9)
+    named = model.generate(6, seed=0, size=9, sampling={"temperature": {"count": 1.0, "edge": 1.0}})
+    assert torch.equal(plain.samples.edges, named.samples.edges)
+    # Greedy in the first scale alone: one size, that of most graphs.
+    config = model.config.sampling.model_copy(update={"top_k": {"size": 1}})
+    drawn = [generate(model.tokenizer, model.transformer, 6, config=config).state.target for _ in range(2)]
+    assert len(torch.cat(drawn).unique()) == 1
+    result = invoke("sample", run, "-n", 1, "temperature={node: 0.8, edge: 0.9}", "--no-film", "--out", tmp_path / "o")
+    assert result.exit_code == 0, result.output
+    result = invoke("sample", run, "-n", 1, "temperature={nodes: 0.8}")
+    assert result.exit_code == 2 and "did you mean 'node'?" in result.output and result.output.count("\n") == 1
+
+
 def test_evaluation_on_the_validation_split(run: Path) -> None:
     result = invoke("eval", run, "--samples", 2, "--validation")
     assert result.exit_code == 0 and (run / "eval-validation.json").exists(), result.output
@@ -97,8 +114,6 @@ def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
     part = drawn.modality.read_sample(path, drawn.tokenizer)[0]
     copies = drawn.modality.concatenate([part] * 4)
     state = drawn.tokenizer.begin_with(copies, {"size": copies.sizes * 2})
-    from nextscale.sampling import generate
-
     final = generate(drawn.tokenizer, drawn.transformer, 4, start=state).state
     assert final.sizes.tolist() == [8] * 4 and int(final.kept.sum()) == 16
     for i, graph in enumerate(drawn.tokenizer.decode(final).to_networkx()):
