@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "preset": "moving-digits",
     "data.frames": 9,
     "tokenizer.scales": "[[1,1,1],[3,4,4]]",
+    "tokenizer.time_strides": "[2,2]",
     "tokenizer.width": 8,
     "tokenizer.channels": 4,
     "tokenizer.quantizer.codes": 16,
