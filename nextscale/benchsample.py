@@ -24,6 +24,7 @@ from nextscale.sampling import generate
 from nextscale.store import new_transformer
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training import distributed
+from nextscale.training.environment import release_freed_memory
 from nextscale.training.optim import autocast_dtype
 from nextscale.transformer import ScaleTransformer
 
@@ -83,6 +84,7 @@ def bench_sample(
                 log(f"{case.preset} {precision}")
             if case.description is None:
                 raise ConfigError(f"bench sample has no description of the data of preset {case.preset!r}")
+            release_freed_memory()  # what an earlier precision left behind would be drawn from, uncounted
             base = _memory(where)
             sampler = _Sampler(modality, case, precision, overrides, where, compile)
             row = _row(sampler, batch_size, memory_batch, repeats, seconds, clock, base)
