@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from nextscale.grid import Layout, Phi, ResidualPyramid, SegmentedTokenizer, VectorQuantizer
 from nextscale.grid.phi import CONVOLUTIONS
+from nextscale.grid.segments import Carry
 from nextscale.pyramid import TokenPyramid
 from nextscale.testing import TokenizerContract
 from nextscale.testing.helpers import random_pyramid, randomize
@@ -18,7 +21,7 @@ from nextscale.testing.tiny import transformer_for
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-def segmented(shape: tuple[int, ...], lengths: tuple[int, ...], carry: bool = True, phi: str = "scale"):
+def segmented(shape: tuple[int, ...], lengths: tuple[int, ...], carry: Carry = "input", phi: str = "scale"):
     axes = len(shape)
     quantizer = VectorQuantizer(11, 4, num_scales=2)
     pyramid = ResidualPyramid(quantizer, Phi(axes, 4, phi, count=2, num_scales=2))  # type: ignore[arg-type]
@@ -37,7 +40,8 @@ class SegmentsContract(TokenizerContract):
     few_examples = 10
 
     def build_tokenizers(self) -> list[SegmentedTokenizer]:
-        return [segmented(self.shape, self.lengths, carry, phi) for carry, phi in ((True, "scale"), (False, "partial"))]
+        kinds: list[tuple[Carry, str]] = [("input", "scale"), ("none", "partial"), ("state", "scale")]
+        return [segmented(self.shape, self.lengths, carry, phi) for carry, phi in kinds]
 
     def samples(self, tokenizer: SegmentedTokenizer, num_samples: int, seed: int) -> Tensor:
         return torch.randn(num_samples, 2, *self.shape, generator=torch.Generator().manual_seed(seed))
@@ -71,13 +75,13 @@ def test_segments_and_where_they_lie():
 
 
 def test_a_segment_begins_with_the_last_place_of_the_one_before_or_with_nothing():
-    for carry in (True, False):
+    for carry in get_args(Carry):
         tokenizer = segmented((10, 4, 4), (1, 2), carry)
         states = tokenizer.states(random_pyramid(tokenizer, 2, 0))
         features = tokenizer.scale_input(states[4], 4).features
         assert features is not None
         last = states[4].f_hat[:, :, 2].mean((2, 3))
-        expected = last[:, None].expand(-1, 2, -1) if carry else torch.zeros(2, 2, 4)
+        expected = last[:, None].expand(-1, 2, -1) if carry != "none" else torch.zeros(2, 2, 4)
         torch.testing.assert_close(features, expected)
 
 
@@ -102,7 +106,7 @@ def test_tokens_of_a_segment_change_no_other(seed: int, number: int):
 
 def test_a_matrix_lets_a_segment_see_the_one_before_only():
     """Each clip sees itself and the clip before: changing the first segment changes no logit of the third."""
-    tokenizer = segmented((10, 4, 4), (1, 2), carry=False)
+    tokenizer = segmented((10, 4, 4), (1, 2), carry="none")
     rule = [[j <= k and k // 2 - j // 2 <= 1 for j in range(6)] for k in range(6)]
     # One block: over several, what a segment has seen of the one before it reaches the next.
     transformer = transformer_for(tokenizer, attention=rule, positions="rotary", depth=1)

@@ -66,6 +66,12 @@ class ResidualPyramid(nn.Module):
             rest = rest - self.part(self.quantizer.lookup(tokens[k]), k, schedule)
         return TokenPyramid.pack(tokens, schedule)
 
+    def f_hat(self, pyramid: TokenPyramid) -> Tensor:
+        """B C *finest: what all tokens together say."""
+        schedule = pyramid.schedule
+        parts = (self.part(self.quantizer.lookup(pyramid.scale(k)), k, schedule) for k in range(len(schedule)))
+        return torch.stack(list(parts)).sum(0)
+
     def quantize(
         self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None = None, record: bool = True
     ) -> Quantized:

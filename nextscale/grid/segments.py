@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,18 +22,21 @@ from nextscale.grid.tokenizer import GridState, GridTokenizer
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.tokenizer import ScaleInput
 
+Carry = Literal["none", "input", "state"]
+
 
 class SegmentedTokenizer(GridTokenizer):
     """A ``GridTokenizer`` whose latent is cut along its first axis; the state starts anew with each segment.
 
     A segment's scales all have its whole length along the first axis and ``sides`` along the others. So scale k is
     scale ``k % len(sides)`` of segment ``k // len(sides)``; which segments may look at which is the transformer's
-    scale attention. At a segment's first scale nothing is known of it: the transformer sees the last place of the
-    segment before (``carry``), or nothing.
+    scale attention. What is known of a segment at its first scale is what it carries over from the one before.
 
     Args:
         lengths: of the segments, in latent places; the last repeats on longer samples, and is cut on shorter ones.
-        carry: show each segment's first scale the last place of the one before.
+        carry: ``state``: each segment begins as the last place of the one before, repeated, so that its tokens say what
+            has changed. ``input``: it begins with nothing, but the transformer sees that place at its first scale.
+            ``none``: the transformer does not.
         others: as ``GridTokenizer`` takes them; ``sides`` are those of the other axes.
     """
 
@@ -47,7 +50,7 @@ class SegmentedTokenizer(GridTokenizer):
         factor: Sequence[int],
         layout: Layout,
         lengths: Sequence[int],
-        carry: bool = True,
+        carry: Carry = "input",
     ) -> None:
         self.lengths, self.carry = tuple(lengths), carry
         super().__init__(encoder, decoder, pyramid, sides, sample_shape, factor, layout)
@@ -88,16 +91,31 @@ class SegmentedTokenizer(GridTokenizer):
         return list(zip(places, self.pyramids(schedule), strict=True))
 
     def _tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
-        parts = [self.pyramid.tokens(segment, part).tokens for segment, part in self._cut(features, schedule)]
-        return TokenPyramid.pack(parts, schedule)
+        parts, last = [], None
+        for cut, part in self._cut(features, schedule):
+            parts.append(self.pyramid.tokens(cut if last is None else cut - last, part))
+            if self.carry == "state":
+                last = self._end(last, self.pyramid.f_hat(parts[-1]))
+        return TokenPyramid.pack([part.tokens for part in parts], schedule)
+
+    @staticmethod
+    def _end(before: Tensor | None, f_hat: Tensor) -> Tensor:
+        """The last place of a segment that began as ``before``, to which its tokens add ``f_hat``."""
+        last = f_hat[:, :, -1:].detach()
+        return last if before is None else before + last
 
     def _quantize(self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None, record: bool) -> Quantized:
-        parts = [self.pyramid.quantize(cut, part, kept_scales, False) for cut, part in self._cut(features, schedule)]
+        parts, f_hats, last = [], [], None
+        for cut, part in self._cut(features, schedule):
+            parts.append(self.pyramid.quantize(cut if last is None else cut - last, part, kept_scales, False))
+            f_hats.append(parts[-1].f_hat if last is None else last + parts[-1].f_hat)
+            if self.carry == "state":
+                last = self._end(last, parts[-1].f_hat)
         counts = torch.stack([part.counts for part in parts]).sum(0)
         if self.training and record:
             self.pyramid.quantizer.record(counts)
         return Quantized(
-            f_hat=torch.cat([part.f_hat for part in parts], 2),
+            f_hat=torch.cat(f_hats, 2),
             pyramid=TokenPyramid.pack([part.pyramid.tokens for part in parts], schedule),
             loss=torch.stack([part.loss for part in parts]).mean(),
             residuals=torch.cat([part.residuals for part in parts]),
@@ -113,7 +131,7 @@ class SegmentedTokenizer(GridTokenizer):
         features = None
         if scale > 0 or k > 0:
             known = state.f_hat[:, :, places]
-            if scale == 0 and self.carry:
+            if scale == 0 and self.carry == "input":
                 known = state.f_hat[:, :, places.start - 1 : places.start].expand_as(known)
             features = resample(known, shape, "area").flatten(2).mT
         return ScaleInput(
@@ -132,7 +150,10 @@ class SegmentedTokenizer(GridTokenizer):
         pyramid, scale, places = self._segment(schedule, k)
         after = self._starts(schedule)[-1] - places.stop
         rest = [0] * (2 * (len(schedule.scales[k].shape) - 1))
-        return F.pad(self.pyramid.part(vectors_BLC, scale, pyramid), [*rest, places.start, after])
+        part = self.pyramid.part(vectors_BLC, scale, pyramid)
+        if self.carry == "state":
+            part, after = torch.cat([part, part[:, :, -1:].expand(-1, -1, after, *part.shape[3:])], 2), 0
+        return F.pad(part, [*rest, places.start, after])
 
     # Editing.
 
@@ -144,4 +165,16 @@ class SegmentedTokenizer(GridTokenizer):
         size, finest = len(self.sides), []
         for k in range(size - 1, len(state.schedule), size):
             finest.append(keep[:, state.schedule.span(k)].unflatten(1, state.schedule.scales[k].shape))
-        return replace(state, f_hat=torch.where(torch.cat(finest, 1)[:, None], known.f_hat, state.f_hat))
+        return self._put(state, known.f_hat, torch.cat(finest, 1)[:, None])
+
+    def unquantized(self, state: GridState, samples: Tensor, keep: Tensor) -> GridState:
+        return self._put(state, self.features(samples).float(), self._cells(keep) > 0)
+
+    def _put(self, state: GridState, known: Tensor, places: Tensor) -> GridState:
+        """``state`` with ``known`` at the ``places`` (B 1 *latent); the others keep what their segment's tokens say."""
+        f_hat = torch.where(places, known, state.f_hat)
+        if self.carry == "state":
+            for start, stop in pairwise(self._starts(state.schedule)[1:]):
+                moved = f_hat[:, :, start - 1 : start] - state.f_hat[:, :, start - 1 : start]
+                f_hat[:, :, start:stop] += torch.where(places[:, :, start:stop], 0, moved)
+        return replace(state, f_hat=f_hat)

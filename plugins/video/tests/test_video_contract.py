@@ -84,4 +84,4 @@ class TestClipPyramids(VideoContract):
 
 class TestOddSize(VideoContract):
     size = (9, 11)
-    settings = {"time_strides": (1, 1), "scales": ((1, 1, 1), (2, 2, 2)), "clips": (2, 3), "carry": False}
+    settings = {"time_strides": (1, 1), "scales": ((1, 1, 1), (2, 2, 2)), "clips": (2, 3), "carry": "state"}
