@@ -31,12 +31,13 @@ def check_causality(
 ) -> None:
     """2. ``changed`` differs from ``pyramid`` from scale j on: no input and no logit of a scale <= j does.
 
-    Bit for bit where the two schedules agree; within 1e-4 where the number of finer scales depends on the tokens.
+    Bit for bit; within 1e-4 where what is computed beside a scale depends on tokens (an adaptive tokenizer): matrix
+    products of another number of rows are rounded otherwise.
     """
     name, count = "invariant 2 (causality)", len(pyramid)
     for k in range(j):
         assert torch.equal(pyramid.scale(k), changed.scale(k)), f"{name}: the pyramids differ before scale {j}"
-    atol = None if pyramid.schedule == changed.schedule else 1e-4
+    atol = 1e-4 if tokenizer.adaptive or pyramid.schedule != changed.schedule else None
     before, after = (tokenizer.teacher_forcing(each, conditions) for each in (pyramid, changed))
     logits, others = (packed_logits(transformer, inputs, count, conditions) for inputs in (before, after))
     for k in range(j + 1):

@@ -63,8 +63,8 @@ class VideoTokenizerConfig(ConvolutionalConfig):
     """Clip pyramids: lengths, in latent frames, of the pyramids that follow one another in time, each beginning anew;
     the last repeats on longer videos. [1, 4]: a first-frame pyramid, then clips. None: one joint pyramid."""
     carry: Literal["none", "input", "state"] = "input"
-    """With ``clips``, what each knows of the last latent frame of the one before: nothing; input: the transformer sees it
-    at the first scale; state: the clip begins as that frame, and its tokens say what has changed."""
+    """With ``clips``, what each knows of the last latent frame of the one before: nothing; input: the transformer sees
+    it at the first scale; state: the clip begins as that frame, and its tokens say what has changed."""
     first_alone: bool = True
     """The first frame stands alone in time: clips of 1 + f n frames. False: f n frames. (f: the temporal stride.)"""
     time_strides: tuple[Stride, ...] | None = None
