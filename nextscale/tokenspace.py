@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the batch (as the reference draws), one a sample, or None for torch's own."""
 
-TIE = 1e-5
+TIE = 1e-4
 """Numbers this near to each other are equal but for rounding. Symmetric choices have equal logits: which of them
 truncation keeps must not hang on how many samples are computed at once."""
 
