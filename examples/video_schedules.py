@@ -53,7 +53,7 @@ def stage_two(preset: str, pattern: str, tokenizer: Path, out: Path, steps: int)
         "training.init": tokenizer,
         "training.transformer.steps": steps,
         "training.transformer.validate_every": max(PILOT, steps // 10),
-        "training.transformer.cache_passes": 2,
+        "training.transformer.cache_passes": 6,
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
     train(load_config("video", preset, overrides=overrides), out, "transformer", resume="auto")
