@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from nextscale.conditioning import Conditioner
 from nextscale.errors import ConfigError, unknown
 from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.environment import release_freed_memory
+from nextscale.training.environment import release_freed_memory, return_large_tensors
 from nextscale.training.optim import autocast_dtype
 from nextscale.transformer import ScaleTransformer
 from nextscale.transformer.block import MLP
@@ -36,6 +36,7 @@ def prepare(
     sample do not change. Their state dicts are no longer those that were loaded.
     """
     check_precision(precision)
+    return_large_tensors()
     parts = [part for part in (transformer, tokenizer.decoding) if part is not None]
     dtype = autocast_dtype(precision, tokenizer.device)
     if dtype is not None:

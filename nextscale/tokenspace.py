@@ -132,7 +132,9 @@ class Codes(TokenSpace):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Tensor:
-        return draw_rows(filter_logits(logits / temperature, top_k, top_p).softmax(-1), generator)
+        # Sample by sample: truncation sorts, which for all at once would take more memory than the transformer.
+        rows = (filter_logits(row / temperature, top_k, top_p).softmax(-1) for row in logits.split(1))
+        return draw_rows(torch.cat(list(rows)), generator)
 
     def embedding(self, width: int) -> nn.Module:
         return nn.Embedding(self.vocabulary, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +27,11 @@ def set_norm_groups(network: nn.Module, groups: int) -> None:
             module.num_groups = groups
 
 
+def _active(normed: Tensor) -> Tensor:
+    """SiLU of a norm's output, in its place where no gradient needs it: fine grids are large."""
+    return F.silu(normed, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, layout: Layout, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -36,8 +42,8 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else layout.convolution(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(_active(self.norm1(x)))
+        h = self.conv2(_active(self.norm2(h)))
         return self.shortcut(x) + h
 
 
@@ -91,7 +97,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.middle(self.layers(self.conv_in(x)))
-        latent = self.conv_latent(self.conv_out(F.silu(self.norm_out(h))))
+        latent = self.conv_latent(self.conv_out(_active(self.norm_out(h))))
         return latent if self.shortcut is None else latent + self.shortcut(to_channels(self.lead(x), self.factor))
 
 
@@ -129,7 +135,7 @@ class Decoder(nn.Module):
 
     def forward(self, f_hat: Tensor) -> Tensor:
         h = self.middle(self.conv_in(self.conv_latent(f_hat)))
-        x = self.conv_out(F.silu(self.norm_out(self.layers(h))))
+        x = self.conv_out(_active(self.norm_out(self.layers(h))))
         return x if self.shortcut is None else x + self.trim(from_channels(self.shortcut(f_hat), self.factor))
 
     @property
