@@ -6,7 +6,8 @@ One tokenizer a schedule (the presets ``moving-digits`` and ``moving-digits-clip
 it is there already), then a transformer for each attention pattern: ``full``, ``markov``, and for clips ``before``, the
 matrix by which a clip sees itself and the one before. Each trains for MINUTES (5) on cached tokens, all of it through
 settings that could stand in a file. Prints a row each: tokens a clip, parameters, milliseconds a training step, steps
-taken, seconds to draw 16 clips, validation loss in nats a token and a clip.
+taken and the minutes they took (a pilot of 20 steps sets their number: on a busy machine it may be wrong), seconds to
+draw 16 clips, validation loss in nats a token and a clip.
 
 Losses of different schedules are of different tokens: only within a schedule do they say which pattern predicts better.
 """
@@ -73,12 +74,12 @@ def compare(schedule: str, name: str, pattern: str, minutes: float, folder: Path
     drawn, tokens = time.perf_counter() - began, model.transformer.schedule.length
     weights = sum(parameter.numel() for parameter in model.transformer.parameters())
     clip = loss * tokens
-    costs = [f"{tokens}", f"{weights:,}", f"{step:.0f}", f"{steps}", f"{drawn:.1f}"]
+    costs = [f"{tokens}", f"{weights:,}", f"{step:.0f}", f"{steps}", f"{step * steps / 60_000:.1f}", f"{drawn:.1f}"]
     return [schedule, name, *costs, f"{loss:.3f}", f"{clip:.1f}"]
 
 
 def main(minutes: float, folder: Path) -> None:
-    rows = [["schedule", "attention", "tokens", "weights", "ms/step", "steps", "s/16", "loss", "clip"]]
+    rows = [["schedule", "attention", "tokens", "weights", "ms/step", "steps", "minutes", "s/16", "loss", "clip"]]
     for schedule, preset in PRESETS.items():
         if not has(folder / schedule, "tokenizer"):
             train(load_config("video", preset), folder / schedule, "tokenizer", resume="auto")
