@@ -14,7 +14,7 @@ from torch import Tensor
 from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
 from nextscale.config import SamplingConfig
-from nextscale.editing import as_mask, paste_back
+from nextscale.editing import as_mask, paste_back, with_guess
 from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.modality import Modality
 from nextscale.precision import check_precision, prepare
@@ -94,6 +94,7 @@ class Model:
         sampling: Mapping[str, Any] | SamplingConfig | None = None,
         conditions: Mapping[str, Any] | None = None,
         replay: bool = False,
+        guess: bool = False,
         paste: bool = False,
         feather: int = 0,
         return_steps: bool = False,
@@ -112,6 +113,8 @@ class Model:
                 (``sampling.generate``), and the result is encoded and decoded once more with the kept part of
                 ``samples`` in place and not quantized, so that what is kept comes out no worse than a plain
                 reconstruction of it.
+            guess: what is not kept of ``samples`` is a guess, to stay where what is drawn agrees with it
+                (``editing.with_guess``).
             paste: put the kept part of ``samples`` itself over the result,
             feather: fading in over so many places from its border inwards.
 
@@ -135,7 +138,13 @@ class Model:
                 known=known, keep=tokens, anchored=not replay,
             )  # fmt: skip
             decoded = [self.tokenizer.decode_like(state, originals) for state in _shown(drawn, return_steps)]
-            if not replay:
+            if guess:
+                own, other = (
+                    self.tokenizer.decode_like(self.tokenizer.unquantized(state, originals, kept), originals)
+                    for state in (drawn.state, self.tokenizer.states(known)[-1])
+                )
+                decoded[-1] = with_guess(own, other, originals, kept)
+            elif not replay:
                 decoded[-1] = self._fit(originals, decoded[-1], kept)
             return [paste_back(originals, each, kept, feather) for each in decoded] if paste else decoded
 

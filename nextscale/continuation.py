@@ -33,6 +33,8 @@ def held(samples: Tensor, places: int) -> Tensor:
 def predict(model: Model, samples: Tensor, places: int, **settings: Any) -> Samples:
     """Samples like ``samples`` (B C T *rest), the first ``places`` along T kept and the rest drawn.
 
+    The last known place, standing still, is the guess (``editing.with_guess``): what does not move stays sharp.
+
     Args:
         settings: of ``Model.edit``: ``seed``, ``sampling``, conditions ...
 
@@ -42,7 +44,7 @@ def predict(model: Model, samples: Tensor, places: int, **settings: Any) -> Samp
     frozen = held(samples, places)
     keep = torch.zeros(samples.shape[2:], dtype=torch.bool)
     keep[:places] = True
-    return model.edit(frozen, keep, **settings)
+    return model.edit(frozen, keep, guess=True, **settings)
 
 
 def go_on(model: Model, samples: Tensor, places: int, pieces: int, seed: int = 0, **settings: Any) -> Iterator[Tensor]:

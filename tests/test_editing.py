@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import nextscale
 from nextscale.api import Model
-from nextscale.editing import as_mask, box_mask, paste_back, psnr
+from nextscale.editing import as_mask, box_mask, paste_back, psnr, with_guess
 from nextscale.errors import ConfigError, NextscaleError
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
 
@@ -52,8 +54,8 @@ def test_boxes_that_do_not_fit(box: tuple[int, ...], message: str):
 
 def test_masks_for_all_samples_or_each():
     samples, mask = torch.zeros(3, 2, 4, 5), torch.rand(4, 5) < 0.5
-    for given in (mask, mask[None], mask.expand(3, 4, 5), mask.expand(3, 1, 4, 5), mask.numpy()):
-        assert torch.equal(as_mask(given, samples), mask.expand(3, 4, 5))
+    for one in (mask, mask[None], mask.expand(3, 4, 5), mask.expand(3, 1, 4, 5), mask.numpy()):
+        assert torch.equal(as_mask(one, samples), mask.expand(3, 4, 5))
     with pytest.raises(NextscaleError, match="the mask is 5 x 4; the samples are 4 x 5"):
         as_mask(mask.T, samples)
     with pytest.raises(NextscaleError, match="only samples on a grid"):
@@ -177,3 +179,17 @@ def test_decoding_in_chunks_changes_nothing(model: Model, monkeypatch: pytest.Mo
         whole = model.tokenizer.decode(state)
         monkeypatch.setattr("nextscale.grid.tokenizer.CHUNK", 2 * 64)
         torch.testing.assert_close(model.tokenizer.decode(state), whole)
+
+
+@given(st.integers(1, 3), st.integers(0, 2**16))
+@settings(max_examples=50, deadline=None)
+def test_a_guess_stays_where_it_was_drawn(axes: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    shape = torch.randint(1, 8, (axes,), generator=generator).tolist()
+    guess, coded = (torch.randn(2, 3, *shape, generator=generator) for _ in range(2))
+    keep = torch.rand(2, *shape, generator=generator) < 0.5
+    keep.flatten(1)[:, 0] = True
+    assert torch.equal(with_guess(coded, coded, guess, keep), guess), "drawn as it was coded: the guess itself"
+    far = coded + 1e4
+    assert torch.allclose(with_guess(far, coded, guess, keep), far, rtol=1e-4), "drawn otherwise: as it was drawn"
+    assert torch.equal(with_guess(far, coded, coded, keep).round(), far.round()), "where coding loses nothing"

@@ -133,7 +133,12 @@ def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
     found = evaluate_reconstruction(model.tokenizer, data, limit=3)
     assert 0 < found["psnr"] < 60 and found["reconstruction_clips"] == 3
     ahead = evaluate_prediction(model, data, limit=2)
-    assert {"prediction_psnr", "copy_psnr", "next_psnr", "copy_next_psnr"} <= ahead.keys()
+    assert {"prediction_psnr", "copy_psnr", "prediction_psnr_total", "next_psnr", "copy_next_psnr"} <= ahead.keys()
+    assert 0 <= ahead["predicted_better"] <= 1
+    clips = data.held_out.batch(np.arange(2), None).samples
+    made = predict(model, clips, 5, seed=1).samples
+    assert torch.equal(made[:, :, :5], clips[:, :, :5]), "what is known stays as it was"
+    assert not torch.equal(made, held(clips, 5)), "the rest is drawn"
     drawn = model.generate(4)
     quality = evaluate_samples(drawn.samples, drawn.conditions, data, {"classifier_epochs": 1})
     assert {"frechet_small_3d", "frechet_small_3d_floor", "motion_histogram_floor", "flicker_real"} <= quality.keys()
