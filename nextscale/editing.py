@@ -92,7 +92,7 @@ def with_guess(drawn: Tensor, coded: Tensor, guess: Tensor, keep: Tensor) -> Ten
         (drawn - coded).square().mean(1, keepdim=True), window, 1, [size // 2 for size in window],
         count_include_pad=False,
     )  # fmt: skip
-    return drawn.lerp(guess.to(drawn), lost / (lost + changed))
+    return drawn.lerp(guess.to(drawn), 1 / (1 + (changed / lost) ** 2))
 
 
 def psnr(one: Tensor, other: Tensor, where: Tensor, peak: float = 2.0) -> float:
