@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from typing import Annotated
 
 import typer
@@ -61,6 +64,7 @@ def sample(
     from nextscale import plugins
     from nextscale.bench import BenchCase
     from nextscale.benchsample import bench_sample
+    from nextscale.precision import check_precision
     from nextscale_cli.tables import print_results
 
     name = modality or DEFAULT_MODALITY
@@ -69,12 +73,18 @@ def sample(
     if presets:
         known = {case.preset: case for case in [*implementation.bench_cases(), *cases]}
         cases = [known.get(preset, BenchCase(preset)) for preset in presets]
-    rows = bench_sample(
-        name, cases, precision.split(","), batch, memory_batch, repeats, overrides or (),
-        device=device, compile=compile, log=_log,
-    )  # fmt: skip
-    for row in rows:
-        print_results(row)
+    precisions = precision.split(",")
+    for each in precisions:
+        check_precision(each)
+    # Each row in a process of its own: what malloc has scattered for one precision would count as the next one's.
+    spawn = multiprocessing.get_context("spawn")
+    for case, each in product(cases, precisions):
+        with ProcessPoolExecutor(1, spawn) as process:
+            row = process.submit(
+                bench_sample, name, [case], [each], batch, memory_batch, repeats, overrides or (),
+                device=device, compile=compile, log=_log,
+            )  # fmt: skip
+            print_results(row.result()[0])
 
 
 def _log(line: str) -> None:
