@@ -138,7 +138,7 @@ class Model:
                 known=known, keep=tokens, anchored=not replay,
             )  # fmt: skip
             decoded = [self.tokenizer.decode_like(state, originals) for state in _shown(drawn, return_steps)]
-            if guess:
+            if guess and not replay:
                 own, other = (
                     self.tokenizer.decode_like(self.tokenizer.unquantized(state, originals, kept), originals)
                     for state in (drawn.state, self.tokenizer.states(known)[-1])
