@@ -42,6 +42,8 @@ UNLIKELY = -1e4
 """The logit of what is not to be drawn while anything else can be."""
 OUTSIDE = -1e9
 """That of a token that is no choice at all."""
+UNSEEN = 1e-9
+"""How often a number of nodes or components counts as seen that never was: hardly drawn, and no infinite loss."""
 
 
 @dataclass
@@ -108,12 +110,16 @@ class GraphStem(Stem):
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
         number_states = self.numbers(_describe(torch.stack([part.numbers for part in inputs.structure])))
+        parts = []
         for k, part in enumerate(inputs.structure):
             begins.append((token, node, edge))
-            length, size = part.mask.shape[1], len(inputs.structure[0].mask)
+            length, size = part.mask.shape[1], part.num_samples
             seen = None
             if revealed is not None:
                 seen = (revealed[0][:, token : token + length], revealed[1][:, token : token + length])
+                # Nothing is asked about samples that have revealed all: most of a batch waits for its slowest.
+                part = part.only((part.mask & ~seen[1]).any(1))
+            parts.append(part)
             node_states, edge_states, node_types, edge_types = _reveal(part, seen)
             if len(node_states):
                 nodes.append(self._embed(self.node_state, node_states, node_types, "node_type"))
@@ -125,16 +131,16 @@ class GraphStem(Stem):
         if not nodes:
             none = number_states.new_zeros(0, number_states.shape[-1])
             index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
-            memory = Memory(none, none, index[0].bool(), inputs.structure, begins)
+            memory = Memory(none, none, index[0].bool(), tuple(parts), begins)
             return memory, (number_states, index, index.new_zeros(3, 0))
-        ends = torch.cat([p.edges + b[1] for p, b in zip(inputs.structure, begins, strict=True)], 1)
+        ends = torch.cat([p.edges + b[1] for p, b in zip(parts, begins, strict=True)], 1)
         of = torch.cat(owners)
         context = number_states.flatten(0, 1)
         memory = Memory(
             torch.cat(nodes) + context[of],
             torch.cat(edges) + context[of[ends[0]]],
             torch.cat(blocked),
-            inputs.structure,
+            tuple(parts),
             begins,
         )
         return memory, (number_states, ends, torch.cat(triangles, 1))
@@ -309,20 +315,19 @@ def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
 
 def _size_logits(tokenizer: GraphTokenizer) -> Tensor:
     """V: logarithms of how often each number of nodes occurs in the training data."""
-    logits = torch.full((tokenizer.vocabulary,), OUTSIDE)
+    counts = torch.full((tokenizer.vocabulary,), UNSEEN)
     for size, count in tokenizer.sizes:
-        logits[size] = torch.tensor(float(count)).log()
-    return logits
+        counts[size] = count
+    return counts.log()
 
 
 def _root_logits(tokenizer: GraphTokenizer) -> Tensor:
     """V V: of how often each number of components occurs among graphs of a size; of sizes never seen, among all."""
-    logits = torch.full((tokenizer.vocabulary, tokenizer.vocabulary), OUTSIDE)
     total = torch.zeros(tokenizer.vocabulary)
-    counts = torch.zeros_like(logits)
+    counts = torch.zeros(tokenizer.vocabulary, tokenizer.vocabulary)
     for size, roots, count in tokenizer.components:
         counts[size, roots] += count
         total[roots] += count
     seen = counts.sum(1) > 0
     counts[~seen] = total
-    return torch.where(counts > 0, counts.clamp_min(1e-9).log(), logits)
+    return counts.clamp_min(UNSEEN).log()

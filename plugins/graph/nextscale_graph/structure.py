@@ -52,6 +52,33 @@ class Structure:
     def num_samples(self) -> int:
         return len(self.mask)
 
+    def only(self, active: Tensor) -> Structure:
+        """Without the graphs and tokens of samples that are not ``active`` (B booleans)."""
+        if bool(active.all()):
+            return self
+        nodes = active[self.graph_of]
+        edges = nodes[self.edges[0]] if len(nodes) else nodes
+        triangles = edges[self.triangles[0]] if len(edges) else edges
+        new_node, new_edge = nodes.cumsum(0) - 1, edges.cumsum(0) - 1
+        places = self.places
+        if len(places):
+            places = places[active[self.mask.nonzero()[:, 0]]]
+            places = (new_node if self.kind == NODE_TYPE else new_edge)[places]
+        sizes = torch.bincount(self.graph_of, minlength=self.num_samples) * active
+        return replace(
+            self,
+            mask=self.mask & active[:, None],
+            graph_of=self.graph_of[nodes],
+            offsets=sizes.cumsum(0) - sizes,
+            node_states=self.node_states[nodes],
+            edge_states=self.edge_states[edges],
+            node_types=None if self.node_types is None else self.node_types[nodes],
+            edge_types=None if self.edge_types is None else self.edge_types[edges],
+            edges=new_node[self.edges[:, edges]],
+            triangles=new_edge[self.triangles[:, triangles]],
+            places=places,
+        )
+
 
 def restrict(state: GrowthState, active: Tensor) -> GrowthState:
     """The state without the nodes and edges of graphs that are not ``active`` (B booleans)."""

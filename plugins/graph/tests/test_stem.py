@@ -145,3 +145,35 @@ def test_chosen_nodes_and_their_neighbours_are_not_drawn_again(model: tuple[Grap
         assert low == near
         seen += 1
     assert seen > 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_samples_that_have_revealed_all_change_nothing(model: tuple[GraphTokenizer, GraphStem], seed: int) -> None:
+    """They are left out of the network; the others' logits stay, and theirs are no numbers that anything asks for."""
+    tokenizer, stem = model
+    batch = random_batch(seed, 3, 12)
+    pyramid = tokenizer.encode(batch)
+    k = seed % len(pyramid.schedule)
+    inputs, tokens = tokenizer.scale_input(tokenizer.states(pyramid)[k], k), pyramid.scale(k)
+    assert inputs.mask is not None
+    known = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    with torch.no_grad():
+        one = stem(inputs, (tokens, known))
+        known[seed % 3] = True
+        other = stem(inputs, (tokens, known))
+    asked = (inputs.mask & ~known).any(1)
+    before, after = stem.logits(*one), stem.logits(*other)
+    torch.testing.assert_close(after[asked], before[asked], atol=1e-5, rtol=1e-5)
+    structure = other[1].structure[0]
+    assert not bool((~asked)[structure.graph_of].any()) and len(other[1].nodes) == len(structure.graph_of)
+
+
+def test_sizes_never_seen_are_hardly_drawn_but_no_surprise_beyond_measure(
+    model: tuple[GraphTokenizer, GraphStem],
+) -> None:
+    tokenizer, stem = model
+    seen = {size for size, _ in tokenizer.sizes}
+    law = stem.size_logits.softmax(0)
+    assert sum(float(law[size]) for size in seen) == pytest.approx(1, abs=1e-6)
+    assert float(stem.size_logits.log_softmax(0).min()) > -30 and float(stem.root_logits.min()) > -30
