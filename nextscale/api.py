@@ -137,13 +137,15 @@ class Model:
                 self.tokenizer, self.transformer, len(generators), batch, config, generators,
                 known=known, keep=tokens, anchored=not replay,
             )  # fmt: skip
-            decoded = [self.tokenizer.decode_like(state, originals) for state in _shown(drawn, return_steps)]
-            if guess and not replay:
+            guessed, shown = guess and not replay, _shown(drawn, return_steps)
+            steps = shown[:-1] if guessed else shown
+            decoded = [self.tokenizer.decode_like(state, originals) for state in steps]
+            if guessed:
                 own, other = (
                     self.tokenizer.decode_like(self.tokenizer.unquantized(state, originals, kept), originals)
                     for state in (drawn.state, self.tokenizer.states(known)[-1])
                 )
-                decoded[-1] = with_guess(own, other, originals, kept)
+                decoded.append(with_guess(own, other, originals, kept))
             elif not replay:
                 decoded[-1] = self._fit(originals, decoded[-1], kept)
             return [paste_back(originals, each, kept, feather) for each in decoded] if paste else decoded

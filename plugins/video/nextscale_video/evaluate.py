@@ -32,7 +32,7 @@ from nextscale_video.motion import flicker, histogram_distance, speed, steady
 BATCH = 16
 RECONSTRUCTED, PREDICTED = 200, 32
 """Most held-out clips that are reconstructed, and predicted."""
-DRAWN = 4
+DRAWN = 8
 """Predictions of each clip whose mean is measured."""
 TAUGHT = 4096
 """Most training clips that the classifier learns from, over all its passes."""
