@@ -6,8 +6,8 @@ One tokenizer a schedule (the presets ``moving-digits`` and ``moving-digits-clip
 it is there already), then a transformer for each attention pattern: ``full``, ``markov``, and for clips ``before``, the
 matrix by which a clip sees itself and the one before. Each trains for MINUTES (5) on cached tokens, all of it through
 settings that could stand in a file. Prints a row each: tokens a clip, parameters, milliseconds a training step, steps
-taken and the minutes they took (a pilot of 20 steps sets their number: on a busy machine it may be wrong), seconds to
-draw 16 clips, validation loss in nats a token and a clip.
+taken and the minutes they took (a pilot of 100 steps sets their number; where the time was then off by a tenth, as on
+a busy machine, it is trained anew), seconds to draw 16 clips, validation loss in nats a token and a clip.
 
 Losses of different schedules are of different tokens: only within a schedule do they say which pattern predicts better.
 """
@@ -24,8 +24,10 @@ from nextscale.runconfig import load_config
 from nextscale.store import has
 from nextscale.training.run import train
 
-PILOT = 20
-"""Steps that a step's time is measured on."""
+PILOT = 100
+"""Steps that a step's time is first measured on."""
+ATTEMPTS, WITHIN = 4, 0.1
+"""Trainings at most, the pilot among them, until one took the time asked for, give or take this share of it."""
 PRESETS = {"joint": "moving-digits", "clips": "moving-digits-clips"}
 
 
@@ -62,19 +64,23 @@ def stage_two(preset: str, pattern: str, tokenizer: Path, out: Path, steps: int)
 
 def compare(schedule: str, name: str, pattern: str, minutes: float, folder: Path) -> list[str]:
     """Train one transformer; its row of the table."""
-    preset, run = PRESETS[schedule], folder / f"{schedule}-{name}"
-    pilot = folder / f"{schedule}-{name}-pilot"
-    stage_two(preset, pattern, folder / schedule, pilot, PILOT)
-    steps = max(PILOT, int(minutes * 60_000 / measure(pilot)[0]))
-    stage_two(preset, pattern, folder / schedule, run, steps)
-    step, loss = measure(run)
+    steps, took = PILOT, 0.0
+    for attempt in range(ATTEMPTS):
+        if took:
+            steps = max(PILOT, round(steps * minutes / took))
+        run = folder / f"{schedule}-{name}-{attempt}"
+        stage_two(PRESETS[schedule], pattern, folder / schedule, run, steps)
+        step, loss = measure(run)
+        took = step * steps / 60_000
+        if abs(took / minutes - 1) < WITHIN:
+            break
     model = nextscale.load(run)
     began = time.perf_counter()
     model.generate(16)
     drawn, tokens = time.perf_counter() - began, model.transformer.schedule.length
     weights = sum(parameter.numel() for parameter in model.transformer.parameters())
     clip = loss * tokens
-    costs = [f"{tokens}", f"{weights:,}", f"{step:.0f}", f"{steps}", f"{step * steps / 60_000:.1f}", f"{drawn:.1f}"]
+    costs = [f"{tokens}", f"{weights:,}", f"{step:.0f}", f"{steps}", f"{took:.1f}", f"{drawn:.1f}"]
     return [schedule, name, *costs, f"{loss:.3f}", f"{clip:.1f}"]
 
 
