@@ -55,7 +55,7 @@ def stage_two(preset: str, pattern: str, tokenizer: Path, out: Path, steps: int)
         "transformer.attention": pattern,
         "training.init": tokenizer,
         "training.transformer.steps": steps,
-        "training.transformer.validate_every": max(PILOT, steps // 10),
+        "training.transformer.validate_every": max(1, steps // 10),
         "training.transformer.cache_passes": 6,
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
@@ -67,7 +67,7 @@ def compare(schedule: str, name: str, pattern: str, minutes: float, folder: Path
     steps, took = PILOT, 0.0
     for attempt in range(ATTEMPTS):
         if took:
-            steps = max(PILOT, round(steps * minutes / took))
+            steps = max(1, round(steps * minutes / took))
         run = folder / f"{schedule}-{name}-{attempt}"
         stage_two(PRESETS[schedule], pattern, folder / schedule, run, steps)
         step, loss = measure(run)

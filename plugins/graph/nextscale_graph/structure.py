@@ -57,8 +57,8 @@ class Structure:
         if bool(active.all()):
             return self
         nodes = active[self.graph_of]
-        edges = nodes[self.edges[0]] if len(nodes) else nodes
-        triangles = edges[self.triangles[0]] if len(edges) else edges
+        edges = nodes[self.edges[0]]
+        triangles = edges[self.triangles[0]]
         new_node, new_edge = nodes.cumsum(0) - 1, edges.cumsum(0) - 1
         places = self.places
         if len(places):
