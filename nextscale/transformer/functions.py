@@ -74,7 +74,7 @@ class _SigmoidGELU(Function):
         x, gate = ctx.saved_tensors
         slope = torch.addcmul(x.new_tensor(_A), x, x, value=3 * _B).mul_(x)
         # The derivative is gate (1 + (1 - gate) slope).
-        return torch.addcmul(slope, slope, gate, value=-1).add_(1).mul_(gate).mul_(grads[0])
+        return slope.addcmul_(slope, gate, value=-1).add_(1).mul_(gate).mul_(grads[0])
 
 
 def modulate(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
