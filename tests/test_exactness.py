@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +83,19 @@ def test_a_kill_in_each_stage(tiny: Settings, tiny_run: Path, tmp_path: Path) ->
     assert losses(tmp_path / "run") == losses(tiny_run)
     left = [path.name for path in (tmp_path / "run").rglob(".*")]
     assert not left, "what killed processes left was cleared away"
+
+
+def test_what_a_kill_after_the_last_step_left_is_cleared_away(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
+    """While an older checkpoint was being removed: all steps are done, so nothing is saved again."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    shutil.rmtree(run / "transformer")
+    left = run / "checkpoints" / "transformer" / ".step-00000001.partial"
+    left.mkdir()
+    (left / "state.json").write_text("{")
+    assert run_attempts(run, tiny(), [("no stage", 0, 0.0)])[0][0] == 0
+    assert not left.exists()
+    assert_equal_weights(run, tiny_run)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def save_checkpoint(
         raise ValueError(f"keep must be at least 1, got {keep}")
     with writing(target, lambda: _last_good(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(folder, target)
+        _clear_leftovers(folder)
         partial = partial_name(target)
         try:
             partial.mkdir()
@@ -367,11 +367,16 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
 
 
-def _clear_leftovers(folder: Path, target: Path) -> None:
+def _clear_leftovers(folder: Path) -> None:
     """What a killed process left."""
     for leftover in folder.glob(".*.replaced"):
         restore_folder(folder / leftover.name.removeprefix(".").removesuffix(".replaced"))
-    for leftover in [*folder.glob(".step-*.partial"), partial_name(target)]:
+    clear_partials(folder)
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove checkpoints that a killed process left half written or half removed."""
+    for leftover in folder.glob(".*.partial"):
         remove(leftover)
 
 

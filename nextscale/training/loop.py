@@ -26,6 +26,7 @@ from nextscale.files import restore_folder
 from nextscale.training import distributed
 from nextscale.training.checkpoint import (
     check_checkpoint,
+    clear_partials,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -110,6 +111,8 @@ class Trainer:
             if self.scaler.is_enabled() and saved["scaler"]:
                 self.scaler.load_state_dict(saved["scaler"])
         self.log.rewind(self.stage.name, self.step)
+        if distributed.is_main():  # now, as a stage whose last step is done saves no more
+            clear_partials(self.folder)
         if going_back and distributed.is_main():
             for aside in set_aside_later(self.folder, self.step):
                 self.log.note(f"a later checkpoint is now {aside}")
