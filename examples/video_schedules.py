@@ -65,10 +65,10 @@ def stage_two(preset: str, pattern: str, tokenizer: Path, out: Path, steps: int)
 def compare(schedule: str, name: str, pattern: str, minutes: float, folder: Path) -> list[str]:
     """Train one transformer; its row of the table."""
     steps, took = PILOT, 0.0
-    for attempt in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
         if took:
             steps = max(1, round(steps * minutes / took))
-        run = folder / f"{schedule}-{name}-{attempt}"
+        run = folder / f"{schedule}-{name}-{steps}"
         stage_two(PRESETS[schedule], pattern, folder / schedule, run, steps)
         step, loss = measure(run)
         took = step * steps / 60_000

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nextscale.api import Model, Samples
+from nextscale.editing import check_grid
 from nextscale.errors import NextscaleError
 from nextscale.training.randomness import mixed_seed
 
@@ -21,8 +22,9 @@ def held(samples: Tensor, places: int) -> Tensor:
     """B C T *rest: ``samples`` with all after the first ``places`` along T replaced by the last of these.
 
     Raises:
-        NextscaleError: none is known, or nothing is left to predict.
+        NextscaleError: the samples lie on no grid, none is known, or nothing is left to predict.
     """
+    check_grid(samples)
     total = samples.shape[2]
     if not 0 < places < total:
         raise NextscaleError(f"{places} of {total} places cannot be gone on from: give 1 to {total - 1}")

@@ -42,14 +42,23 @@ def show(box: Sequence[int]) -> str:
     return ",".join(map(str, box))
 
 
+def check_grid(samples: Any) -> None:
+    """Refuse what has no places that could be kept.
+
+    Raises:
+        NextscaleError: the samples lie on no grid.
+    """
+    if not isinstance(samples, Tensor) or not 3 <= samples.dim() <= 5:
+        raise NextscaleError("only samples on a grid of one to three axes can be edited: a tensor B C *grid")
+
+
 def as_mask(keep: Any, samples: Any) -> Tensor:
     """B *grid booleans from a mask for all of ``samples`` (B C *grid) or one each.
 
     Raises:
         NextscaleError: the samples lie on no grid, or the mask has another size.
     """
-    if not isinstance(samples, Tensor) or not 3 <= samples.dim() <= 5:
-        raise NextscaleError("only samples on a grid of one to three axes can be edited: a tensor B C *grid")
+    check_grid(samples)
     shape = (len(samples), *samples.shape[2:])
     mask = torch.as_tensor(keep)
     if mask.dim() == samples.dim() and mask.shape[1] == 1:

@@ -110,9 +110,10 @@ def _complete(
 
 def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, outpaint: bool) -> Tensor:
     """*grid booleans, or 1 *grid: what is kept."""
-    from nextscale.editing import as_mask, box_mask
+    from nextscale.editing import as_mask, box_mask, check_grid
     from nextscale.errors import NextscaleError
 
+    check_grid(original)
     chosen = box_mask(corners or [], original.shape[2:]) if marked is None else as_mask(marked, original)
     keep = chosen if outpaint else ~chosen
     if bool(keep.all()):

@@ -126,6 +126,14 @@ def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
     assert "leaves nothing to add" in invoke("edit", run, "--sample", path, "size=4").output
 
 
+@pytest.mark.parametrize("command", [("predict",), ("edit", "--box", "0,0,1,1")])
+def test_places_of_a_graph_cannot_be_kept(run: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "part.edgelist").write_text("0 1\n1 2\n")
+    result = invoke(command[0], run, "--sample", tmp_path / "part.edgelist", *command[1:], "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "only samples on a grid" in result.output, result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_settings_that_need_fixed_scales_are_refused(small_file: Path, tmp_path: Path) -> None:
     for setting, hint in (
         ("training.transformer.cache=true", "cache=false"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -125,10 +126,17 @@ def read_folder(folder: Path) -> RawVideos:
 
 
 def _listing(folder: Path) -> list[Path]:
+    """In the order of their names, numbers in them as numbers: frame 10 comes after frame 9, class 10 after class 9."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__")))
+        found = [path for path in folder.iterdir() if not path.name.startswith((".", "__"))]
     except OSError as error:
         raise DataError(f"cannot read folder {folder}: {error.strerror}") from None
+    return sorted(found, key=lambda path: (_natural(path.name), path.name))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _frames_in(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from nextscale.training.randomness import sample_seeds
 from nextscale_video.config import VideoDataConfig
 from nextscale_video.data import open_videos
 from nextscale_video.moving import CANVAS, bounced
-from nextscale_video.readers import read_file, read_source
+from nextscale_video.readers import read_file, read_frames, read_source
 from nextscale_video.source import VideoSource
 
 Glide = Callable[..., np.ndarray]
@@ -124,6 +124,17 @@ def test_folders_of_frames(tmp_path: Path, glide: Glide):
     (tmp_path / "classes").mkdir()
     (tmp_path / "flat").rename(tmp_path / "classes" / "only")
     assert opened(tmp_path / "classes").conditions[0].names == ("only",)
+
+
+def test_numbers_in_names_are_numbers(tmp_path: Path, glide: Glide):
+    frames = glide(12)
+    for name in ("2", "10", "9"):
+        for video in ("one", "two"):
+            (tmp_path / name / video).mkdir(parents=True)
+            for t, frame in enumerate(frames):
+                Image.fromarray(frame).save(tmp_path / name / video / f"frame{t}.png")
+    assert opened(tmp_path, validation=0.5).conditions[0].names == ("2", "9", "10")
+    assert np.array_equal(read_frames(tmp_path / "10" / "one"), frames)
 
 
 # Bad input.
