@@ -5,7 +5,7 @@
 A minute on two cores. Each row is a test image: the image, what an in-painting keeps of it, three in-paintings of
 the middle, what an out-painting keeps, three out-paintings around the middle, and three edits of the middle to other
 classes. Printed: the PSNR of the kept pixels in plain reconstructions of the images, and in the edits. Nothing is
-pasted back. Expected: it is at least as good, as what is kept need not be quantized.
+pasted back. Expected: edits keep them at least as well, as what is kept need not be quantized.
 """
 
 from __future__ import annotations

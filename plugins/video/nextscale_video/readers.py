@@ -158,7 +158,7 @@ def _file(path: Path) -> RawVideo:
 
 
 def read_frames(folder: Path) -> np.ndarray:
-    """T H W 3 of uint8: the images in a folder, in the order of their names.
+    """T H W 3 of uint8: the images in a folder, in the order of their names (frame 10 after frame 9).
 
     Raises:
         DataError: a frame is unreadable, or of another size than the first.
