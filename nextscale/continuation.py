@@ -41,9 +41,17 @@ def predict(model: Model, samples: Tensor, places: int, **settings: Any) -> Samp
         settings: of ``Model.edit``: ``seed``, ``sampling``, conditions ...
 
     Raises:
-        NextscaleError, ConfigError: as ``Model.edit``; no place known, or none to predict.
+        NextscaleError, ConfigError: as ``Model.edit``; no place known, none to predict, or a start that does not end
+            where the tokenizer can cut (``MultiscaleTokenizer.cuts``).
     """
     frozen = held(samples, places)
+    cuts = model.tokenizer.cuts(samples.shape[2])
+    if places not in cuts:
+        nearest = sorted(sorted(cuts, key=lambda cut: abs(cut - places))[:2])
+        valid = f"give {' or '.join(map(str, nearest))}" if nearest else "samples so short cannot be gone on from"
+        raise NextscaleError(
+            f"a start of {places} places ends within what one token of the finest scale covers: {valid}"
+        )
     keep = torch.zeros(samples.shape[2:], dtype=torch.bool)
     keep[:places] = True
     return model.edit(frozen, keep, guess=True, **settings)

@@ -64,6 +64,8 @@ def evaluate(
     tokenizer = load_tokenizer(run, where)
     config = load_run_config(run)
     modality = plugins.modality(config.modality)
+    settings = {"cache": run / "eval-cache", "device": device, **(options or {})}
+    modality.check_evaluation(settings)
     data = modality.open_data(config.data)
     if validation:
         data = replace(data, test=None)
@@ -75,7 +77,6 @@ def evaluate(
         model = load(run, device)
         with console.status("validation loss"):
             results["validation"] = validation_loss(model, data)
-        settings = {"cache": run / "eval-cache", "device": device, **(options or {})}
         with console.status("predictions"):
             found = modality.evaluate_model(model, data, settings)
         if found:

@@ -126,6 +126,13 @@ class Modality(ABC):
         """What ``nextscale bench sample`` times where the user names no preset; each with a description of data."""
         return []
 
+    def check_evaluation(self, options: dict[str, Any]) -> None:  # noqa: B027 (nothing to refuse by default)
+        """Refuse options that ``evaluate_samples`` does not know, before anything is measured.
+
+        Raises:
+            ConfigError: one line that names the option and what would be right.
+        """
+
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
     ) -> dict[str, Any]:

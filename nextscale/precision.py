@@ -12,7 +12,7 @@ from nextscale.conditioning import Conditioner
 from nextscale.errors import ConfigError, unknown
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.environment import release_freed_memory, return_large_tensors
-from nextscale.training.optim import autocast_dtype
+from nextscale.training.optim import autocast_dtype, check_compiler
 from nextscale.transformer import ScaleTransformer
 from nextscale.transformer.block import MLP
 
@@ -34,6 +34,9 @@ def prepare(
     Half precision is for the matrices and convolutions of the transformer and of the tokenizer's decoder. What adds
     up from scale to scale (the residual stream, f_hat, logits) stays in float32, and the encoder too: tokens of a
     sample do not change. Their state dicts are no longer those that were loaded.
+
+    Raises:
+        ConfigError: an unknown precision, or nothing to compile with.
     """
     check_precision(precision)
     return_large_tensors()
@@ -44,6 +47,7 @@ def prepare(
             _store(part, dtype, tokenizer.device)
         release_freed_memory()  # of the wide weights
     if compile:
+        check_compiler(transformer)
         # Attention and its cache break the graph at every scale; the MLPs share one graph.
         mlps: list[nn.Module] = [part for part in transformer.modules() if isinstance(part, MLP)]
         for part in mlps + parts[1:]:

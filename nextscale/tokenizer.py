@@ -135,6 +135,11 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     # Editing: a tokenizer whose tokens lie somewhere in the sample says where. Others cannot edit.
 
+    def cuts(self, length: int) -> range:
+        """Where along its first axis a sample of this ``length`` may be cut so that tokens tell its start from the rest:
+        by default anywhere."""
+        return range(1, length)
+
     def keep_tokens(self, keep: Tensor) -> Tensor:
         """B L booleans, on the schedule that ``encode`` gives such samples: the tokens that describe what is kept.
 

@@ -197,3 +197,9 @@ def test_command_line() -> None:
     )
     assert result.exit_code == 0, result.output
     assert "floor ratio" in result.stdout and "on the fly ratio" in result.stdout and "digits" in result.stdout
+
+
+def test_a_modality_that_names_no_presets_says_so() -> None:
+    for kind in ("train", "sample"):
+        result = CliRunner().invoke(app, ["bench", kind, "-m", "graph"])
+        assert result.exit_code == 2 and "name one with --preset" in result.stderr, result.output

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from nextscale.api import Model
 from nextscale.continuation import go_on, held, predict
 from nextscale.errors import NextscaleError
+from nextscale.grid import Layout
 from nextscale.runconfig import load_config
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale_image.modality import ImageModality
@@ -31,6 +32,25 @@ def test_what_follows_is_held(total: int, data: st.DataObject):
     for wrong in (0, total):
         with pytest.raises(NextscaleError, match=f"give 1 to {total - 1}"):
             held(samples, wrong)
+
+
+@given(st.integers(2, 13), st.integers(2, 4), st.booleans(), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_a_start_ends_between_cells(length: int, factor: int, causal: bool, alone: bool):
+    tokenizer = grid_tokenizer((length, 4))
+    tokenizer.factor = (factor, 2)
+    tokenizer.layout = Layout(2, causal=causal or alone, alone=alone)
+    for places in range(1, length):
+        keep = torch.zeros(1, length, 4, dtype=torch.bool)
+        keep[:, :places] = True
+        cells = tokenizer._cells(keep)
+        assert (places in tokenizer.cuts(length)) == bool(((cells == 0) | (cells == 1)).all())
+
+
+def test_a_start_within_a_cell_is_refused():
+    model, samples = model_of((8,)), torch.randn(1, 2, 8)
+    with pytest.raises(NextscaleError, match="a start of 3 places ends within .*: give 2 or 4"):
+        predict(model, samples, 3)
 
 
 @pytest.mark.parametrize("shape", [(8,), (6, 4), (6, 4, 4)])

@@ -19,11 +19,13 @@ import nextscale
 from nextscale.config import StageConfig, TransformerStageConfig
 from nextscale.errors import ConfigError, NextscaleError, TrainingError
 from nextscale.grid import efficientnet
+from nextscale.precision import prepare
 from nextscale.runconfig import dump_config, load_config, load_run_config
+from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale.training.checkpoint import check_checkpoint
 from nextscale.training.distributed import pick_device
 from nextscale.training.loop import Trainer
-from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, lr_factor
+from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, compile_model, lr_factor
 from nextscale.training.run import tokenize, train
 from nextscale.training.signals import Interrupted
 
@@ -233,6 +235,21 @@ def test_compile(tiny: Settings, tmp_path: Path) -> None:
     plain = fit(tiny, tmp_path / "plain", **few)
     for stage in STAGES:
         np.testing.assert_allclose(losses(compiled, stage), losses(plain, stage), rtol=1e-3)
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and before anything is compiled, in training as in sampling."""
+    from torch._inductor import cpp_builder, exc
+
+    def none() -> str:
+        raise exc.InvalidCxxCompiler()
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    tokenizer = grid_tokenizer((4, 4))
+    transformer = transformer_for(tokenizer)
+    for attempt in (lambda: compile_model(transformer), lambda: prepare(tokenizer, transformer, compile=True)):
+        with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler, and none was found"):
+            attempt()
 
 
 # Equal ways to the same end

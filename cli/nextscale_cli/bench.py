@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from typing import Annotated
@@ -44,7 +45,7 @@ def train(
     if presets:
         known = {case.preset: case for case in cases}
         cases = [known.get(preset, preset) for preset in presets]
-
+    _check_cases(name, cases)
     print_rows(bench_train(name, cases, precision.split(","), repeats, overrides or (), device=device, log=_log))
 
 
@@ -73,6 +74,7 @@ def sample(
     if presets:
         known = {case.preset: case for case in [*implementation.bench_cases(), *cases]}
         cases = [known.get(preset, BenchCase(preset)) for preset in presets]
+    _check_cases(name, cases)
     precisions = precision.split(",")
     for each in precisions:
         check_precision(each)
@@ -85,6 +87,13 @@ def sample(
                 device=device, compile=compile, log=_log,
             )  # fmt: skip
             print_results(row.result()[0])
+
+
+def _check_cases(modality: str, cases: Sequence[object]) -> None:
+    from nextscale.errors import ConfigError
+
+    if not cases:
+        raise ConfigError(f"modality {modality} has no presets that are timed by default: name one with --preset")
 
 
 def _log(line: str) -> None:

@@ -185,6 +185,11 @@ class GridTokenizer(MultiscaleTokenizer):
     def update_soft(self, state: GridState, k: int, weights: Tensor) -> GridState:
         return self._add(state, k, weights @ self.pyramid.quantizer.codebook)
 
+    def cuts(self, length: int) -> range:
+        """Between cells."""
+        before = 0 if self.layout.causal else self._missing([length, *self.sample_shape[1:]])[0] // 2
+        return range(self.factor[0] - self._lead - before, length, self.factor[0])
+
     def keep_tokens(self, keep: Tensor) -> Tensor:
         """Published VAR's rule: the mask on the finest grid (here its share of each cell), resized linearly to each
         scale, keeps a token where it is above one half. Scales of three tokens or fewer (``whole``),

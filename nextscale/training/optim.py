@@ -33,8 +33,7 @@ def compile_model(model: nn.Module) -> None:
     Raises:
         ConfigError: no compiler was found.
     """
-    if not any(p.is_cuda for p in model.parameters()):
-        _check_compiler()
+    check_compiler(model)
     blocks: list[nn.Module] = [part for part in model.modules() if isinstance(part, Block)]
     # A tokenizer has no forward of its own: its networks have.
     parts = blocks or (model.children() if type(model).forward is nn.Module.forward else [model])
@@ -43,7 +42,10 @@ def compile_model(model: nn.Module) -> None:
             part.compile()
 
 
-def _check_compiler() -> None:
+def check_compiler(model: nn.Module) -> None:
+    """Raise ConfigError where torch.compile would find no compiler for ``model``'s device."""
+    if any(p.is_cuda for p in model.parameters()):
+        return
     from torch._inductor.cpp_builder import get_cpp_compiler  # takes seconds to import
     from torch._inductor.exc import InvalidCxxCompiler
 

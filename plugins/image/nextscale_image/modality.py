@@ -73,6 +73,11 @@ class ImageModality(Modality):
         description = {"channels": 3, "height": 256, "width": 256}
         return [BenchCase("var-d16-256", None, description, (ConditionSpec(name="label", size=1000),))]
 
+    def check_evaluation(self, options: dict[str, Any]) -> None:
+        from nextscale_image.evaluate import SampleOptions
+
+        SampleOptions.of(options)
+
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
     ) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -30,7 +31,7 @@ def open_videos(config: VideoDataConfig) -> DataSplits:
     """Open the videos that ``config.source`` names, as ``VideoSource`` splits (or ``MovingDigits``).
 
     A share of the videos, not of their clips, is held out, by class and at least one a class. ``description`` is
-    ``{"channels", "frames", "height", "width", "classes"}``.
+    ``{"channels", "frames", "stride", "height", "width", "classes"}``.
 
     Raises:
         DataError: the source is missing, empty, damaged, inconsistent in size, too short, or too large.
@@ -62,6 +63,7 @@ def open_videos(config: VideoDataConfig) -> DataSplits:
         description={
             "channels": channels,
             "frames": config.frames,
+            "stride": config.stride,
             "height": height,
             "width": width,
             "classes": list(classes),
@@ -81,7 +83,7 @@ def load(raw: RawVideos, config: VideoDataConfig) -> tuple[list[np.ndarray], np.
         track(raw.videos, "reading videos", console=console, transient=True, disable=not console.is_terminal)
     ):
         try:
-            frames = resized(video.read(), config.size)
+            frames = read(video, config.size, room=MEMORY_LIMIT - total)
             if len(frames) < span:
                 raise DataError(
                     f"{video.name} has {len(frames)} frames; a clip of data.frames={config.frames} at "
@@ -117,17 +119,47 @@ def _differ(one: RawVideo, here: np.ndarray, other: RawVideo, there: np.ndarray)
     )
 
 
-def resized(frames_THWC: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
-    """The short side resized (bicubic, antialiased), then cropped; as they are where ``size`` is None."""
+def read(
+    video: RawVideo,
+    size: int | tuple[int, int] | None = None,
+    stride: int = 1,
+    most: int | None = None,
+    room: int | None = None,
+) -> np.ndarray:
+    """T H W C of uint8, each frame brought to ``size`` as it is read.
+
+    Args:
+        size: as ``VideoDataConfig.size``.
+        stride: every how many frames one is taken.
+        most: frames to stop after.
+        room: bytes to stop after; the frame that exceeds them is the last.
+
+    Raises:
+        DataError: no frames, or as the reader.
+    """
+    found, stop = video.frames(), None if most is None else (most - 1) * stride + 1
+    if isinstance(found, np.ndarray) and len(found) and size in (None, found.shape[1:3]):
+        return found[:stop:stride]  # in memory already
+    frames: list[np.ndarray] = []
+    held = 0
+    for frame in islice(found, 0, stop, stride):
+        frames.append(resized(frame, size))
+        held += frames[-1].nbytes
+        if room is not None and held > room:
+            break
+    if not frames:
+        raise DataError(f"{video.name} has no frames")
+    return np.stack(frames)
+
+
+def resized(frame_HWC: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
+    """The short side resized (bicubic, antialiased), then cropped; as it is where ``size`` is None."""
     wanted = (size, size) if isinstance(size, int) else size
-    if wanted is None or frames_THWC.shape[1:3] == wanted:
-        return frames_THWC
-    fitted = []
-    for frame in frames_THWC:
-        image = Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
-        pixels = np.asarray(ImageOps.fit(image, (wanted[1], wanted[0]), Image.Resampling.BICUBIC))
-        fitted.append(pixels[..., None] if pixels.ndim == 2 else pixels)
-    return np.stack(fitted)
+    if wanted is None or frame_HWC.shape[:2] == wanted:
+        return frame_HWC
+    image = Image.fromarray(frame_HWC[..., 0] if frame_HWC.shape[-1] == 1 else frame_HWC)
+    pixels = np.asarray(ImageOps.fit(image, (wanted[1], wanted[0]), Image.Resampling.BICUBIC))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _coloured(frames_THWC: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import FilePath, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from nextscale.api import Model
@@ -43,7 +43,7 @@ class SampleOptions(EvaluationOptions):
 
     features: Literal["classifier"] = "classifier"
     """The network whose features the Fréchet distance is measured on: a small 3-D one, trained here."""
-    extractor: Path | None = None
+    extractor: FilePath | None = None
     """TorchScript file, B 3 T H W in [-1, 1] to B D: adds the Fréchet distance on its features. FVD if it is I3D."""
     seed: NonNegativeInt = 0
     classifier_epochs: PositiveInt | None = None
@@ -125,18 +125,19 @@ def evaluate_samples(
     """Sample quality against real clips.
 
     Args:
-        samples: B C T H W in [-1, 1], of the data's size; at least 2.
+        samples: B C T H W in [-1, 1], of the data's size.
         conditions: what they were drawn for; ``label`` where the model knows classes.
         options: see ``SampleOptions``.
 
     Returns:
         ``classifier_accuracy``: share that an independent 3-D classifier puts into the class asked for (its floor: the
-        same of held-out clips); ``frechet_small_3d`` on its features; ``frechet_extractor`` on the given ones;
+        same of held-out clips); ``frechet_small_3d`` on its features and ``frechet_extractor`` on the given ones, both
+        left out where there is a single clip to compare with;
         ``motion_histogram`` (``motion.histogram_distance``) to training clips, ``speed`` and ``flicker`` (beside those
         of held-out clips, ``_real``), ``steady`` (``motion.steady``); ``compared_clips``.
 
     Raises:
-        ConfigError: an unknown option. DataError: samples of another size than the data's, or too few.
+        ConfigError: an unknown option. DataError: samples of another size than the data's.
     """
     options = SampleOptions.of(options)
     device = pick_device(options.device)
@@ -150,8 +151,6 @@ def evaluate_samples(
             f"samples are {' x '.join(map(str, samples.shape[1:]))}, the data's clips "
             f"{' x '.join(map(str, train.shape[1:]))} (channels x frames x height x width): both must agree"
         )
-    if count < 2:
-        raise DataError(f"distances need at least 2 samples, training clips and held-out clips, got {count}")
     compared = samples[torch.from_numpy(some_rows(len(samples), count, options.seed))]
     results = {"compared_clips": float(count)}
     if held_labels is not None:
@@ -163,20 +162,22 @@ def evaluate_samples(
         if "label" in conditions:
             results["classifier_accuracy"] = _agreement(predict(network, samples, BATCH)[1], conditions["label"].cpu())
             results["classifier_accuracy_floor"] = _agreement(predict(network, held, BATCH)[1], held_labels)
-        train_ND, held_ND, compared_ND = (predict(network, clips, BATCH)[0] for clips in (train, held, compared))
-        results["frechet_small_3d"] = frechet_distance(compared_ND, train_ND)
-        results["frechet_small_3d_floor"] = frechet_distance(held_ND, train_ND)
-    if options.extractor is not None:
-        sets = (_extracted(options.extractor, clips, device) for clips in (train, held, compared))
-        train_ND, held_ND, compared_ND = sets
-        results["frechet_extractor"] = frechet_distance(compared_ND, train_ND)
-        results["frechet_extractor_floor"] = frechet_distance(held_ND, train_ND)
+        if count > 1:
+            features = [predict(network, clips, BATCH)[0] for clips in (train, held, compared)]
+            results |= _frechet("frechet_small_3d", *features)
+    if options.extractor is not None and count > 1:
+        features = [_extracted(options.extractor, clips, device) for clips in (train, held, compared)]
+        results |= _frechet("frechet_extractor", *features)
     results["motion_histogram"] = histogram_distance(compared, train)
     results["motion_histogram_floor"] = histogram_distance(held, train)
     for name, measure in (("speed", speed), ("flicker", flicker)):
         results[name], results[f"{name}_real"] = measure(samples), measure(held)
     results["steady"], results["steady_real"] = steady(samples, train), steady(held, train)
     return results
+
+
+def _frechet(name: str, train_ND: Tensor, held_ND: Tensor, compared_ND: Tensor) -> dict[str, float]:
+    return {name: frechet_distance(compared_ND, train_ND), f"{name}_floor": frechet_distance(held_ND, train_ND)}
 
 
 def _agreement(predicted: Tensor, labels: Tensor) -> float:

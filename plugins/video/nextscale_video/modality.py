@@ -19,9 +19,9 @@ from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.training.objective import Objective
 from nextscale_video import writers
 from nextscale_video.config import VideoDataConfig, VideoTokenizerConfig
-from nextscale_video.data import in_channels, open_videos, resized
+from nextscale_video.data import in_channels, open_videos, read
 from nextscale_video.objectives import VideoObjective
-from nextscale_video.readers import read_source
+from nextscale_video.readers import read_one
 from nextscale_video.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
@@ -59,13 +59,23 @@ class VideoModality(Modality):
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The first frames of a file (or folder of frames), as many as a training clip has; the last one repeats in a
-        shorter file. A mask is a video as large: where a frame is white, it is drawn anew."""
+        """The first frames of a file (or folder of frames), as many as a training clip has and as far apart; the last
+        one repeats in a shorter file. A mask is a video as large: where a frame is white, it is drawn anew."""
         assert isinstance(tokenizer, GridTokenizer) and isinstance(tokenizer.decoder, Decoder)
-        sample = _read(path, tokenizer.sample_shape, tokenizer.decoder.channels)
+        sample, shape = _read(path, tokenizer, tokenizer.decoder.channels)
         if mask is None:
             return sample, None
-        return sample, _read(mask, tokenizer.sample_shape, 1)[:, 0] > 0
+        marked, mask_shape = _read(mask, tokenizer, 1)
+        if mask_shape != shape:
+            raise DataError(
+                f"mask {mask} is {_show(mask_shape)}, the video {_show(shape)} (frames x height x width): both must agree"
+            )
+        return sample, marked[:, 0] > 0
+
+    def check_evaluation(self, options: dict[str, Any]) -> None:
+        from nextscale_video.evaluate import SampleOptions
+
+        SampleOptions.of(options)
 
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
@@ -87,15 +97,18 @@ class VideoModality(Modality):
         return evaluate_samples(samples, conditions, data, options)
 
 
-def _read(path: Path, shape: tuple[int, ...], channels: int) -> Tensor:
-    """1 C T H W in [-1, 1]."""
-    videos = read_source(str(path)).videos
-    if len(videos) != 1:
-        raise DataError(f"{path} holds {len(videos)} videos: give a single file, or a folder of frames")
-    frames = in_channels(resized(videos[0].read()[: shape[0]], (shape[1], shape[2])), channels)
-    clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-    missing = shape[0] - clip.shape[2]
-    return torch.cat([clip, clip[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2)
+def _read(path: Path, tokenizer: GridTokenizer, channels: int) -> tuple[Tensor, tuple[int, ...]]:
+    """1 C T H W in [-1, 1], and how many frames there were for it, of what height and width."""
+    video, (wanted, height, width) = read_one(path), tokenizer.sample_shape
+    frames = read(video, (height, width), tokenizer.description.get("stride", 1), wanted)
+    size = next(iter(video.frames())).shape[:2]
+    clip = torch.from_numpy(in_channels(frames, channels)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    repeated = clip[:, :, -1:].expand(-1, -1, wanted - len(frames), -1, -1)
+    return torch.cat([clip, repeated], 2), (len(frames), *size)
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _png(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ VIDEO_KEYS, LABEL_KEYS = ("video", "videos", "x", "arr_0"), ("label", "labels", 
 
 @dataclass(frozen=True)
 class RawVideo:
-    """``read()`` gives T H W C of uint8, C 1 or 3; ``name`` is what an error message calls it."""
+    """``frames()`` gives H W C of uint8 each, C 1 or 3, as they are read; ``name`` is what an error message calls it."""
 
     name: str
-    read: Callable[[], np.ndarray]
+    frames: Callable[[], Iterable[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,20 @@ def read_source(source: str) -> RawVideos:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return RawVideos([_file(path)])
     raise DataError(f"{path} is no video source: give a folder, an .npz, an .npy, or a video file")
+
+
+def read_one(path: Path) -> RawVideo:
+    """The one video that a file, or a folder of frames, holds.
+
+    Raises:
+        DataError: as ``read_source``; none there, or several.
+    """
+    if path.is_dir() and _frames_in(path):
+        return _folder(path)
+    videos = read_source(str(path)).videos
+    if len(videos) != 1:
+        raise DataError(f"{path} holds {len(videos)} videos: give a single file, or a folder of frames")
+    return videos[0]
 
 
 # Arrays.
@@ -147,7 +161,7 @@ def _videos_in(folder: Path) -> list[RawVideo]:
     videos = []
     for path in _listing(folder):
         if path.is_dir() and _frames_in(path):
-            videos.append(RawVideo(str(path), partial(read_frames, path)))
+            videos.append(_folder(path))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             videos.append(_file(path))
     return videos
@@ -157,56 +171,61 @@ def _file(path: Path) -> RawVideo:
     return RawVideo(str(path), partial(read_file, path))
 
 
-def read_frames(folder: Path) -> np.ndarray:
-    """T H W 3 of uint8: the images in a folder, in the order of their names (frame 10 after frame 9).
+def _folder(path: Path) -> RawVideo:
+    return RawVideo(str(path), partial(read_frames, path))
+
+
+def read_frames(folder: Path) -> Iterator[np.ndarray]:
+    """H W 3 of uint8 each: the images in a folder, in the order of their names (frame 10 after frame 9).
 
     Raises:
         DataError: a frame is unreadable, or of another size than the first.
     """
-    frames = []
+    first = None
     for path in _frames_in(folder):
         try:
             with Image.open(path) as image:
-                frames.append(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+                frame = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         except Exception as error:  # a damaged file may raise anything in Pillow
             raise DataError(f"cannot read frame {path}: {_reason(error)}") from None
-        if frames[-1].shape != frames[0].shape:
-            raise DataError(f"frame {path} is {_size(frames[-1])}, the first of its folder {_size(frames[0])}")
-    return np.stack(frames)
+        first = frame.shape if first is None else first
+        if frame.shape != first:
+            raise DataError(f"frame {path} is {_size(frame.shape)}, the first of its folder {_size(first)}")
+        yield frame
 
 
-def read_file(path: Path) -> np.ndarray:
-    """T H W 3 of uint8: all frames of a video file, decoded by PyAV.
+def read_file(path: Path) -> Iterator[np.ndarray]:
+    """H W 3 of uint8 each: the frames of a video file, decoded by PyAV.
 
     Raises:
         NextscaleError: PyAV is not installed.
-        DataError: unreadable, truncated, or without frames.
+        DataError: unreadable, or (once all are read) truncated.
     """
     try:
         import av
     except ImportError:
         raise NextscaleError(f"reading {path} needs PyAV: pip install 'nextscale[video]'") from None
+    read = 0
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream")
             stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            for frame in container.decode(stream):
+                yield frame.to_ndarray(format="rgb24")
+                read += 1
             promised = stream.frames
     except DataError:
         raise
     except Exception as error:  # damaged files raise many of FFmpeg's errors
         raise DataError(f"cannot read video {path}: {_reason(error)}") from None
-    if not frames:
-        raise DataError(f"{path} has no frames")
-    if len(frames) < promised:
-        raise DataError(f"video {path} is truncated: {len(frames)} of its {promised} frames can be decoded")
-    return np.stack(frames)
+    if read < promised:
+        raise DataError(f"video {path} is truncated: {read} of its {promised} frames can be decoded")
 
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _size(frame_HWC: np.ndarray) -> str:
-    return f"{frame_HWC.shape[0]} x {frame_HWC.shape[1]}"
+def _size(shape_HWC: tuple[int, ...]) -> str:
+    return f"{shape_HWC[0]} x {shape_HWC[1]}"

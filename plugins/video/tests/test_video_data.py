@@ -16,9 +16,10 @@ from PIL import Image
 from nextscale.errors import DataError, NextscaleError
 from nextscale.training.randomness import sample_seeds
 from nextscale_video.config import VideoDataConfig
-from nextscale_video.data import open_videos
+from nextscale_video import data
+from nextscale_video.data import open_videos, read
 from nextscale_video.moving import CANVAS, bounced
-from nextscale_video.readers import read_file, read_frames, read_source
+from nextscale_video.readers import RawVideo, RawVideos, read_file, read_frames, read_source
 from nextscale_video.source import VideoSource
 
 Glide = Callable[..., np.ndarray]
@@ -94,7 +95,14 @@ def test_arrays_in_their_layouts(tmp_path: Path, glide: Glide):
     np.savez(tmp_path / "a.npz", x=videos, y=np.arange(6) % 2, classes=np.array(["left", "right"]), extra=[1])
     splits = opened(tmp_path / "a.npz")
     assert splits.conditions[0].names == ("left", "right")
-    assert splits.description == {"channels": 3, "frames": 5, "height": 16, "width": 16, "classes": ["left", "right"]}
+    assert splits.description == {
+        "channels": 3,
+        "frames": 5,
+        "stride": 1,
+        "height": 16,
+        "width": 16,
+        "classes": ["left", "right"],
+    }
     np.save(tmp_path / "b.npy", videos[..., 0])
     assert opened(tmp_path / "b.npy").description["channels"] == 1
     sizes = opened(tmp_path / "a.npz", size=(8, 12), channels=1, labels=False).description
@@ -134,7 +142,26 @@ def test_numbers_in_names_are_numbers(tmp_path: Path, glide: Glide):
             for t, frame in enumerate(frames):
                 Image.fromarray(frame).save(tmp_path / name / video / f"frame{t}.png")
     assert opened(tmp_path, validation=0.5).conditions[0].names == ("2", "9", "10")
-    assert np.array_equal(read_frames(tmp_path / "10" / "one"), frames)
+    assert np.array_equal(np.stack(list(read_frames(tmp_path / "10" / "one"))), frames)
+
+
+def test_no_more_is_read_than_is_taken(glide: Glide, monkeypatch: pytest.MonkeyPatch):
+    """Frames are resized as they come, and what is too large is given up before all of it is held."""
+    frames, seen = glide(12, 64, 64), []
+
+    def long():
+        for t in range(10**6):
+            seen.append(t)
+            yield frames[t % 12]
+
+    video = RawVideo("long", long)
+    assert np.array_equal(read(video, stride=3, most=3), frames[:7:3]) and len(seen) == 7
+    assert read(video, size=(8, 16), most=2).shape == (2, 8, 16, 3)
+    seen.clear()
+    monkeypatch.setattr(data, "MEMORY_LIMIT", 40 * 8 * 8 * 3)
+    with pytest.raises(DataError, match="too large to be kept decoded"):
+        data.load(RawVideos([video]), VideoDataConfig(size=8))
+    assert len(seen) == 41
 
 
 # Bad input.
@@ -163,7 +190,7 @@ def test_a_file_that_ends_before_its_last_frames(tmp_path: Path, glide: Glide):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(DataError, match=r"fast\.mp4") as error:
-        read_file(path)
+        list(read_file(path))
     one_line(error)
 
 
@@ -196,7 +223,7 @@ def test_no_videos_and_no_frames(tmp_path: Path, glide: Glide):
         opened(tmp_path / "empty")
     (tmp_path / "empty" / "class").mkdir()
     np.save(tmp_path / "none.npy", glide(6)[None, :0])
-    with pytest.raises(DataError, match="has 0 frames"):
+    with pytest.raises(DataError, match="none.npy: video 0 has no frames"):
         opened(tmp_path / "none.npy")
     with pytest.raises(DataError, match="does not exist"):
         opened(tmp_path / "absent")
@@ -215,14 +242,14 @@ def test_sound_without_pictures(tmp_path: Path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with pytest.raises(DataError, match=r"sound\.mp4 has no video stream"):
-        read_file(path)
+        list(read_file(path))
 
 
 def test_without_pyav_files_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(NextscaleError, match=r"pip install 'nextscale\[video\]'") as error:
-        read_source(str(tmp_path)).videos[0].read()
+        read(read_source(str(tmp_path)).videos[0])
     one_line(error)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import nextscale
@@ -111,6 +112,7 @@ def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
     for arguments, message in (
         (("--frames", "5"), "--sample FILE is missing"),
         (("--video", start, "--frames", "9"), "9 of 9 places cannot be gone on from: give 1 to 8"),
+        (("--video", start, "--frames", "4"), "a start of 4 places ends within"),
         (("--video", start, "--frames", "5", "label=10"), "label 10 is out of range"),
         (("--video", str(tmp_path / "none.mp4")), "does not exist"),
     ):
@@ -121,10 +123,30 @@ def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert [Path(line).name for line in result.stdout.split()] == ["000000.gif", "000001.gif", "grid.png"]
     result = invoke("predict", "--video", start, "--frames", "1", "-n", "1", "--pieces", "3")
-    assert result.exit_code == 0 and len(read_file(tmp_path / "out" / "000000.mp4")) == 9 + 8 + 8
+    assert result.exit_code == 0 and len(list(read_file(tmp_path / "out" / "000000.mp4"))) == 9 + 8 + 8
     result = invoke("edit", "--sample", start, "--box", "1,0,0,5,16,16", "-n", "1")
     assert result.exit_code == 0, result.output
-    assert len(read_file(tmp_path / "out" / "single" / "000000.mp4")) == 9
+    assert len(list(read_file(tmp_path / "out" / "single" / "000000.mp4"))) == 9
+
+
+def test_what_a_clip_is_read_from(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file or a folder of frames, as far apart as the training data's; a mask must be as large."""
+    folder, tokenizer = tmp_path / "frames", model.tokenizer
+    folder.mkdir()
+    for t in range(20):
+        Image.fromarray(np.full((24, 32), 10 * t, np.uint8)).save(folder / f"{t}.png")
+    sample, _ = model.modality.read_sample(folder, tokenizer)
+    assert ((sample[0, 0, :, 0, 0] + 1) * 127.5).round().tolist() == [10.0 * t for t in range(9)]
+    with monkeypatch.context() as patch:
+        patch.setitem(tokenizer.description, "stride", 3)
+        apart, marked = model.modality.read_sample(folder, tokenizer, folder)
+    assert ((apart[0, 0, :7, 0, 0] + 1) * 127.5).round().tolist() == [30.0 * t for t in range(7)]
+    assert torch.equal(apart[:, :, 6:7].expand(-1, -1, 3, -1, -1), apart[:, :, 6:]), "the last one repeats"
+    assert marked is not None and marked[0, :, 0, 0].tolist() == [30 * min(t, 6) > 127 for t in range(9)]
+    for frames, height in ((20, 32), (4, 24)):
+        np.save(tmp_path / "mask.npy", np.zeros((1, frames, height, 32), np.uint8))
+        with pytest.raises(DataError, match=f"mask.npy is {min(frames, 9)} x {height} x 32, the video 9 x 24 x 32"):
+            model.modality.read_sample(folder, tokenizer, tmp_path / "mask.npy")
 
 
 def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
@@ -143,8 +165,15 @@ def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
     quality = evaluate_samples(drawn.samples, drawn.conditions, data, {"classifier_epochs": 1})
     assert {"frechet_small_3d", "frechet_small_3d_floor", "motion_histogram_floor", "flicker_real"} <= quality.keys()
     assert 0 <= quality["steady"] <= 1 and 0 <= quality["classifier_accuracy"] <= 1
+    alone = evaluate_samples(drawn.samples[:1], drawn.conditions, data, {"classifier_epochs": 1})
+    assert alone["compared_clips"] == 1 and quality.keys() - alone.keys() == {
+        "frechet_small_3d",
+        "frechet_small_3d_floor",
+    }
     with pytest.raises(ConfigError, match="unknown evaluation option 'sede'; did you mean 'seed'"):
-        evaluate_samples(drawn.samples, {}, data, {"sede": 1})
+        model.modality.check_evaluation({"sede": 1})
+    with pytest.raises(ConfigError, match="extractor=.*does not point to a file"):
+        model.modality.check_evaluation({"extractor": "none.pt"})
     with pytest.raises(DataError, match="both must agree"):
         evaluate_samples(drawn.samples[:, :, :5], {}, data)
 

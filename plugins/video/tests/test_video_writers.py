@@ -29,7 +29,7 @@ def test_a_gif_and_an_mp4_hold_every_frame(tmp_path: Path, channels: int):
     assert [path.name for path in paths] == ["000000.gif", "000001.gif"]
     with Image.open(paths[0]) as gif:
         assert gif.n_frames == 5 and gif.size == (72, 64)  # type: ignore[attr-defined]
-    frames = read_file(tmp_path / "000001.mp4")
+    frames = np.stack(list(read_file(tmp_path / "000001.mp4")))
     assert frames.shape == (5, 64, 72, 3)
     wanted = ((samples[1].permute(1, 2, 3, 0).expand(-1, -1, -1, 3) + 1) * 127.5).numpy()
     assert np.abs(frames[:, ::4, ::4] - wanted).mean() < 20
