@@ -136,8 +136,8 @@ class MultiscaleTokenizer(nn.Module, ABC):
     # Editing: a tokenizer whose tokens lie somewhere in the sample says where. Others cannot edit.
 
     def cuts(self, length: int) -> range:
-        """Where along its first axis a sample of this ``length`` may be cut so that tokens tell its start from the rest:
-        by default anywhere."""
+        """Where a sample of this ``length`` along its first axis may be cut, so that no token belongs to both sides: by
+        default anywhere."""
         return range(1, length)
 
     def keep_tokens(self, keep: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def test_a_start_ends_between_cells(length: int, factor: int, causal: bool, alon
 
 def test_a_start_within_a_cell_is_refused():
     model, samples = model_of((8,)), torch.randn(1, 2, 8)
-    with pytest.raises(NextscaleError, match="a start of 3 places ends within .*: give 2 or 4"):
+    with pytest.raises(NextscaleError, match=r"a start of 3 places ends within .*: give 2 or 4"):
         predict(model, samples, 3)
 
 

@@ -67,9 +67,8 @@ class VideoModality(Modality):
             return sample, None
         marked, mask_shape = _read(mask, tokenizer, 1)
         if mask_shape != shape:
-            raise DataError(
-                f"mask {mask} is {_show(mask_shape)}, the video {_show(shape)} (frames x height x width): both must agree"
-            )
+            sizes = f"{_show(mask_shape)}, the video {_show(shape)} (frames x height x width)"
+            raise DataError(f"mask {mask} is {sizes}: both must agree")
         return sample, marked[:, 0] > 0
 
     def check_evaluation(self, options: dict[str, Any]) -> None:
@@ -100,7 +99,7 @@ class VideoModality(Modality):
 def _read(path: Path, tokenizer: GridTokenizer, channels: int) -> tuple[Tensor, tuple[int, ...]]:
     """1 C T H W in [-1, 1], and how many frames there were for it, of what height and width."""
     video, (wanted, height, width) = read_one(path), tokenizer.sample_shape
-    frames = read(video, (height, width), tokenizer.description.get("stride", 1), wanted)
+    frames = read(video, (height, width), (tokenizer.description or {}).get("stride", 1), wanted)
     size = next(iter(video.frames())).shape[:2]
     clip = torch.from_numpy(in_channels(frames, channels)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     repeated = clip[:, :, -1:].expand(-1, -1, wanted - len(frames), -1, -1)

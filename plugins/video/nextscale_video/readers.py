@@ -23,7 +23,7 @@ VIDEO_KEYS, LABEL_KEYS = ("video", "videos", "x", "arr_0"), ("label", "labels", 
 
 @dataclass(frozen=True)
 class RawVideo:
-    """``frames()`` gives H W C of uint8 each, C 1 or 3, as they are read; ``name`` is what an error message calls it."""
+    """``frames()`` gives H W C of uint8 each, C 1 or 3, as they are read; ``name`` is what messages call it."""
 
     name: str
     frames: Callable[[], Iterable[np.ndarray]]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from nextscale.errors import DataError, NextscaleError
 from nextscale.training.randomness import sample_seeds
-from nextscale_video.config import VideoDataConfig
 from nextscale_video import data
+from nextscale_video.config import VideoDataConfig
 from nextscale_video.data import open_videos, read
 from nextscale_video.moving import CANVAS, bounced
 from nextscale_video.readers import RawVideo, RawVideos, read_file, read_frames, read_source
@@ -223,7 +223,7 @@ def test_no_videos_and_no_frames(tmp_path: Path, glide: Glide):
         opened(tmp_path / "empty")
     (tmp_path / "empty" / "class").mkdir()
     np.save(tmp_path / "none.npy", glide(6)[None, :0])
-    with pytest.raises(DataError, match="none.npy: video 0 has no frames"):
+    with pytest.raises(DataError, match=r"none\.npy: video 0 has no frames"):
         opened(tmp_path / "none.npy")
     with pytest.raises(DataError, match="does not exist"):
         opened(tmp_path / "absent")

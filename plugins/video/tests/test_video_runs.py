@@ -172,7 +172,7 @@ def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
     }
     with pytest.raises(ConfigError, match="unknown evaluation option 'sede'; did you mean 'seed'"):
         model.modality.check_evaluation({"sede": 1})
-    with pytest.raises(ConfigError, match="extractor=.*does not point to a file"):
+    with pytest.raises(ConfigError, match=r"extractor=.*does not point to a file"):
         model.modality.check_evaluation({"extractor": "none.pt"})
     with pytest.raises(DataError, match="both must agree"):
         evaluate_samples(drawn.samples[:, :, :5], {}, data)
