@@ -6,7 +6,6 @@ told apart only by edges already revealed, so swapping them swaps "first" and "s
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,7 +109,8 @@ class GraphStem(Stem):
         """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph."""
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
-        parts, described = [], []
+        number_states = self.numbers(_describe(torch.stack([part.numbers for part in inputs.structure])))
+        parts = []
         for k, part in enumerate(inputs.structure):
             begins.append((token, node, edge))
             length, size = part.mask.shape[1], part.num_samples
@@ -121,7 +121,6 @@ class GraphStem(Stem):
                 part = part.only((part.mask & ~seen[1]).any(1))
             parts.append(part)
             node_states, edge_states, node_types, edge_types = _reveal(part, seen)
-            described.append(torch.cat([_describe(part.numbers), _degrees(part, edge_states)], -1))
             if len(node_states):
                 nodes.append(self._embed(self.node_state, node_states, node_types, "node_type"))
                 edges.append(self._embed(self.edge_state, edge_states, edge_types, "edge_type"))
@@ -129,7 +128,6 @@ class GraphStem(Stem):
                 triangles.append(part.triangles + edge)
                 blocked.append(node_states >= CHOSEN)
             token, node, edge = token + length, node + len(node_states), edge + len(edge_states)
-        number_states = self.numbers(torch.stack(described))
         if not nodes:
             none = number_states.new_zeros(0, number_states.shape[-1])
             index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
@@ -301,11 +299,7 @@ def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     return node_states, edge_states, node_types, edge_types
 
 
-WAVES = (0.5, 1.0, 2.0, 4.0)
-"""Waves per unit of mean degree: what sets a graph apart may be a twentieth of an edge a node."""
-NUMBERS, CANDIDATE = 8 + 2 * len(WAVES), 7
-EDGES_OF = (1.0, 1.0, 0.5, 1.0, 0.0)
-"""How much of an edge each state is: FIXED, SIBLING, UNKNOWN, PRESENT, ABSENT."""
+NUMBERS, CANDIDATE = 6, 7
 
 
 def _describe(numbers: Tensor) -> Tensor:
@@ -313,20 +307,6 @@ def _describe(numbers: Tensor) -> Tensor:
     size, target, count = numbers.float().unbind(-1)
     logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
     return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
-
-
-def _degrees(part: Structure, edge_states: Tensor) -> Tensor:
-    """B 2 + 2 WAVES features of each graph as it is revealed: the mean of its nodes' degrees, and their variance.
-
-    Messages tell a node of its surroundings; how many edges there are in all, no node can count. Where a law is narrow
-    there (planar graphs of 64 nodes have 178 edges, give or take 2), independent small errors would add up unseen.
-    """
-    weight = torch.tensor(EDGES_OF, device=edge_states.device)[edge_states]
-    degree = weight.new_zeros(len(part.graph_of)).index_add_(0, part.edges.flatten(), weight.repeat(2))
-    moments = scatter(torch.stack([degree, degree.square()], -1), part.graph_of, 0, part.num_samples, "mean")
-    mean, variance = moments[:, 0], (moments[:, 1] - moments[:, 0].square()).clamp_min(0)
-    waves = 2 * math.pi * mean[:, None] * mean.new_tensor(WAVES)
-    return torch.cat([torch.stack([mean.log1p(), variance.log1p()], -1), waves.sin(), waves.cos()], -1)
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
