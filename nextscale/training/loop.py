@@ -34,7 +34,7 @@ from nextscale.training.checkpoint import (
 )
 from nextscale.training.environment import keep_freed_memory
 from nextscale.training.log import RunLog
-from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, clip_gradients, compile_model, lr_factor
+from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, compile_model, lr_factor
 from nextscale.training.randomness import Draws, mixed_seed
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
@@ -165,7 +165,8 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
             sums = self._backward(module, batches, number)
             self.scaler.unscale_(optimizer)
-            norm = clip_gradients(objective.model, self.config.clip or math.inf)
+            clip = self.config.clip or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(objective.model.parameters(), clip)
             self.scaler.step(optimizer)
             prefix = "" if number == 0 else f"{objective.name}/"
             metrics |= {f"{prefix}{key}": value for key, value in sums.items()}

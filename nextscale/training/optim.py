@@ -27,16 +27,6 @@ def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.o
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
 
 
-def clip_gradients(model: nn.Module, most: float) -> torch.Tensor:
-    """``clip_grad_norm_`` of all gradients to the norm ``most``, which leaves those alone that are within it (where
-    PyTorch multiplies them by 1). Returns the norm before."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if not norm <= most:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
-    return norm
-
-
 def compile_model(model: nn.Module) -> None:
     """torch.compile what training calls: a transformer's blocks (which share their code), or else the whole model.
 
