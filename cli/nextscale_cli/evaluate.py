@@ -57,9 +57,9 @@ def evaluate(
         raise ConfigError(unknown("sampling setting", next(iter(conditions)), SamplingConfig.model_fields))
     options: dict[str, Any] = {"features": features.value}
     if inception is not None:
-        options["inception"] = inception
+        options["inception"] = str(inception)
     if extractor is not None:
-        options["extractor"] = extractor
+        options["extractor"] = str(extractor)
     from nextscale.evaluation import eval_file
     from nextscale.evaluation import evaluate as evaluate_run
     from nextscale_cli.tables import print_results

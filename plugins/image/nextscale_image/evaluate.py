@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import FilePath, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from nextscale.config import EvaluationOptions
@@ -47,7 +47,7 @@ class SampleOptions(EvaluationOptions):
 
     features: Literal["classifier", "efficientnet", "both"] = "classifier"
     """The network whose features distances are measured on; EfficientNet-Lite0 takes about 30 ms an image on a CPU."""
-    inception: Path | None = None
+    inception: FilePath | None = None
     """TorchScript file of the standard Inception (uint8 B 3 H W to B 2048): adds what may be called FID."""
     seed: NonNegativeInt = 0
     """Of the real images that are drawn, and of the classifier."""

@@ -28,6 +28,7 @@ from nextscale.metrics import (
     within_class_diversity,
 )
 from nextscale_image.evaluate import evaluate_reconstruction, evaluate_samples
+from nextscale_image.modality import ImageModality
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -351,3 +352,5 @@ def test_evaluate_samples_refuses_what_it_cannot_compare(tmp_path):
         evaluate_samples(images[:10], {}, data, {"feature": "both"})
     with pytest.raises(ConfigError, match="features='inception'"):
         evaluate_samples(images[:10], {}, data, {"features": "inception"})
+    with pytest.raises(ConfigError, match=r"inception='none\.pt': path does not point to a file"):
+        ImageModality().check_evaluation({"inception": "none.pt"})
