@@ -50,6 +50,9 @@ class GraphTokenizerConfig(Section):
     """Most nodes a graph may have, in training and in sampling."""
     node_weight: NonNegativeFloat = 0.3
     """What a token that chooses a node to split counts in the loss; one that chooses edges counts 1."""
+    count_edges: bool = False
+    """Whether the number of edges is drawn before the graph grows, as the number of nodes is, and the network told how
+    many are to come: without, graphs differ more in it than the data's do."""
     stem: StemConfig = StemConfig()
 
 

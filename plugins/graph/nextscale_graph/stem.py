@@ -18,6 +18,7 @@ from torch_geometric.utils import scatter
 from nextscale.tokenizer import ScaleInput
 from nextscale.transformer.stem import Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
+from nextscale_graph.laws import root_logits, size_logits
 from nextscale_graph.structure import (
     ABSENT,
     BLOCKED,
@@ -26,6 +27,8 @@ from nextscale_graph.structure import (
     EDGE,
     EDGE_STATES,
     EDGE_TYPE,
+    HEADS,
+    HIGH,
     NODE,
     NODE_STATES,
     NODE_TYPE,
@@ -42,8 +45,6 @@ UNLIKELY = -1e4
 """The logit of what is not to be drawn while anything else can be."""
 OUTSIDE = -1e9
 """That of a token that is no choice at all."""
-UNSEEN = 1e-9
-"""How often a number of nodes or components counts as seen that never was: hardly drawn, and no infinite loss."""
 
 
 @dataclass
@@ -78,7 +79,7 @@ class GraphStem(Stem):
             self.edge_type = nn.Embedding(len(tokenizer.edge_types) + 1, width)
             self.score_node_type = _mlp(width, width, len(tokenizer.node_types))
             self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
-        self.numbers = _mlp(NUMBERS, width, width)
+        self.numbers = _mlp(NUMBERS + DOUBLINGS * (tokenizer.edge_law is not None), width, width)
         self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
@@ -87,7 +88,9 @@ class GraphStem(Stem):
         self.node_score = _mlp(width, width, 1)
         self.edge_score = _mlp(width, 2 * width, 3)
         self.count_score = _mlp(CANDIDATE, 32, 1)
-        sizes, roots = _size_logits(tokenizer), _root_logits(tokenizer)
+        sizes = size_logits(tokenizer.sizes, self.vocabulary)
+        roots = root_logits(tokenizer.components, self.vocabulary)
+        self.edge_law = tokenizer.edge_law
         self.register_buffer("size_logits", sizes, persistent=False)
         self.register_buffer("root_logits", roots, persistent=False)
 
@@ -109,14 +112,15 @@ class GraphStem(Stem):
         """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph."""
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
-        number_states = self.numbers(_describe(torch.stack([part.numbers for part in inputs.structure])))
-        parts = []
+        parts, numbers = [], []
         for k, part in enumerate(inputs.structure):
             begins.append((token, node, edge))
             length, size = part.mask.shape[1], part.num_samples
             seen = None
             if revealed is not None:
                 seen = (revealed[0][:, token : token + length], revealed[1][:, token : token + length])
+            numbers.append(_still_open(part, seen))
+            if seen is not None:
                 # Nothing is asked about samples that have revealed all: most of a batch waits for its slowest.
                 part = part.only((part.mask & ~seen[1]).any(1))
             parts.append(part)
@@ -128,6 +132,7 @@ class GraphStem(Stem):
                 triangles.append(part.triangles + edge)
                 blocked.append(node_states >= CHOSEN)
             token, node, edge = token + length, node + len(node_states), edge + len(edge_states)
+        number_states = self.numbers(_describe(torch.stack(numbers), self.edge_law is not None))
         if not nodes:
             none = number_states.new_zeros(0, number_states.shape[-1])
             index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
@@ -177,10 +182,8 @@ class GraphStem(Stem):
     def _part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """B L V of one scale; padding has all logits alike."""
         logits = hidden_BLD.new_zeros(*part.mask.shape, self.vocabulary)
-        if part.kind in (SIZE, ROOTS):
-            known = self.size_logits.expand(len(logits), -1)
-            if part.kind == ROOTS:
-                known = self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)]
+        if part.kind in HEADS:
+            known = self._head_logits(part)
             return known[:, None].expand(logits.shape).to(logits.dtype)
         if part.kind == COUNT:
             scores = self._count_logits(part.numbers, self.vocabulary)
@@ -199,6 +202,17 @@ class GraphStem(Stem):
         values = F.pad(values, (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
         return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
 
+    def _head_logits(self, part: Structure) -> Tensor:
+        """B V: of the laws that were counted, not learned."""
+        if part.kind == SIZE:
+            return self.size_logits.expand(part.num_samples, -1)
+        roots, target, aim = part.numbers[:, :3].unbind(1)
+        if part.kind == ROOTS:
+            return self.root_logits[target.clamp_max(len(self.root_logits) - 1)]
+        assert self.edge_law is not None
+        high = None if part.kind == HIGH else aim // self.vocabulary
+        return self.edge_law.logits(target, roots, high, self.vocabulary)
+
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """R V': logits of tokens about an edge or a node each."""
         asked = self.ask_edge(hidden_BLD[part.mask])
@@ -216,7 +230,7 @@ class GraphStem(Stem):
 
     def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
         """B V: how many nodes split, scored by how each number compares with the usual one."""
-        size, target, usual = numbers.float()[:, :, None].unbind(1)
+        size, target, usual = numbers[:, :3].float()[:, :, None].unbind(1)
         most = torch.minimum(size, target - size)
         longest = max(1, int(most.max()))
         count = torch.arange(1, longest + 1, device=numbers.device).float().expand(len(numbers), -1)
@@ -274,7 +288,7 @@ def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     node_states, edge_states, node_types, edge_types = (
         part.node_states, part.edge_states, part.node_types, part.edge_types,
     )  # fmt: skip
-    if seen is None or part.kind in (SIZE, ROOTS, COUNT):
+    if seen is None or part.kind in (*HEADS, COUNT):
         return node_states, edge_states, node_types, edge_types
     tokens, known = seen[0], seen[1] & part.mask
     if part.kind == NODE:
@@ -299,35 +313,30 @@ def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     return node_states, edge_states, node_types, edge_types
 
 
-NUMBERS, CANDIDATE = 6, 7
+NUMBERS, DOUBLINGS, CANDIDATE = 6, 4, 7
 
 
-def _describe(numbers: Tensor) -> Tensor:
-    """... 6 features of nodes so far, target, and nodes to split."""
-    size, target, count = numbers.float().unbind(-1)
+def _still_open(part: Structure, seen: tuple[Tensor, Tensor] | None) -> Tensor:
+    """``part.numbers`` with what the scale has revealed: edges that are still to go to both children, open tokens."""
+    if seen is None or part.kind != EDGE:
+        return part.numbers
+    known = seen[1] & part.mask
+    done = torch.stack([(known & (seen[0] == BOTH)).sum(1), known.sum(1)], 1)
+    return torch.cat([part.numbers[:, :3], part.numbers[:, 3:] - done], 1)
+
+
+def _describe(numbers: Tensor, count_edges: bool) -> Tensor:
+    """... 6 features of nodes so far, target, and nodes to split; with edges counted, 4 more: those that are still to
+    go to both children, how many a token of this scale and a split to come, and the tokens."""
+    size, target, count, doublings, tokens = numbers.float().unbind(-1)
     logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
-    return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
+    features = [*logs, size / target.clamp_min(1), (size == target).float()]
+    if count_edges:
+        doublings = doublings.clamp_min(0)
+        features += [(doublings + 1).log() / 5, (tokens + 1).log() / 5]
+        features += [(doublings / per.clamp_min(1)).clamp_max(10) / 2 for per in (tokens, target - size)]
+    return torch.stack(features, -1)
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, outputs))
-
-
-def _size_logits(tokenizer: GraphTokenizer) -> Tensor:
-    """V: logarithms of how often each number of nodes occurs in the training data."""
-    counts = torch.full((tokenizer.vocabulary,), UNSEEN)
-    for size, count in tokenizer.sizes:
-        counts[size] = count
-    return counts.log()
-
-
-def _root_logits(tokenizer: GraphTokenizer) -> Tensor:
-    """V V: of how often each number of components occurs among graphs of a size; of sizes never seen, among all."""
-    total = torch.zeros(tokenizer.vocabulary)
-    counts = torch.zeros(tokenizer.vocabulary, tokenizer.vocabulary)
-    for size, roots, count in tokenizer.components:
-        counts[size, roots] += count
-        total[roots] += count
-    seen = counts.sum(1) > 0
-    counts[~seen] = total
-    return counts.clamp_min(UNSEEN).log()

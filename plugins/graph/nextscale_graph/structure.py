@@ -10,9 +10,10 @@ from torch import Tensor
 from nextscale_graph.state import GrowthState, grown_numbers, split_edges, triangles
 
 # The kinds of scales.
-SIZE, ROOTS, COUNT, NODE, EDGE, NODE_TYPE, EDGE_TYPE = (
-    "size", "roots", "count", "node", "edge", "node type", "edge type",
+SIZE, ROOTS, HIGH, LOW, COUNT, NODE, EDGE, NODE_TYPE, EDGE_TYPE = (
+    "size", "roots", "edges, high digit", "edges, low digit", "count", "node", "edge", "node type", "edge type",
 )  # fmt: skip
+HEADS = (SIZE, ROOTS, HIGH, LOW)
 # States of nodes and of edges.
 PLAIN, CHILD, CHOSEN, BLOCKED, NODE_STATES = range(5)
 FIXED, SIBLING, UNKNOWN, PRESENT, ABSENT, EDGE_STATES = range(6)
@@ -25,8 +26,10 @@ class Structure:
     Shapes (N nodes, E edges of the disjoint graph; R tokens that are no padding, in the order of samples):
         kind: of the scale.
         mask: B L, which tokens are no padding.
-        numbers: B 3, for each sample: nodes so far, target, and nodes to split (in scales that count them: as many as
-            is usual, ``usual_count``).
+        numbers: B 5, for each sample: nodes so far (where edges are counted: components), target, nodes to split (in
+            scales that count them: as many as is usual, ``usual_count``; in those before a graph grows: the edges that
+            it is to have, as far as they are drawn), edges that are still to go to both children, and tokens that say
+            where edges go.
         graph_of: N, the sample of each node. offsets: B, the first node of each.
         node_states, edge_states: N and E.
         node_types, edge_types: N and E, zero where unknown, else one more than the type; None without types.
@@ -98,12 +101,12 @@ def restrict(state: GrowthState, active: Tensor) -> GrowthState:
     )
 
 
-def without_graph(kind: str, state: GrowthState, mask: Tensor, usual: Tensor) -> Structure:
-    """Of scales that are about numbers alone."""
+def without_graph(kind: str, state: GrowthState, mask: Tensor, sizes: Tensor, counts: Tensor) -> Structure:
+    """Of scales that are about numbers alone: see ``Structure.numbers`` for the first and the third."""
     none = mask.new_zeros(0, dtype=torch.long)
     typed = None if state.node_types is None else none
     return Structure(
-        kind, mask, _numbers(state, state.sizes, usual), none, torch.zeros_like(state.sizes), none, none, typed,
+        kind, mask, _numbers(state, sizes, counts), none, torch.zeros_like(state.sizes), none, none, typed,
         None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), none.view(0, 1),
     )  # fmt: skip
 
@@ -135,11 +138,11 @@ def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Str
 def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     """Of scales that say where edges go: the children, and every pair that may be joined."""
     part = restrict(state, active)
-    numbers, nodes, others = split_edges(part)
+    edges_split, nodes, others = split_edges(part)
     place = grown_numbers(part)
     total = len(place) + int(part.splits.sum())
     stays = torch.ones(part.edges.shape[1], dtype=torch.bool, device=mask.device)
-    stays[numbers] = False
+    stays[edges_split] = False
     children, ends = place[part.splits], place[others]
     groups = [
         (FIXED, place[part.edges[:, stays]]),
@@ -164,7 +167,7 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     return Structure(
         EDGE,
         mask,
-        _numbers(state, after, state.counts),
+        _numbers(state, after, state.counts, mask.sum(1)),
         grown.graph_of,
         grown.offsets,
         node_states,
@@ -177,5 +180,6 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     )
 
 
-def _numbers(state: GrowthState, sizes: Tensor, counts: Tensor) -> Tensor:
-    return torch.stack([sizes, state.target, counts], 1)
+def _numbers(state: GrowthState, sizes: Tensor, counts: Tensor, tokens: Tensor | None = None) -> Tensor:
+    tokens = torch.zeros_like(counts) if tokens is None else tokens
+    return torch.stack([sizes, state.target, counts, state.doublings, tokens], 1)

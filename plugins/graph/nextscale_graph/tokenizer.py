@@ -21,11 +21,15 @@ from nextscale.tokenspace import Codes
 from nextscale_graph.coarsen import BOTH, FIRST, coarsen, strategy
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.laws import EdgeLaw, bounds
 from nextscale_graph.state import GrowthState, choose, split, split_edges
 from nextscale_graph.structure import (
     COUNT,
     EDGE,
     EDGE_TYPE,
+    HEADS,
+    HIGH,
+    LOW,
     NODE,
     NODE_TYPE,
     ROOTS,
@@ -39,7 +43,6 @@ from nextscale_graph.structure import (
 GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is_forest}
 """Properties that a graph keeps while it grows if its end is to have them."""
 
-HEAD = (SIZE, ROOTS)
 LEVEL = (COUNT, NODE, EDGE)
 TYPES = (NODE_TYPE, EDGE_TYPE)
 
@@ -56,14 +59,15 @@ def usual_count(size: int, target: int, ratio: float) -> int:
 
 
 class GraphTokenizer(MultiscaleTokenizer):
-    """Scale 0 is the number of nodes, scale 1 that of components; every level then has three scales: how many nodes
-    split, which ones (tokens that point at nodes, one at a time), and where their edges go (``coarsen``). Types of
-    nodes and edges, where there are any, follow once a graph is complete.
+    """Scale 0 is the number of nodes, scale 1 that of components, two more (with ``config.count_edges``) the two digits
+    of the number of edges; every level then has three scales: how many nodes split, which ones (tokens that point at
+    nodes, one at a time), and where their edges go (``coarsen``). Types of nodes and edges, where there are any, follow
+    once a graph is complete.
 
     Args:
         config: the tokenizer section.
         description: of the data (``source.describe``): ``sizes`` and ``components`` are counted there; ``node_types``
-            and ``edge_types`` name the types.
+            and ``edge_types`` name the types; ``edges`` is needed where edges are counted.
     """
 
     adaptive = True
@@ -75,6 +79,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         self.config, self.coarsening = config, strategy(config.coarsening)
         self.sizes: list[list[int]] = description["sizes"]
         self.components: list[list[int]] = description["components"]
+        self.edge_law = EdgeLaw(description["edges"]) if config.count_edges else None
         self.mean_degree = float(description["mean_degree"])
         self.node_types, self.edge_types = description["node_types"], description["edge_types"]
         self.largest: int = description["largest"]
@@ -97,11 +102,16 @@ class GraphTokenizer(MultiscaleTokenizer):
         return bool(self.node_types)
 
     @property
+    def head(self) -> tuple[str, ...]:
+        """The scales before the first level."""
+        return (SIZE, ROOTS) if self.edge_law is None else HEADS
+
+    @property
     def cycle(self) -> tuple[str, ...]:
         return LEVEL + TYPES if self.typed else LEVEL
 
     def kind(self, scale: int) -> str:
-        return HEAD[scale] if scale < len(HEAD) else self.cycle[(scale - len(HEAD)) % len(self.cycle)]
+        return self.head[scale] if scale < len(self.head) else self.cycle[(scale - len(self.head)) % len(self.cycle)]
 
     def scale_names(self, num_scales: int) -> list[str]:
         return [self.kind(k) for k in range(num_scales)]
@@ -110,7 +120,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         """That of a graph of middling size; every batch has its own."""
         total = sum(count for _, count in self.sizes)
         mean = max(1, round(sum(size * count for size, count in self.sizes) / total))
-        lengths, size = [1, 1], 1
+        lengths, size = [1] * len(self.head), 1
         while size < mean:
             count = min(size, usual_count(size, mean, self.config.ratio))
             lengths += [1, count, max(1, round(count * min(self.mean_degree, size - 1)))]
@@ -151,6 +161,8 @@ class GraphTokenizer(MultiscaleTokenizer):
         roots, levels, order = coarsen(adjacency, self.coarsening, self.config.ratio, rng)
         none: list[list[int]] = [[] for _ in self.cycle[len(LEVEL) :]]
         scales = [[size], [roots]]
+        if self.edge_law is not None:
+            scales += [[digit] for digit in divmod(edges.shape[1], self.vocabulary)]
         for level in levels:
             scales += [[len(level.splits)], level.splits, level.patterns, *none]
         return scales, order
@@ -167,7 +179,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             edges = samples.edges[:, edge : edge + count].cpu().numpy()
             types = samples.edge_types[edge : edge + count].cpu().numpy()
             node, edge = node + size, edge + count
-            if len(scales) == len(HEAD):  # nothing to grow
+            if len(scales) == len(self.head):  # nothing to grow
                 scales += [[] for _ in self.cycle]
             place = np.argsort(order)
             ends = np.sort(place[edges], 0)
@@ -213,6 +225,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             scale=0,
             target=zeros,
             given=given,
+            aim=zeros,
             sizes=zeros + 1,
             edges=zeros.new_zeros(2, 0),
             counts=zeros,
@@ -243,7 +256,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         shift = torch.repeat_interleave(start, samples.edge_counts)
         return replace(
             state,
-            scale=len(HEAD),
+            scale=2,  # the number of edges, where it is drawn, is drawn for the graph to come
             target=target.to(samples.sizes),
             sizes=samples.sizes,
             edges=samples.edges + shift,
@@ -252,7 +265,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         )
 
     def num_scales(self, state: GrowthState) -> int:
-        within = state.scale < len(HEAD) or (state.scale - len(HEAD)) % len(self.cycle)
+        within = state.scale < len(self.head) or (state.scale - len(self.head)) % len(self.cycle)
         return state.scale + bool(within or bool((state.growing | ~state.typed).any()))
 
     def scale_input(self, state: GrowthState, k: int) -> ScaleInput:
@@ -281,10 +294,17 @@ class GraphTokenizer(MultiscaleTokenizer):
             weight=weight,
         )
 
+    def _components(self, state: GrowthState, kind: str) -> Tensor:
+        """B, how many components each graph has where its edges are to be counted; elsewhere its nodes."""
+        if kind not in (HIGH, LOW) or not state.edges.shape[1]:
+            return state.sizes
+        graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
+        return torch.tensor([nx.number_connected_components(graph) for graph in graphs], device=self.device)
+
     def _mask(self, state: GrowthState, kind: str) -> Tensor:
         """B L: the tokens that each sample has at this scale."""
         ready = ~state.growing & ~state.typed
-        if kind in HEAD:
+        if kind in HEADS:
             lengths = torch.ones_like(state.sizes)
         elif kind == COUNT:
             lengths = state.growing.long()
@@ -302,10 +322,12 @@ class GraphTokenizer(MultiscaleTokenizer):
 
     def _structure(self, state: GrowthState, kind: str, mask: Tensor) -> Structure:
         active = mask.any(1)
-        if kind in (*HEAD, COUNT):
+        if kind in HEADS:
+            return without_graph(kind, state, mask, self._components(state, kind), state.aim)
+        if kind == COUNT:
             pairs = zip(state.sizes.tolist(), state.target.tolist(), strict=True)
             usual = [min(size, usual_count(size, target, self.config.ratio)) for size, target in pairs]
-            return without_graph(kind, state, mask, torch.tensor(usual, device=mask.device))
+            return without_graph(kind, state, mask, state.sizes, torch.tensor(usual, device=mask.device))
         return of_split(state, mask, active) if kind == EDGE else of_graph(kind, state, mask, active)
 
     def _legal(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
@@ -318,6 +340,8 @@ class GraphTokenizer(MultiscaleTokenizer):
                 legal_BV = code == state.given[:, None]
         elif kind == ROOTS:
             legal_BV = (code >= 1) & (code <= state.target[:, None])
+        elif kind in (HIGH, LOW):
+            legal_BV = self._legal_edges(state, kind)
         elif kind == COUNT:
             most = torch.minimum(state.sizes, state.target - state.sizes)
             legal_BV = (code >= 1) & (code <= most[:, None])
@@ -334,6 +358,17 @@ class GraphTokenizer(MultiscaleTokenizer):
             legal &= ~kept[..., None] | (code == FIRST) | (code == BOTH)
         return legal
 
+    def _legal_edges(self, state: GrowthState, kind: str) -> Tensor:
+        """B V: digits of numbers of edges that the graph can still reach."""
+        code = torch.arange(self.vocabulary, device=self.device)
+        pairs = zip(state.target.tolist(), self._components(state, kind).tolist(), strict=True)
+        _, most = torch.tensor([bounds(*pair) for pair in pairs], device=self.device).T
+        least = state.edge_counts + state.target - state.sizes
+        if kind == HIGH:
+            return (code >= least[:, None] // self.vocabulary) & (code <= most[:, None] // self.vocabulary)
+        edges = state.aim[:, None] + code
+        return (edges >= least[:, None]) & (edges <= most[:, None])
+
     def update(self, state: GrowthState, k: int, tokens: Tensor) -> GrowthState:
         kind = self.kind(state.scale)
         state = replace(state, scale=state.scale + 1)
@@ -344,6 +379,10 @@ class GraphTokenizer(MultiscaleTokenizer):
             nodes = torch.zeros(total, dtype=torch.bool, device=tokens.device)
             types = None if state.node_types is None else tokens.new_zeros(total)
             return replace(state, sizes=tokens[:, 0], splits=nodes, node_types=types)
+        if kind == HIGH:
+            return replace(state, aim=tokens[:, 0] * self.vocabulary)
+        if kind == LOW:
+            return replace(state, aim=state.aim + tokens[:, 0])
         mask = self._mask(state, kind)
         if kind == COUNT:
             return replace(state, counts=tokens[:, 0] * state.growing)
@@ -363,7 +402,7 @@ class GraphTokenizer(MultiscaleTokenizer):
 
     def satisfies(self, requirement: str, state: GrowthState) -> Tensor:
         """Told of whole graphs, so after scales that say where edges go."""
-        if state.scale <= len(HEAD) or self.kind(state.scale - 1) != EDGE:
+        if state.scale <= len(self.head) or self.kind(state.scale - 1) != EDGE:
             return torch.ones_like(state.sizes, dtype=torch.bool)
         graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
         return torch.tensor([GROWING[requirement](graph) for graph in graphs], device=self.device)
