@@ -94,9 +94,11 @@ def strategy(name: str) -> Coarsening:
 @dataclass
 class Level:
     """One expansion, in the order that tokens have: ``splits`` are the positions (ascending) of the coarse nodes that
-    split, ``patterns`` where each of their edges goes, ordered by split node, then by neighbour."""
+    split, ``masses`` the number of nodes of the whole graph that the first child of each stands for, ``patterns`` where
+    each of their edges goes, ordered by split node, then by neighbour."""
 
     splits: list[int]
+    masses: list[int]
     patterns: list[int]
 
 
@@ -110,10 +112,12 @@ def coarsen(
         the grown graph is node ``order[i]`` of the one given.
     """
     steps, current, memory = [], adjacency, method.begin(adjacency, rng)
+    masses = np.ones(len(adjacency), np.int64)
     while current.any():
         pairs = independent_edges(current, method, memory, ratio, rng)
         coarse, parents = contract(current, pairs)
-        steps.append((current, pairs, parents))
+        steps.append((current, masses, pairs, parents))
+        masses = np.bincount(parents, masses).astype(np.int64)
         if memory is not None:
             inherited = np.zeros(len(coarse), memory.dtype)
             inherited[parents] = memory
@@ -121,8 +125,8 @@ def coarsen(
         current = coarse
     order = rng.permutation(len(current))
     levels = []
-    for fine, pairs, parents in reversed(steps):
-        level, order = _expand(fine, pairs, parents, order, rng)
+    for fine, masses, pairs, parents in reversed(steps):
+        level, order = _expand(fine, masses, pairs, parents, order, rng)
         levels.append(level)
     return len(current), levels, order
 
@@ -160,7 +164,12 @@ def contract(adjacency: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _expand(
-    fine: np.ndarray, pairs: np.ndarray, parents: np.ndarray, order: np.ndarray, rng: np.random.Generator
+    fine: np.ndarray,
+    masses: np.ndarray,
+    pairs: np.ndarray,
+    parents: np.ndarray,
+    order: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[Level, np.ndarray]:
     """The expansion from the coarse nodes, at ``order``'s positions, to the fine ones, and their order."""
     children: dict[int, tuple[int, int]] = {}
@@ -170,16 +179,17 @@ def _expand(
     alone[parents] = np.arange(len(parents))
     position = np.empty(len(order), np.int64)
     position[order] = np.arange(len(order))
-    splits, patterns, grown = [], [], []
+    level, grown = Level([], [], []), []
     for place, node in enumerate(order.tolist()):
         if node not in children:
             grown.append(int(alone[node]))
             continue
         first, second = children[node]
         grown += [first, second]
-        splits.append(place)
+        level.splits.append(place)
+        level.masses.append(int(masses[first]))
         near = np.flatnonzero(fine[first] | fine[second])
         near = near[(near != first) & (near != second)]
         near = near[np.argsort(position[parents[near]])]
-        patterns += np.where(fine[first, near], np.where(fine[second, near], BOTH, FIRST), SECOND).tolist()
-    return Level(splits, patterns), np.array(grown, np.int64)
+        level.patterns += np.where(fine[first, near], np.where(fine[second, near], BOTH, FIRST), SECOND).tolist()
+    return level, np.array(grown, np.int64)

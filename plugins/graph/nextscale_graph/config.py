@@ -53,6 +53,10 @@ class GraphTokenizerConfig(Section):
     count_edges: bool = False
     """Whether the number of edges is drawn before the graph grows, as the number of nodes is, and the network told how
     many are to come: without, graphs differ more in it than the data's do."""
+    masses: bool = False
+    """Whether it is drawn, as a node splits, how many nodes each of its children stands for in the end (its mass), and
+    the network told: without, communities differ more in size than the data's do. Of graphs of several components, and
+    of those that are completed, masses are not known."""
     stem: StemConfig = StemConfig()
 
 

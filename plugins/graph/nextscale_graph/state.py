@@ -23,6 +23,8 @@ class GrowthState:
         edges: 2 E, sorted, the smaller end first.
         counts: B, how many nodes are to be split in this level.
         splits: N booleans, which nodes are.
+        masses: N, how many nodes each becomes in the end, 0 where that is not known; None where it is not drawn.
+        parts: N, the mass of the first child of nodes that split.
         kept: N booleans, nodes that a completion keeps; None elsewhere.
         node_types, edge_types: N and E integers, zero until drawn; None where there are none.
         typed: B booleans, whether types have been drawn.
@@ -36,6 +38,8 @@ class GrowthState:
     edges: Tensor
     counts: Tensor
     splits: Tensor
+    masses: Tensor | None
+    parts: Tensor
     kept: Tensor | None
     node_types: Tensor | None
     edge_types: Tensor | None
@@ -108,6 +112,17 @@ def grown_numbers(state: GrowthState) -> Tensor:
     return after.cumsum(0) - after
 
 
+def grown_masses(state: GrowthState) -> Tensor | None:
+    """The mass of each node after the split."""
+    if state.masses is None:
+        return None
+    place = grown_numbers(state)
+    masses = place.new_zeros(len(place) + int(state.splits.sum()))
+    masses[place] = torch.where(state.splits, state.parts, state.masses)
+    masses[place[state.splits] + 1] = (state.masses - state.parts)[state.splits]
+    return masses
+
+
 def split(state: GrowthState, patterns: Tensor) -> GrowthState:
     """Split the chosen nodes; ``patterns`` T says where each of ``split_edges`` goes."""
     numbers, nodes, others = split_edges(state)
@@ -146,6 +161,8 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
         sizes=state.sizes + more,
         edges=edges,
         splits=torch.zeros(total, dtype=torch.bool, device=place.device),
+        masses=grown_masses(state),
+        parts=place.new_zeros(total),
         kept=kept,
         node_types=node_types,
         edge_types=edge_types,

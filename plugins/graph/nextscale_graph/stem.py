@@ -29,6 +29,7 @@ from nextscale_graph.structure import (
     EDGE_TYPE,
     HEADS,
     HIGH,
+    MASS,
     NODE,
     NODE_STATES,
     NODE_TYPE,
@@ -79,6 +80,8 @@ class GraphStem(Stem):
             self.edge_type = nn.Embedding(len(tokenizer.edge_types) + 1, width)
             self.score_node_type = _mlp(width, width, len(tokenizer.node_types))
             self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
+        self.mass = _mlp(MASSES, width, width) if tokenizer.config.masses else None
+        self.mass_score = _mlp(DIVISION, 64, 1) if tokenizer.config.masses else None
         self.numbers = _mlp(NUMBERS + DOUBLINGS * (tokenizer.edge_law is not None), width, width)
         self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -126,7 +129,10 @@ class GraphStem(Stem):
             parts.append(part)
             node_states, edge_states, node_types, edge_types = _reveal(part, seen)
             if len(node_states):
-                nodes.append(self._embed(self.node_state, node_states, node_types, "node_type"))
+                states = self._embed(self.node_state, node_states, node_types, "node_type")
+                if self.mass is not None and part.masses is not None:
+                    states = states + self.mass(_describe_masses(part.masses))
+                nodes.append(states)
                 edges.append(self._embed(self.edge_state, edge_states, edge_types, "edge_type"))
                 owners.append(part.graph_of + k * size)
                 triangles.append(part.triangles + edge)
@@ -163,7 +169,7 @@ class GraphStem(Stem):
                 own = memory.nodes[node : node + len(part.graph_of)]
                 mean = scatter(own, part.graph_of, 0, part.num_samples, "mean")
                 x_BLD = x_BLD + self.pool(mean)[:, None]
-            elif len(part.places):
+            elif len(part.places) and part.kind != MASS:
                 source, begin = (memory.nodes, node) if part.kind == NODE_TYPE else (memory.edges, edge)
                 about = self.pool(source[begin + part.places].sum(1))
                 x_BLD = x_BLD.index_put((*part.mask.nonzero(as_tuple=True),), about, accumulate=True)
@@ -198,6 +204,9 @@ class GraphStem(Stem):
             return torch.where(part.mask[..., None], scores[:, None], logits)
         if not len(part.places):
             return logits
+        if part.kind == MASS:
+            values = self._mass_logits(part)
+            return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
         values = self._place_logits(part, hidden_BLD, memory, node, edge)
         values = F.pad(values, (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
         return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
@@ -227,6 +236,28 @@ class GraphStem(Stem):
         scores[:, SECOND] = taken[:, 1] + left[:, 0]
         scores[:, BOTH] = both.sum(1)
         return scores
+
+    def _mass_logits(self, part: Structure) -> Tensor:
+        """R V: how a mass is divided. Both orders of two children score alike."""
+        assert self.mass_score is not None
+        mass = part.places
+        size, target = part.numbers[part.mask.nonzero()[:, 0], :2].unbind(1)
+        first = torch.arange(1, max(2, int(mass.max())), device=mass.device)
+        possible = first < mass
+        one = torch.minimum(first, mass - first).clamp_min(0).float()
+        whole, share = mass.float().expand_as(one), size.float()[:, None].expand_as(one)
+        total = target.float()[:, None].expand_as(one)
+        features = torch.stack(
+            [
+                one / whole.clamp_min(1), (one == 1).float(), (one + 1).log(), ((whole - one).clamp_min(0) + 1).log(),
+                (whole + 1).log(), whole / total, (share + 1).log(), (total + 1).log(), share / total, one / 20,
+                (whole - one) / 20,
+            ], -1,
+        )  # fmt: skip
+        scores = self.mass_score(features)[..., 0].masked_fill(~possible, OUTSIDE)
+        unknown = torch.where(mass == 0, 0.0, OUTSIDE)
+        scores = torch.cat([unknown.to(scores.dtype), scores], 1)
+        return F.pad(scores, (0, self.vocabulary - scores.shape[1]), value=OUTSIDE)
 
     def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
         """B V: how many nodes split, scored by how each number compares with the usual one."""
@@ -313,7 +344,7 @@ def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     return node_states, edge_states, node_types, edge_types
 
 
-NUMBERS, DOUBLINGS, CANDIDATE = 6, 4, 7
+NUMBERS, DOUBLINGS, CANDIDATE, MASSES, DIVISION = 6, 4, 7, 5, 11
 
 
 def _still_open(part: Structure, seen: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -336,6 +367,13 @@ def _describe(numbers: Tensor, count_edges: bool) -> Tensor:
         features += [(doublings + 1).log() / 5, (tokens + 1).log() / 5]
         features += [(doublings / per.clamp_min(1)).clamp_max(10) / 2 for per in (tokens, target - size)]
     return torch.stack(features, -1)
+
+
+def _describe_masses(masses: Tensor) -> Tensor:
+    """N 5 features of the numbers of nodes that each node becomes."""
+    mass = masses.float()
+    small = [(mass == number).float() for number in range(3)]
+    return torch.stack([*small, (mass + 1).log() / 3, mass / 30], -1)
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nextscale_graph.state import GrowthState, grown_numbers, split_edges, triangles
+from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, split_edges, triangles
 
 # The kinds of scales.
-SIZE, ROOTS, HIGH, LOW, COUNT, NODE, EDGE, NODE_TYPE, EDGE_TYPE = (
-    "size", "roots", "edges, high digit", "edges, low digit", "count", "node", "edge", "node type", "edge type",
+SIZE, ROOTS, HIGH, LOW, COUNT, NODE, MASS, EDGE, NODE_TYPE, EDGE_TYPE = (
+    "size", "roots", "edges, high digit", "edges, low digit", "count", "node", "mass", "edge", "node type", "edge type",
 )  # fmt: skip
 HEADS = (SIZE, ROOTS, HIGH, LOW)
 # States of nodes and of edges.
@@ -32,10 +32,11 @@ class Structure:
             where edges go.
         graph_of: N, the sample of each node. offsets: B, the first node of each.
         node_states, edge_states: N and E.
+        masses: N, how many nodes each becomes, 0 where that is not known; None where it is not drawn.
         node_types, edge_types: N and E, zero where unknown, else one more than the type; None without types.
         edges: 2 E. triangles: 3 T edge numbers.
         places: what each token is about. Edge scales: R 2, the edges to the first and to the second child; type scales:
-            R 1, the node or edge; else R 0.
+            R 1, the node or edge; mass scales: R 1, the mass that is divided; else R 0.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Structure:
     offsets: Tensor
     node_states: Tensor
     edge_states: Tensor
+    masses: Tensor | None
     node_types: Tensor | None
     edge_types: Tensor | None
     edges: Tensor
@@ -66,6 +68,7 @@ class Structure:
         places = self.places
         if len(places):
             places = places[active[self.mask.nonzero()[:, 0]]]
+        if len(places) and self.kind != MASS:
             places = (new_node if self.kind == NODE_TYPE else new_edge)[places]
         sizes = torch.bincount(self.graph_of, minlength=self.num_samples) * active
         return replace(
@@ -75,6 +78,7 @@ class Structure:
             offsets=sizes.cumsum(0) - sizes,
             node_states=self.node_states[nodes],
             edge_states=self.edge_states[edges],
+            masses=None if self.masses is None else self.masses[nodes],
             node_types=None if self.node_types is None else self.node_types[nodes],
             edge_types=None if self.edge_types is None else self.edge_types[edges],
             edges=new_node[self.edges[:, edges]],
@@ -95,19 +99,25 @@ def restrict(state: GrowthState, active: Tensor) -> GrowthState:
         sizes=state.sizes * active,
         edges=number[state.edges[:, edges_stay]],
         splits=state.splits[stays],
+        masses=None if state.masses is None else state.masses[stays],
+        parts=state.parts[stays],
         kept=None if state.kept is None else state.kept[stays],
         node_types=None if state.node_types is None else state.node_types[stays],
         edge_types=None if state.edge_types is None else state.edge_types[edges_stay],
     )
 
 
-def without_graph(kind: str, state: GrowthState, mask: Tensor, sizes: Tensor, counts: Tensor) -> Structure:
+def without_graph(
+    kind: str, state: GrowthState, mask: Tensor, sizes: Tensor, counts: Tensor, places: Tensor | None = None
+) -> Structure:
     """Of scales that are about numbers alone: see ``Structure.numbers`` for the first and the third."""
     none = mask.new_zeros(0, dtype=torch.long)
     typed = None if state.node_types is None else none
+    masses = None if state.masses is None else none
+    places = none.view(0, 1) if places is None else places
     return Structure(
-        kind, mask, _numbers(state, sizes, counts), none, torch.zeros_like(state.sizes), none, none, typed,
-        None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), none.view(0, 1),
+        kind, mask, _numbers(state, sizes, counts), none, torch.zeros_like(state.sizes), none, none, masses, typed,
+        None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), places,
     )  # fmt: skip
 
 
@@ -127,6 +137,7 @@ def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Str
         part.offsets,
         torch.full((num_nodes,), PLAIN, device=mask.device),
         torch.full((num_edges,), FIXED, device=mask.device),
+        part.masses,
         node_types,
         None if edge_types is None else torch.zeros_like(edge_types),
         part.edges,
@@ -172,6 +183,7 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
         grown.offsets,
         node_states,
         states,
+        grown_masses(part),
         none,
         None if state.edge_types is None else torch.zeros_like(states),
         edges,

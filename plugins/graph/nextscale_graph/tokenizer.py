@@ -30,6 +30,7 @@ from nextscale_graph.structure import (
     HEADS,
     HIGH,
     LOW,
+    MASS,
     NODE,
     NODE_TYPE,
     ROOTS,
@@ -43,7 +44,6 @@ from nextscale_graph.structure import (
 GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is_forest}
 """Properties that a graph keeps while it grows if its end is to have them."""
 
-LEVEL = (COUNT, NODE, EDGE)
 TYPES = (NODE_TYPE, EDGE_TYPE)
 
 
@@ -60,9 +60,10 @@ def usual_count(size: int, target: int, ratio: float) -> int:
 
 class GraphTokenizer(MultiscaleTokenizer):
     """Scale 0 is the number of nodes, scale 1 that of components, two more (with ``config.count_edges``) the two digits
-    of the number of edges; every level then has three scales: how many nodes split, which ones (tokens that point at
-    nodes, one at a time), and where their edges go (``coarsen``). Types of nodes and edges, where there are any, follow
-    once a graph is complete.
+    of the number of edges. Every level then has three scales: how many nodes split, which ones (tokens that point at
+    nodes, one at a time), and where their edges go (``coarsen``); with ``config.masses`` another before the edges: how
+    many nodes each first child stands for in the end. Types of nodes and edges, where there are any, follow once a
+    graph is complete.
 
     Args:
         config: the tokenizer section.
@@ -108,7 +109,9 @@ class GraphTokenizer(MultiscaleTokenizer):
 
     @property
     def cycle(self) -> tuple[str, ...]:
-        return LEVEL + TYPES if self.typed else LEVEL
+        """The scales of a level, and of types once a graph is complete."""
+        mass = (MASS,) if self.config.masses else ()
+        return COUNT, NODE, *mass, EDGE, *(TYPES if self.typed else ())
 
     def kind(self, scale: int) -> str:
         return self.head[scale] if scale < len(self.head) else self.cycle[(scale - len(self.head)) % len(self.cycle)]
@@ -123,7 +126,8 @@ class GraphTokenizer(MultiscaleTokenizer):
         lengths, size = [1] * len(self.head), 1
         while size < mean:
             count = min(size, usual_count(size, mean, self.config.ratio))
-            lengths += [1, count, max(1, round(count * min(self.mean_degree, size - 1)))]
+            degrees = max(1, round(count * min(self.mean_degree, size - 1)))
+            lengths += [1, count, *[count] * self.config.masses, degrees]
             size += count
         return Schedule.of([(length,) for length in lengths])
 
@@ -159,12 +163,13 @@ class GraphTokenizer(MultiscaleTokenizer):
         adjacency = np.zeros((size, size), bool)
         adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = True
         roots, levels, order = coarsen(adjacency, self.coarsening, self.config.ratio, rng)
-        none: list[list[int]] = [[] for _ in self.cycle[len(LEVEL) :]]
+        none: list[list[int]] = [[] for _ in TYPES] if self.typed else []
         scales = [[size], [roots]]
         if self.edge_law is not None:
             scales += [[digit] for digit in divmod(edges.shape[1], self.vocabulary)]
         for level in levels:
-            scales += [[len(level.splits)], level.splits, level.patterns, *none]
+            masses = [level.masses if roots == 1 else [0] * len(level.masses)] if self.config.masses else []
+            scales += [[len(level.splits)], level.splits, *masses, level.patterns, *none]
         return scales, order
 
     def _describe_types(
@@ -230,6 +235,8 @@ class GraphTokenizer(MultiscaleTokenizer):
             edges=zeros.new_zeros(2, 0),
             counts=zeros,
             splits=torch.zeros(num_samples, dtype=torch.bool, device=device),
+            masses=zeros if self.config.masses else None,
+            parts=zeros,
             kept=None,
             node_types=types,
             edge_types=None if types is None else types[:0],
@@ -261,6 +268,8 @@ class GraphTokenizer(MultiscaleTokenizer):
             sizes=samples.sizes,
             edges=samples.edges + shift,
             splits=nodes,
+            masses=nodes.long() if self.config.masses else None,
+            parts=nodes.long(),
             kept=~nodes,
         )
 
@@ -310,6 +319,8 @@ class GraphTokenizer(MultiscaleTokenizer):
             lengths = state.growing.long()
         elif kind == NODE:
             lengths = state.counts
+        elif kind == MASS:
+            lengths = torch.bincount(state.graph_of[state.splits], minlength=len(state.sizes))
         elif kind == EDGE:
             nodes = split_edges(state)[1]
             lengths = torch.bincount(state.graph_of[nodes], minlength=len(state.sizes))
@@ -328,6 +339,10 @@ class GraphTokenizer(MultiscaleTokenizer):
             pairs = zip(state.sizes.tolist(), state.target.tolist(), strict=True)
             usual = [min(size, usual_count(size, target, self.config.ratio)) for size, target in pairs]
             return without_graph(kind, state, mask, state.sizes, torch.tensor(usual, device=mask.device))
+        if kind == MASS:
+            assert state.masses is not None
+            divided = state.masses[state.splits][:, None]
+            return without_graph(kind, state, mask, state.sizes, state.counts, divided)
         return of_split(state, mask, active) if kind == EDGE else of_graph(kind, state, mask, active)
 
     def _legal(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
@@ -343,10 +358,16 @@ class GraphTokenizer(MultiscaleTokenizer):
         elif kind in (HIGH, LOW):
             legal_BV = self._legal_edges(state, kind)
         elif kind == COUNT:
-            most = torch.minimum(state.sizes, state.target - state.sizes)
+            most = torch.minimum(self._divisible(state).sum(1), state.target - state.sizes)
             legal_BV = (code >= 1) & (code <= most[:, None])
         elif kind == NODE:
-            legal_BV = code < state.sizes[:, None]
+            legal_BV = self._divisible(state)
+        elif kind == MASS:
+            assert state.masses is not None
+            legal = torch.where(mask[..., None], False, code == 0)
+            masses = state.masses[state.splits][:, None]
+            legal[mask] = torch.where(masses > 0, (code >= 1) & (code < masses), code == 0)
+            return legal
         else:
             number = {EDGE: 3, NODE_TYPE: len(self.node_types), EDGE_TYPE: len(self.edge_types)}[kind]
             legal_BV = (code < number).expand(len(mask), -1)
@@ -357,6 +378,13 @@ class GraphTokenizer(MultiscaleTokenizer):
             kept[mask] = state.kept[nodes] & state.kept[others]
             legal &= ~kept[..., None] | (code == FIRST) | (code == BOTH)
         return legal
+
+    def _divisible(self, state: GrowthState) -> Tensor:
+        """B V: the nodes that may split: those that stand for more than one."""
+        divisible = torch.zeros(len(state.sizes), self.vocabulary, dtype=torch.bool, device=self.device)
+        within = torch.arange(len(state.splits), device=self.device) - state.offsets[state.graph_of]
+        divisible[state.graph_of, within] = True if state.masses is None else state.masses != 1
+        return divisible
 
     def _legal_edges(self, state: GrowthState, kind: str) -> Tensor:
         """B V: digits of numbers of edges that the graph can still reach."""
@@ -378,7 +406,16 @@ class GraphTokenizer(MultiscaleTokenizer):
             total = int(tokens[:, 0].sum())
             nodes = torch.zeros(total, dtype=torch.bool, device=tokens.device)
             types = None if state.node_types is None else tokens.new_zeros(total)
-            return replace(state, sizes=tokens[:, 0], splits=nodes, node_types=types)
+            # Of one root, the mass is all; how several share it is not drawn.
+            masses = torch.where(tokens[:, 0] == 1, state.target, 0).repeat_interleave(tokens[:, 0])
+            return replace(
+                state,
+                sizes=tokens[:, 0],
+                splits=nodes,
+                masses=masses if self.config.masses else None,
+                parts=torch.zeros_like(masses),
+                node_types=types,
+            )
         if kind == HIGH:
             return replace(state, aim=tokens[:, 0] * self.vocabulary)
         if kind == LOW:
@@ -388,6 +425,10 @@ class GraphTokenizer(MultiscaleTokenizer):
             return replace(state, counts=tokens[:, 0] * state.growing)
         if kind == NODE:
             return replace(state, splits=choose(state, tokens, mask))
+        if kind == MASS:
+            parts = torch.zeros_like(state.parts)
+            parts[state.splits] = tokens[mask]
+            return replace(state, parts=parts)
         if kind == EDGE:
             return split(state, tokens[mask])
         if kind == NODE_TYPE:

@@ -74,6 +74,15 @@ class TestGraphs(GraphContract):
     pass
 
 
+class TestCountedGraphs(GraphContract):
+    """Edges and masses are drawn."""
+
+    examples = 10
+
+    def tokenizer_config(self) -> GraphTokenizerConfig:
+        return super().tokenizer_config().model_copy(update={"count_edges": True, "masses": True})
+
+
 class TestTypedGraphs(GraphContract):
     typed = True
     examples = 10
