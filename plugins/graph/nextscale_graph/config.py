@@ -55,8 +55,8 @@ class GraphTokenizerConfig(Section):
     many are to come: without, graphs differ more in it than the data's do."""
     masses: bool = False
     """Whether it is drawn, as a node splits, how many nodes each of its children stands for in the end (its mass), and
-    the network told: without, communities differ more in size than the data's do. Of graphs of several components, and
-    of those that are completed, masses are not known."""
+    the network told: without, communities differ more in size than the data's do. Masses are not known of graphs of
+    several components, nor of parts of a graph: with them, none are completed."""
     stem: StemConfig = StemConfig()
 
 

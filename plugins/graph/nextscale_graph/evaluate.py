@@ -20,14 +20,17 @@ PACKED = 8
 """Graphs of a batch in which padding is counted, taken by size as training takes them."""
 REAL_PARTS = 3
 """Times that as many training graphs as samples are compared with the reference."""
+FLOOR_DIGITS = 4
+"""Decimals to which floors are rounded before ratios are taken of them; what is then zero, as orbits and clustering of
+trees are, has none. So the published ratios are made (https://github.com/manuelmlmadeira/DeFoG)."""
 
 
 def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     """``mmd_NAME`` of samples against the test split beside ``floor_NAME``, that of training against test;
-    ``ratio_NAME``, and ``ratio``, their mean. ``real_ratio`` is the mean ratio that as many training graphs as samples
-    have, a few times drawn: few graphs have large ones. And the shares ``valid``, ``unique``, ``novel``, and all three
-    at once, ``vun``. A floor of zero leaves its ratio out. Without a test of validity, also ``gdss_NAME`` and its
-    floor."""
+    ``ratio_NAME``, and ``ratio``, their mean, of floors that do not round to zero (``FLOOR_DIGITS``). ``real_ratio`` is
+    the mean ratio that as many training graphs as samples have, a few times drawn: few graphs have large ones. And the
+    shares ``valid``, ``unique``, ``novel``, and all three at once, ``vun``. Without a test of validity, also
+    ``gdss_NAME`` and its floor."""
     kind = data.description["kind"]
     if kind == "molecule":
         return evaluate_molecules(samples, data)
@@ -38,8 +41,7 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     ours, floor = distances(drawn, reference), distances(real, reference)
     for name, value in ours.items():
         results[f"mmd_{name}"], results[f"floor_{name}"] = value, floor[name]
-        if floor[name] > 0:
-            results[f"ratio_{name}"] = value / floor[name]
+    results |= {f"ratio_{name}": ratio for name, ratio in _ratios(ours, floor).items()}
     results["ratio"] = _mean_ratio(ours, floor)
     parts = [real[i : i + len(drawn)] for i in range(0, len(real) - len(drawn) + 1, len(drawn))][:REAL_PARTS]
     if parts:
@@ -59,8 +61,13 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     return results
 
 
+def _ratios(found: dict[str, float], floor: dict[str, float]) -> dict[str, float]:
+    rounded = {name: round(value, FLOOR_DIGITS) for name, value in floor.items()}
+    return {name: value / rounded[name] for name, value in found.items() if rounded[name] > 0}
+
+
 def _mean_ratio(found: dict[str, float], floor: dict[str, float]) -> float:
-    ratios = [value / floor[name] for name, value in found.items() if floor[name] > 0]
+    ratios = list(_ratios(found, floor).values())
     return float(np.mean(ratios)) if ratios else float("nan")
 
 

@@ -247,13 +247,16 @@ class GraphTokenizer(MultiscaleTokenizer):
         """Graphs to be completed to the condition ``size``: the nodes given, and the edges among them, are kept.
 
         Raises:
-            NextscaleError: no size, or one that leaves nothing to add; types, which come last, cannot be kept.
+            NextscaleError: no size, or one that leaves nothing to add; types, which come last, cannot be kept; with
+                masses, it is not known how much of the whole each node that is given becomes.
         """
         target = (conditions or {}).get("size")
         if target is None:
             raise NextscaleError("completing a graph needs size=N, the nodes that it is to have")
         if self.typed:
             raise NextscaleError("graphs with types of nodes and edges cannot be completed: types are drawn at the end")
+        if self.config.masses:
+            raise NextscaleError("graphs cannot be completed by a model of tokenizer.masses=true: train one without")
         if bool((samples.sizes >= target.to(samples.sizes)).any()):
             raise NextscaleError(f"size {int(target.min())} leaves nothing to add to {int(samples.sizes.max())} nodes")
         state = self.initial_state(len(samples), conditions)
@@ -268,7 +271,6 @@ class GraphTokenizer(MultiscaleTokenizer):
             sizes=samples.sizes,
             edges=samples.edges + shift,
             splits=nodes,
-            masses=nodes.long() if self.config.masses else None,
             parts=nodes.long(),
             kept=~nodes,
         )

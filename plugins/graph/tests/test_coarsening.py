@@ -12,7 +12,7 @@ from graph_samples import random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextscale_graph.coarsen import STRATEGIES, coarsen, contract, independent_edges, strategy
+from nextscale_graph.coarsen import BOTH, STRATEGIES, coarsen, contract, independent_edges, strategy
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
 from nextscale_graph.graphs import GraphBatch, from_networkx
@@ -49,6 +49,29 @@ def test_tokens_are_lossless(seed: int, name: str, ratio: float, typed: bool) ->
     batch = from_networkx([random_graph(rng, largest, typed) for _ in range(3)])
     batch.seeds = torch.from_numpy(rng.integers(2**62, size=3))
     assert_lossless(batch, tokenizer_for(batch, coarsening=name, ratio=ratio))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)))
+def test_what_is_counted_beforehand_comes_true(seed: int, name: str) -> None:
+    """Edges that are still to be doubled become fewer by those that are, and none are left; masses of a connected graph
+    sum to its nodes at every level, and end as one each; with them tokens are as lossless."""
+    rng = np.random.default_rng(seed)
+    batch = from_networkx([random_graph(rng, 20) for _ in range(3)])
+    tokenizer = tokenizer_for(batch, coarsening=name, count_edges=True, masses=True)
+    assert_lossless(batch, tokenizer)
+    pyramid = tokenizer.encode(batch)
+    states = tokenizer.states(pyramid)
+    roots = pyramid.scale(1)[:, 0]
+    for k in range(len(tokenizer.head), len(pyramid.schedule)):
+        doubled = torch.zeros_like(roots)
+        if tokenizer.kind(k) == "edge":
+            doubled = ((pyramid.scale(k) == BOTH) & tokenizer.scale_input(states[k], k).mask).sum(1)
+        assert torch.equal(states[k].doublings - states[k + 1].doublings, doubled)
+        total = torch.zeros_like(roots).index_add_(0, states[k].graph_of, states[k].masses)
+        assert torch.equal(total, torch.where(roots == 1, batch.sizes, 0))
+    assert states[-1].aim.tolist() == batch.edge_counts.tolist() and not states[-1].doublings.any()
+    assert torch.equal(states[-1].masses, (roots == 1).long().repeat_interleave(batch.sizes))
 
 
 EXTREME = [

@@ -17,7 +17,8 @@ from nextscale.sampling import generate
 from nextscale_cli.main import app
 
 TINY = [
-    "tokenizer.max_nodes=12", "tokenizer.ratio=0.3", "tokenizer.stem.layers=1", "transformer.width=16",
+    "tokenizer.max_nodes=12", "tokenizer.ratio=0.3", "tokenizer.stem.layers=1", "tokenizer.count_edges=true",
+    "transformer.width=16",
     "training.transformer.steps=4", "training.transformer.batch_size=4", "training.transformer.validate_every=2",
     "training.transformer.checkpoint_every=2", "training.device=cpu",
 ]  # fmt: skip
@@ -124,6 +125,19 @@ def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
         )
     assert "size=N" in invoke("edit", run, "--sample", path).output
     assert "leaves nothing to add" in invoke("edit", run, "--sample", path, "size=4").output
+
+
+def test_a_model_that_draws_masses(small_file: Path, tmp_path: Path) -> None:
+    """It samples sizes it was asked for, and completes nothing."""
+    result = invoke(
+        "train", "-m", "graph", f"data={small_file}", *TINY, "tokenizer.masses=true", "--out", tmp_path / "r"
+    )
+    assert result.exit_code == 0, result.output
+    assert nextscale.load(tmp_path / "r").generate(3, seed=0, size=9).samples.sizes.tolist() == [9] * 3
+    (tmp_path / "part.edgelist").write_text("0 1\n1 2\n")
+    result = invoke("edit", tmp_path / "r", "--sample", tmp_path / "part.edgelist", "size=8", "--out", tmp_path / "o")
+    assert result.exit_code == 2 and "tokenizer.masses=true" in result.output and result.output.count("\n") == 1
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("command", [("predict",), ("edit", "--box", "0,0,1,1")])

@@ -10,6 +10,7 @@ import pytest
 
 from nextscale_graph.config import GraphDataConfig
 from nextscale_graph.data import open_graphs
+from nextscale_graph.evaluate import evaluate_samples
 from nextscale_graph.readers.generators import COUNTS, GENERATORS, generate
 from nextscale_graph.statistics import STATISTICS, distances, gdss_distances, mmd_emd, mmd_tv
 from nextscale_graph.validity import is_block_model, is_planar, is_tree, unique_and_novel
@@ -49,6 +50,16 @@ def test_the_other_protocol_moves_earth() -> None:
     assert mmd_emd(one, other, 1.0, 4.0) == pytest.approx(2 - 2 * np.exp(-0.125), abs=1e-5)
     graphs = [nx.path_graph(5), nx.cycle_graph(6)]
     assert gdss_distances(graphs, graphs) == pytest.approx(dict.fromkeys(("degree", "clustering", "orbit"), 0.0))
+
+
+def test_what_has_no_floor_has_no_ratio() -> None:
+    """As published: trees differ in orbits by less than four decimals show, and have no triangles at all."""
+    data = open_graphs(GraphDataConfig(source="tree"))
+    found = evaluate_samples(data.validation.batch(np.arange(10), None).samples, data)
+    ratios = {name: found[f"ratio_{name}"] for name in STATISTICS if f"ratio_{name}" in found}
+    assert set(ratios) == {"degree", "spectrum", "wavelet"} and found["mmd_orbit"] > found["floor_orbit"] > 0
+    assert found["ratio"] == pytest.approx(np.mean(list(ratios.values())))
+    assert ratios["degree"] == found["mmd_degree"] / round(found["floor_degree"], 4)
 
 
 def test_validity() -> None:

@@ -18,19 +18,19 @@ from nextscale_graph.coarsen import FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.source import describe
 from nextscale_graph.state import GrowthState, split_edges
-from nextscale_graph.stem import GraphStem
+from nextscale_graph.stem import GraphStem, _still_open
 from nextscale_graph.tokenizer import GraphTokenizer
 
 SWAP = torch.tensor([1, 0, 2])
 
 
-@pytest.fixture(scope="module")
-def model() -> tuple[GraphTokenizer, GraphStem]:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "counted"])
+def model(request: pytest.FixtureRequest) -> tuple[GraphTokenizer, GraphStem]:
+    """Without and with numbers of edges and masses."""
     batch = random_batch(3, 20, 12)
     description = describe([batch[[i]] for i in range(20)], [], []) | {"largest": 12}
-    tokenizer = GraphTokenizer(
-        GraphTokenizerConfig.model_validate({"max_nodes": 16, "stem": {"layers": 3}}), description
-    )
+    options = {"count_edges": request.param, "masses": request.param, "stem": {"layers": 3}}
+    tokenizer = GraphTokenizer(GraphTokenizerConfig.model_validate({"max_nodes": 16, **options}), description)
     stem = tokenizer.build_stem(16)
     assert isinstance(stem, GraphStem)
     randomize(stem, 0)
@@ -61,9 +61,9 @@ def permuted(state: GrowthState, order: Tensor) -> GrowthState:
     """The same graph with node i as number ``order[i]``."""
     edges = order[state.edges].sort(0).values
     edges = edges[:, (edges[0] * len(order) + edges[1]).argsort()]
-    splits = torch.zeros_like(state.splits)
-    splits[order] = state.splits
-    return replace(state, edges=edges, splits=splits)
+    back = order.argsort()
+    masses = None if state.masses is None else state.masses[back]
+    return replace(state, edges=edges, splits=state.splits[back], masses=masses, parts=state.parts[back])
 
 
 @settings(max_examples=50, deadline=None)
@@ -115,9 +115,13 @@ def test_swapped_children_swap_their_patterns(model: tuple[GraphTokenizer, Graph
     chosen = nodes == nodes[seed % len(nodes)]
     known = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
     swapped = torch.where(chosen, SWAP[tokens], tokens)
+    parts = state.parts.clone()
+    if state.masses is not None:
+        node = nodes[chosen][0]
+        parts[node] = state.masses[node] - parts[node]
     with torch.no_grad():
         before = logits_of(tokenizer, stem, state, tokens, known)[:, :3]
-        after = logits_of(tokenizer, stem, state, swapped, known)[:, :3]
+        after = logits_of(tokenizer, stem, replace(state, parts=parts), swapped, known)[:, :3]
     torch.testing.assert_close(after[~chosen], before[~chosen], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(after[chosen], before[chosen][:, SWAP], atol=1e-5, rtol=1e-5)
     assert {FIRST, SECOND} == {0, 1}
@@ -177,3 +181,34 @@ def test_sizes_never_seen_are_hardly_drawn_but_no_surprise_beyond_measure(
     law = stem.size_logits.softmax(0)
     assert sum(float(law[size]) for size in seen) == pytest.approx(1, abs=1e-6)
     assert float(stem.size_logits.log_softmax(0).min()) > -30 and float(stem.root_logits.min()) > -30
+
+
+def test_both_orders_of_children_are_as_likely(model: tuple[GraphTokenizer, GraphStem]) -> None:
+    """And masses that leave a child nothing are no choice, nor is any mass where it is not known."""
+    tokenizer, stem = model
+    for seed in range(10):
+        found = states_of(tokenizer, seed, "mass")
+        if found is None:
+            assert not tokenizer.config.masses
+            continue
+        state, tokens = found
+        with torch.no_grad():
+            logits = logits_of(tokenizer, stem, state, tokens, torch.zeros_like(tokens, dtype=torch.bool))
+        for row, mass in zip(logits, state.masses[state.splits].tolist(), strict=True):
+            possible = row > -1e6
+            assert possible.nonzero()[:, 0].tolist() == ([0] if mass == 0 else list(range(1, mass)))
+            torch.testing.assert_close(row[1:mass], row[1:mass].flip(0))
+
+
+def test_the_network_is_told_what_is_still_open(model: tuple[GraphTokenizer, GraphStem]) -> None:
+    tokenizer, _ = model
+    batch = random_batch(5, 6, 12)
+    pyramid = tokenizer.encode(batch)
+    states = tokenizer.states(pyramid)
+    for k in range(len(pyramid.schedule)):
+        if tokenizer.kind(k) == "edge":
+            part, tokens = tokenizer.scale_input(states[k], k).structure[0], pyramid.scale(k)
+            for share, state in ((0, states[k]), (1, states[k + 1])):
+                numbers = _still_open(part, (tokens, torch.full_like(tokens, share, dtype=torch.bool)))
+                assert torch.equal(numbers[:, 3], state.doublings)
+                assert torch.equal(numbers[:, 4], part.mask.sum(1) * (1 - share))
