@@ -92,11 +92,11 @@ def draw_scale(
     logits = None
     for step in range(max(1, int(steps_B1.max()))):
         logits = predict((tokens, known))
-        drawing = real & (step < steps_B1)  # a sample whose sub-steps are over uses no more random numbers
+        # What is not revealed now uses no random numbers, as far as that is known beforehand.
+        drawing = real & (step < steps_B1) if ranks is None else (ranks == step) & ~known
         drawn = draw_real(space, logits, drawing, generator, settings.law)
-        if ranks is not None:
-            now = (ranks == step) & ~known
-        else:
+        now = drawing
+        if ranks is None:
             priority = _priority(drawing, generator)
             if settings.reveal == "confidence":
                 # A little chance, or rounding errors would choose among equally confident tokens.

@@ -13,6 +13,8 @@ from torch import Tensor
 from nextscale.pyramid import TokenPyramid
 from nextscale.training.randomness import Draws
 
+GOLDEN = (5**0.5 - 1) / 2
+
 
 def rank_in_group(groups_BL: Tensor, priority_BL: Tensor, valid_BL: Tensor | None = None) -> Tensor:
     """B L integers: the place of each token within its group, by ascending priority (in [0, 1)).
@@ -45,7 +47,7 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
     count, scales = len(pyramid), len(schedule)
     scale_BL = schedule.scale_ids(device).expand(count, -1)
     valid_BL = torch.ones_like(groups_BL, dtype=torch.bool) if pyramid.mask is None else pyramid.mask
-    token_BL, share_BK = _draw(valid_BL, scale_BL, scales, draws)
+    token_BL, share_BK = _draw(valid_BL, scales, draws)
 
     width = int(groups_BL.max()) + 1
     key_BL = scale_BL * width + groups_BL
@@ -60,14 +62,18 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
     return known_BL, (steps_BL / left_BL) * (valid_BL & ~known_BL)
 
 
-def _draw(valid_BL: Tensor, scale_BL: Tensor, scales: int, draws: Draws) -> tuple[Tensor, Tensor]:
-    """B L and B K uniform numbers; a sample's do not depend on how far its batch is padded."""
+def _draw(valid_BL: Tensor, scales: int, draws: Draws) -> tuple[Tensor, Tensor]:
+    """B L and B K uniform numbers; a sample's do not depend on how far its batch is padded.
+
+    Those of a sample's scales, B K, are one number and its steps by the golden ratio: spread as evenly as can be, they
+    make the loss, which is largest where nothing is known yet, vary less (of graphs, a third as much).
+    """
     token_BL = torch.zeros(valid_BL.shape, device=valid_BL.device)
-    share_BK = torch.zeros(len(valid_BL), scales, device=valid_BL.device)
+    first_B = torch.zeros(len(valid_BL), dtype=torch.double, device=valid_BL.device)
     for i, seed in enumerate(draws.integers(2**31 - 1).tolist()):
         generator = torch.Generator().manual_seed(seed)
-        own = scale_BL[i][valid_BL[i]]
-        if len(own):
-            share_BK[i, : int(own[-1]) + 1] = torch.rand(int(own[-1]) + 1, generator=generator).to(share_BK)
-            token_BL[i, valid_BL[i]] = torch.rand(len(own), generator=generator).to(token_BL)
-    return token_BL, share_BK
+        first_B[i] = torch.rand((), generator=generator, dtype=torch.double)
+        token_BL[i, valid_BL[i]] = torch.rand(int(valid_BL[i].sum()), generator=generator).to(token_BL)
+    steps_K = torch.arange(scales, device=valid_BL.device) * GOLDEN
+    # Rounded to single precision, a number may become 1, which is no share of a scale.
+    return token_BL, ((first_B[:, None] + steps_K) % 1).float().clamp_max(1 - 2**-24)

@@ -302,16 +302,18 @@ class Layer(MessagePassing):
             message = own.index_select(0, hub) + side.index_select(0, one)
             message = F.relu_(message.add_(side.index_select(0, other)))
             heard = heard.index_add_(0, hub, message.to(heard.dtype))
-        edges = edges + self.update_edges(
-            own + end.index_select(0, ends[0]) + end.index_select(0, ends[1]) + self.mix(torch.cat([normed, heard], -1))
-        )
-        both = torch.cat([ends, ends.flip(0)], 1)
-        told = self.propagate(both, x=self.from_node(normed_nodes), edge=self.from_edge(self.norm_edges(edges)))
+        of_edge, of_heard = self.mix.weight.chunk(2, 1)
+        mixed = F.linear(normed, of_edge, self.mix.bias).add_(F.linear(heard, of_heard)).add_(own)
+        for side in ends:
+            mixed = mixed.add_(end.index_select(0, side))
+        edges = edges + self.update_edges(mixed)
+        x, edge = self.from_node(normed_nodes), self.from_edge(self.norm_edges(edges))
+        told = self.propagate(ends, x=x, edge=edge) + self.propagate(ends.flip(0), x=x, edge=edge)
         return nodes + self.update_nodes(torch.cat([normed_nodes, told], -1)), edges
 
     def message(self, x_j: Tensor, edge: Tensor) -> Tensor:  # type: ignore[override]
-        """Both directions of an edge carry the same state."""
-        return F.relu(x_j + torch.cat([edge, edge]))
+        """In place: ``x_j`` was gathered for this."""
+        return F.relu_(x_j.add_(edge))
 
 
 def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -365,7 +367,7 @@ def _describe(numbers: Tensor, count_edges: bool) -> Tensor:
     if count_edges:
         doublings = doublings.clamp_min(0)
         features += [(doublings + 1).log() / 5, (tokens + 1).log() / 5]
-        features += [(doublings / per.clamp_min(1)).clamp_max(10) / 2 for per in (tokens, target - size)]
+        features += [(doublings / per.clamp_min(1)).log1p() for per in (tokens, target - size)]
     return torch.stack(features, -1)
 
 
