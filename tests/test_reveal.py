@@ -1,0 +1,62 @@
+"""In-scale steps by groups: every token counts once on average, shares are spread, and padding changes nothing."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.reveal import reveal_groups
+from nextscale.training.randomness import Draws
+
+
+def revealed(groups_BL: Tensor, mask_BL: Tensor, lengths: list[int], step: int) -> tuple[Tensor, Tensor]:
+    schedule = Schedule.of([(length,) for length in lengths])
+    pyramid = TokenPyramid(torch.zeros_like(groups_BL), schedule, mask_BL)
+    count = len(groups_BL)
+    return reveal_groups(pyramid, groups_BL, Draws(0, step, slice(0, count), count, groups_BL.device))
+
+
+def test_every_token_counts_once_on_average() -> None:
+    """Whatever the size of its group; the mean of 4,000 samples is within five standard errors of it."""
+    groups = torch.tensor([0, 0, 0, 0, 1, 1, 2, 0, 1, 1, 1]).expand(4000, -1)
+    known, counts = revealed(groups, torch.ones_like(groups, dtype=torch.bool), [7, 4], 0)
+    assert not bool((counts[known] != 0).any()) and bool((counts[~known] >= 1).all())
+    error = counts.std(0) / 4000**0.5
+    assert bool(((counts.mean(0) - 1).abs() < 5 * error).all()), counts.mean(0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_group_reveals_as_many_as_the_sub_steps_so_far(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.randint(0, 3, (5, 12), generator=generator)
+    mask = torch.rand(5, 12, generator=generator) < 0.8
+    known, _ = revealed(groups, mask, [8, 4], seed)
+    assert not bool((known & ~mask).any())
+    for b in range(5):
+        for span in (slice(0, 8), slice(8, 12)):
+            sizes = torch.bincount(groups[b, span][mask[b, span]], minlength=3)
+            shown = torch.bincount(groups[b, span][known[b, span]], minlength=3)
+            step = int(shown.max())
+            assert torch.equal(shown, sizes.clamp_max(step)) and step < max(1, int(sizes.max()))
+
+
+def test_shares_of_a_samples_scales_are_spread_evenly() -> None:
+    """Of 40 scales of ten tokens each, every number of tokens is known in four, give or take three."""
+    groups = torch.zeros(50, 400, dtype=torch.long)
+    known, _ = revealed(groups, torch.ones_like(groups, dtype=torch.bool), [10] * 40, 0)
+    for row in known.view(50, 40, 10).sum(2):
+        assert int(torch.bincount(row, minlength=10).min()) >= 1 and int(torch.bincount(row, minlength=10).max()) <= 7
+
+
+def test_padding_and_other_samples_change_nothing() -> None:
+    groups = torch.randint(0, 3, (2, 6), generator=torch.Generator().manual_seed(0))
+    alone = revealed(groups, torch.ones_like(groups, dtype=torch.bool), [6], 3)
+    wide = torch.cat([groups, torch.full((2, 3), 2)], 1)
+    mask = (torch.arange(9) < 6).expand(2, -1)
+    padded = revealed(wide, mask, [9], 3)
+    assert torch.equal(padded[0][:, :6], alone[0]) and torch.equal(padded[1][:, :6], alone[1])
+    assert not padded[0][:, 6:].any() and not padded[1][:, 6:].any()
