@@ -93,7 +93,7 @@ def draw_scale(
     for step in range(max(1, int(steps_B1.max()))):
         logits = predict((tokens, known))
         # What is not revealed now uses no random numbers, as far as that is known beforehand.
-        drawing = real & (step < steps_B1) if ranks is None else (ranks == step) & ~known
+        drawing = real & (step < steps_B1) if ranks is None else ranks == step
         drawn = draw_real(space, logits, drawing, generator, settings.law)
         now = drawing
         if ranks is None:

@@ -47,7 +47,7 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
     count, scales = len(pyramid), len(schedule)
     scale_BL = schedule.scale_ids(device).expand(count, -1)
     valid_BL = torch.ones_like(groups_BL, dtype=torch.bool) if pyramid.mask is None else pyramid.mask
-    token_BL, share_BK = _draw(valid_BL, scales, draws)
+    token_BL, first_B = _draw(valid_BL, draws)
 
     width = int(groups_BL.max()) + 1
     key_BL = scale_BL * width + groups_BL
@@ -55,25 +55,29 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
     sizes = torch.zeros(count, scales * width, dtype=torch.long, device=device)
     sizes.scatter_add_(1, key_BL, valid_BL.long())
     steps_BK = sizes.view(count, scales, width).amax(2)
-    now_BK = (share_BK * steps_BK).long()
+    now_BK = _spread(first_B, steps_BK)
     now_BL, steps_BL = now_BK.gather(1, scale_BL), steps_BK.gather(1, scale_BL)
     known_BL = (rank_BL < now_BL) & valid_BL
     left_BL = (sizes.gather(1, key_BL) - now_BL).clamp_min(1)
     return known_BL, (steps_BL / left_BL) * (valid_BL & ~known_BL)
 
 
-def _draw(valid_BL: Tensor, scales: int, draws: Draws) -> tuple[Tensor, Tensor]:
-    """B L and B K uniform numbers; a sample's do not depend on how far its batch is padded.
-
-    Those of a sample's scales, B K, are one number and its steps by the golden ratio: spread as evenly as can be, they
-    make the loss, which is largest where nothing is known yet, vary less (of graphs, a third as much).
-    """
+def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """B L and B uniform numbers; a sample's do not depend on how far its batch is padded."""
     token_BL = torch.zeros(valid_BL.shape, device=valid_BL.device)
     first_B = torch.zeros(len(valid_BL), dtype=torch.double, device=valid_BL.device)
     for i, seed in enumerate(draws.integers(2**31 - 1).tolist()):
         generator = torch.Generator().manual_seed(seed)
         first_B[i] = torch.rand((), generator=generator, dtype=torch.double)
         token_BL[i, valid_BL[i]] = torch.rand(int(valid_BL[i].sum()), generator=generator).to(token_BL)
-    steps_K = torch.arange(scales, device=valid_BL.device) * GOLDEN
-    # Rounded to single precision, a number may become 1, which is no share of a scale.
-    return token_BL, ((first_B[:, None] + steps_K) % 1).float().clamp_max(1 - 2**-24)
+    return token_BL, first_B
+
+
+def _spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:
+    """B K: the sub-step that each scale is in, uniform over its ``steps_BK``.
+
+    One number a sample goes on by the golden ratio, from one scale that has a choice to the next: so evenly spread, a
+    loss that is largest where nothing is known yet varies less from step to step.
+    """
+    turn_BK = (steps_BK > 1).cumsum(1)
+    return ((first_B[:, None] + turn_BK * GOLDEN) % 1 * steps_BK).long()

@@ -55,8 +55,9 @@ class GraphTokenizerConfig(Section):
     many are to come: without, graphs differ more in it than the data's do."""
     masses: bool = False
     """Whether it is drawn, as a node splits, how many nodes each of its children stands for in the end (its mass), and
-    the network told: without, communities differ more in size than the data's do. Masses are not known of graphs of
-    several components, nor of parts of a graph: with them, none are completed."""
+    the network told: without, communities differ more in size than the data's do. The law is one of numbers alone: the
+    node's mass, and the sizes so far and in the end. Masses are not known of graphs of several components, nor of parts
+    of a graph: with them, none are completed."""
     stem: StemConfig = StemConfig()
 
 

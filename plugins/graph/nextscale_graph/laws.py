@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Number = TypeVar("Number", int, Tensor)
+
 UNSEEN = 1e-9
 """How often a number counts as seen that never was: hardly drawn, and no infinite loss."""
+ENOUGH = 10
+"""Graphs that a law of edges is made of, if there are so many: of the size in question, and of the nearest ones."""
 
 
 def size_logits(sizes: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
@@ -32,47 +38,53 @@ def root_logits(components: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
 
 
 class EdgeLaw:
-    """How many edges graphs of a size have.
+    """How many edges a graph has in the end.
 
-    Graphs of the nearest size in the data stand for those of a size never seen, with as many edges a node beyond those
-    of a forest: so trees of any size have one edge less than nodes.
+    Graphs of other sizes stand for those of a size that is rare or never seen, with as many edges a node beyond those
+    of a forest: so trees of any size have one edge less than nodes. What has begun already goes on as the data do.
 
     Args:
         rows: nodes, components, edges, and how often they occur together.
     """
 
     def __init__(self, rows: Sequence[Sequence[int]]) -> None:
-        self.rows = torch.tensor(rows, dtype=torch.long).view(-1, 4)
+        self.rows = sorted(map(tuple, rows))
 
-    def counts(self, size: int, roots: int) -> dict[int, int]:
-        """How often each number of edges occurs among graphs of ``size`` nodes in ``roots`` components."""
-        nodes, components, edges, count = self.rows.unbind(1)
-        apart = (nodes - size).abs()
-        near = apart == apart.min()
-        beyond = (edges - nodes + components)[near] * size / nodes[near]
-        least, most = bounds(size, roots)
-        found: dict[int, int] = {}
-        for number, times in zip(
-            (least + beyond.round().long()).clamp_max(most).tolist(), count[near].tolist(), strict=True
-        ):
-            found[number] = found.get(number, 0) + times
+    def counts(self, size: int, roots: int, nodes: int, edges: int) -> Counter[int]:
+        """How often each number of edges occurs among graphs of ``size`` nodes in ``roots`` components, of which
+        ``nodes`` and ``edges`` are there (``roots`` and none, before anything is)."""
+        apart = min(abs(row[1] - roots) for row in self.rows)
+        rows = sorted((abs(row[0] - size), row) for row in self.rows if abs(row[1] - roots) == apart)
+        least, most = edges + size - nodes, most_edges(size, roots)
+        to_come = (size - nodes) / max(1, size - roots)
+        found: Counter[int] = Counter()
+        last = 0
+        for distance, (other, components, number, times) in rows:
+            if found.total() >= ENOUGH and distance > last:
+                break
+            beyond = (number - other + components) * size / other
+            found[min(least + round(beyond * to_come), max(least, most))] += times
+            last = distance
         return found
 
-    def logits(self, sizes: Tensor, roots: Tensor, high: Tensor | None, vocabulary: int) -> Tensor:
-        """B V: of the two digits to the base V in which the number is drawn: of the higher one, or given it, the
-        lower."""
-        counts = torch.full((len(sizes), vocabulary), UNSEEN)
-        for row, (size, number) in enumerate(zip(sizes.tolist(), roots.tolist(), strict=True)):
-            for edges, times in self.counts(size, number).items():
+    def logits(self, cases: Tensor, vocabulary: int) -> Tensor:
+        """B V: of the two digits to the base V that the number is drawn in.
+
+        Args:
+            cases: B 5, the arguments of ``counts``, and the higher digit, or -1 where it is to be drawn.
+        """
+        counts = torch.full((len(cases), vocabulary), UNSEEN)
+        for row, (*case, high) in zip(counts, cases.tolist(), strict=True):
+            for edges, times in self.counts(*case).items():
                 first, second = divmod(edges, vocabulary)
-                if high is None:
-                    counts[row, first] += times
-                elif int(high[row]) == first:
-                    counts[row, second] += times
-        return counts.log().to(sizes.device)
+                if high < 0:
+                    row[first] += times
+                elif high == first:
+                    row[second] += times
+        return counts.log().to(cases.device)
 
 
-def bounds(size: int, roots: int) -> tuple[int, int]:
-    """The fewest and the most edges of ``size`` nodes in ``roots`` components."""
+def most_edges(size: Number, roots: Number) -> Number:
+    """The most edges that ``size`` nodes in ``roots`` components can have."""
     largest = size - roots + 1
-    return size - roots, largest * (largest - 1) // 2
+    return largest * (largest - 1) // 2

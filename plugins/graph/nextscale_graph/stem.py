@@ -28,7 +28,6 @@ from nextscale_graph.structure import (
     EDGE_STATES,
     EDGE_TYPE,
     HEADS,
-    HIGH,
     MASS,
     NODE,
     NODE_STATES,
@@ -36,6 +35,7 @@ from nextscale_graph.structure import (
     PRESENT,
     ROOTS,
     SIZE,
+    TYPES,
     Structure,
 )  # fmt: skip
 
@@ -169,7 +169,7 @@ class GraphStem(Stem):
                 own = memory.nodes[node : node + len(part.graph_of)]
                 mean = scatter(own, part.graph_of, 0, part.num_samples, "mean")
                 x_BLD = x_BLD + self.pool(mean)[:, None]
-            elif len(part.places) and part.kind != MASS:
+            elif part.kind in (EDGE, *TYPES) and len(part.places):
                 source, begin = (memory.nodes, node) if part.kind == NODE_TYPE else (memory.edges, edge)
                 about = self.pool(source[begin + part.places].sum(1))
                 x_BLD = x_BLD.index_put((*part.mask.nonzero(as_tuple=True),), about, accumulate=True)
@@ -215,12 +215,12 @@ class GraphStem(Stem):
         """B V: of the laws that were counted, not learned."""
         if part.kind == SIZE:
             return self.size_logits.expand(part.num_samples, -1)
-        roots, target, aim = part.numbers[:, :3].unbind(1)
         if part.kind == ROOTS:
-            return self.root_logits[target.clamp_max(len(self.root_logits) - 1)]
+            return self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)]
         assert self.edge_law is not None
-        high = None if part.kind == HIGH else aim // self.vocabulary
-        return self.edge_law.logits(target, roots, high, self.vocabulary)
+        known = self.size_logits.new_zeros(part.num_samples, self.vocabulary)
+        known[part.mask[:, 0]] = self.edge_law.logits(part.places, self.vocabulary)
+        return known
 
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """R V': logits of tokens about an edge or a node each."""
@@ -238,19 +238,19 @@ class GraphStem(Stem):
         return scores
 
     def _mass_logits(self, part: Structure) -> Tensor:
-        """R V: how a mass is divided. Both orders of two children score alike."""
+        """R V: how a mass is divided, by numbers alone. Both orders of two children score alike."""
         assert self.mass_score is not None
         mass = part.places
         size, target = part.numbers[part.mask.nonzero()[:, 0], :2].unbind(1)
         first = torch.arange(1, max(2, int(mass.max())), device=mass.device)
         possible = first < mass
         one = torch.minimum(first, mass - first).clamp_min(0).float()
-        whole, share = mass.float().expand_as(one), size.float()[:, None].expand_as(one)
+        whole, so_far = mass.float().expand_as(one), size.float()[:, None].expand_as(one)
         total = target.float()[:, None].expand_as(one)
         features = torch.stack(
             [
                 one / whole.clamp_min(1), (one == 1).float(), (one + 1).log(), ((whole - one).clamp_min(0) + 1).log(),
-                (whole + 1).log(), whole / total, (share + 1).log(), (total + 1).log(), share / total, one / 20,
+                (whole + 1).log(), whole / total, (so_far + 1).log(), (total + 1).log(), so_far / total, one / 20,
                 (whole - one) / 20,
             ], -1,
         )  # fmt: skip
@@ -304,8 +304,8 @@ class Layer(MessagePassing):
             heard = heard.index_add_(0, hub, message.to(heard.dtype))
         of_edge, of_heard = self.mix.weight.chunk(2, 1)
         mixed = F.linear(normed, of_edge, self.mix.bias).add_(F.linear(heard, of_heard)).add_(own)
-        for side in ends:
-            mixed = mixed.add_(end.index_select(0, side))
+        for nodes_at in ends:
+            mixed = mixed.add_(end.index_select(0, nodes_at))
         edges = edges + self.update_edges(mixed)
         x, edge = self.from_node(normed_nodes), self.from_edge(self.norm_edges(edges))
         told = self.propagate(ends, x=x, edge=edge) + self.propagate(ends.flip(0), x=x, edge=edge)
@@ -321,7 +321,7 @@ def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     node_states, edge_states, node_types, edge_types = (
         part.node_states, part.edge_states, part.node_types, part.edge_types,
     )  # fmt: skip
-    if seen is None or part.kind in (*HEADS, COUNT):
+    if seen is None or part.kind in (*HEADS, COUNT, MASS):
         return node_states, edge_states, node_types, edge_types
     tokens, known = seen[0], seen[1] & part.mask
     if part.kind == NODE:

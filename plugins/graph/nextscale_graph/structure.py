@@ -11,9 +11,9 @@ from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, spli
 
 # The kinds of scales.
 SIZE, ROOTS, HIGH, LOW, COUNT, NODE, MASS, EDGE, NODE_TYPE, EDGE_TYPE = (
-    "size", "roots", "edges, high digit", "edges, low digit", "count", "node", "mass", "edge", "node type", "edge type",
+    "size", "roots", "high digit", "low digit", "count", "node", "mass", "edge", "node type", "edge type",
 )  # fmt: skip
-HEADS = (SIZE, ROOTS, HIGH, LOW)
+HEADS, TYPES = (SIZE, ROOTS, HIGH, LOW), (NODE_TYPE, EDGE_TYPE)
 # States of nodes and of edges.
 PLAIN, CHILD, CHOSEN, BLOCKED, NODE_STATES = range(5)
 FIXED, SIBLING, UNKNOWN, PRESENT, ABSENT, EDGE_STATES = range(6)
@@ -26,17 +26,16 @@ class Structure:
     Shapes (N nodes, E edges of the disjoint graph; R tokens that are no padding, in the order of samples):
         kind: of the scale.
         mask: B L, which tokens are no padding.
-        numbers: B 5, for each sample: nodes so far (where edges are counted: components), target, nodes to split (in
-            scales that count them: as many as is usual, ``usual_count``; in those before a graph grows: the edges that
-            it is to have, as far as they are drawn), edges that are still to go to both children, and tokens that say
-            where edges go.
+        numbers: B 5, for each sample: nodes so far, target, nodes to split (in scales that count them: as many as is
+            usual, ``usual_count``), edges that are still to go to both children, and tokens that say where edges go.
         graph_of: N, the sample of each node. offsets: B, the first node of each.
         node_states, edge_states: N and E.
         masses: N, how many nodes each becomes, 0 where that is not known; None where it is not drawn.
         node_types, edge_types: N and E, zero where unknown, else one more than the type; None without types.
         edges: 2 E. triangles: 3 T edge numbers.
         places: what each token is about. Edge scales: R 2, the edges to the first and to the second child; type scales:
-            R 1, the node or edge; mass scales: R 1, the mass that is divided; else R 0.
+            R 1, the node or edge; mass scales: R 1, the mass that is divided; digits of the number of edges: R 5, what
+            ``EdgeLaw.logits`` takes; else R 0.
     """
 
     kind: str
@@ -68,7 +67,7 @@ class Structure:
         places = self.places
         if len(places):
             places = places[active[self.mask.nonzero()[:, 0]]]
-        if len(places) and self.kind != MASS:
+        if len(places) and self.kind not in (HIGH, LOW, MASS):
             places = (new_node if self.kind == NODE_TYPE else new_edge)[places]
         sizes = torch.bincount(self.graph_of, minlength=self.num_samples) * active
         return replace(
@@ -108,16 +107,16 @@ def restrict(state: GrowthState, active: Tensor) -> GrowthState:
 
 
 def without_graph(
-    kind: str, state: GrowthState, mask: Tensor, sizes: Tensor, counts: Tensor, places: Tensor | None = None
+    kind: str, state: GrowthState, mask: Tensor, counts: Tensor, places: Tensor | None = None
 ) -> Structure:
-    """Of scales that are about numbers alone: see ``Structure.numbers`` for the first and the third."""
+    """Of scales that are about numbers alone; ``counts`` is the third of ``Structure.numbers``."""
     none = mask.new_zeros(0, dtype=torch.long)
     typed = None if state.node_types is None else none
     masses = None if state.masses is None else none
     places = none.view(0, 1) if places is None else places
     return Structure(
-        kind, mask, _numbers(state, sizes, counts), none, torch.zeros_like(state.sizes), none, none, masses, typed,
-        None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), places,
+        kind, mask, _numbers(state, state.sizes, counts), none, torch.zeros_like(state.sizes), none, none, masses,
+        typed, None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), places,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from nextscale.tokenspace import Codes
 from nextscale_graph.coarsen import BOTH, FIRST, coarsen, strategy
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.graphs import GraphBatch
-from nextscale_graph.laws import EdgeLaw, bounds
+from nextscale_graph.laws import EdgeLaw, most_edges
 from nextscale_graph.state import GrowthState, choose, split, split_edges
 from nextscale_graph.structure import (
     COUNT,
@@ -35,6 +35,7 @@ from nextscale_graph.structure import (
     NODE_TYPE,
     ROOTS,
     SIZE,
+    TYPES,
     Structure,
     of_graph,
     of_split,
@@ -43,8 +44,6 @@ from nextscale_graph.structure import (
 
 GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is_forest}
 """Properties that a graph keeps while it grows if its end is to have them."""
-
-TYPES = (NODE_TYPE, EDGE_TYPE)
 
 
 @lru_cache(maxsize=65536)
@@ -285,7 +284,8 @@ class GraphTokenizer(MultiscaleTokenizer):
         structure = self._structure(state, kind, mask)
         length = mask.shape[1]
         numbers = torch.arange(length, device=device).expand_as(mask)
-        groups = torch.zeros_like(numbers)
+        # Masses are drawn together; other tokens one at a time.
+        groups = numbers.clone() if kind == MASS else torch.zeros_like(numbers)
         if kind == EDGE:  # one token of each split node at a time
             nodes = split_edges(state)[1]
             first = state.splits.long().cumsum(0) - 1
@@ -305,9 +305,16 @@ class GraphTokenizer(MultiscaleTokenizer):
             weight=weight,
         )
 
-    def _components(self, state: GrowthState, kind: str) -> Tensor:
-        """B, how many components each graph has where its edges are to be counted; elsewhere its nodes."""
-        if kind not in (HIGH, LOW) or not state.edges.shape[1]:
+    def _edge_cases(self, state: GrowthState, kind: str) -> Tensor | None:
+        """B 5: what ``EdgeLaw.logits`` takes."""
+        if kind not in (HIGH, LOW):
+            return None
+        high = torch.full_like(state.aim, -1) if kind == HIGH else state.aim // self.vocabulary
+        return torch.stack([state.target, self._components(state), state.sizes, state.edge_counts, high], 1)
+
+    def _components(self, state: GrowthState) -> Tensor:
+        """B, of how many components each graph is."""
+        if not state.edges.shape[1]:
             return state.sizes
         graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
         return torch.tensor([nx.number_connected_components(graph) for graph in graphs], device=self.device)
@@ -329,22 +336,22 @@ class GraphTokenizer(MultiscaleTokenizer):
         elif kind == NODE_TYPE:
             lengths = state.sizes * ready
         else:
-            lengths = torch.bincount(state.graph_of[state.edges[0]], minlength=len(state.sizes)) * ready
+            lengths = state.edge_counts * ready
         longest = max(1, int(lengths.max()))
         return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
     def _structure(self, state: GrowthState, kind: str, mask: Tensor) -> Structure:
         active = mask.any(1)
         if kind in HEADS:
-            return without_graph(kind, state, mask, self._components(state, kind), state.aim)
+            return without_graph(kind, state, mask, state.counts, self._edge_cases(state, kind))
         if kind == COUNT:
             pairs = zip(state.sizes.tolist(), state.target.tolist(), strict=True)
-            usual = [min(size, usual_count(size, target, self.config.ratio)) for size, target in pairs]
-            return without_graph(kind, state, mask, state.sizes, torch.tensor(usual, device=mask.device))
+            usual = torch.tensor([usual_count(*pair, self.config.ratio) for pair in pairs], device=mask.device)
+            return without_graph(kind, state, mask, torch.minimum(usual, self._divisible(state).sum(1)))
         if kind == MASS:
             assert state.masses is not None
             divided = state.masses[state.splits][:, None]
-            return without_graph(kind, state, mask, state.sizes, state.counts, divided)
+            return without_graph(kind, state, mask, state.counts, divided)
         return of_split(state, mask, active) if kind == EDGE else of_graph(kind, state, mask, active)
 
     def _legal(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
@@ -382,18 +389,17 @@ class GraphTokenizer(MultiscaleTokenizer):
         return legal
 
     def _divisible(self, state: GrowthState) -> Tensor:
-        """B V: the nodes that may split: those that stand for more than one."""
+        """B V: the nodes that may split: all but those of mass one."""
         divisible = torch.zeros(len(state.sizes), self.vocabulary, dtype=torch.bool, device=self.device)
         within = torch.arange(len(state.splits), device=self.device) - state.offsets[state.graph_of]
         divisible[state.graph_of, within] = True if state.masses is None else state.masses != 1
         return divisible
 
     def _legal_edges(self, state: GrowthState, kind: str) -> Tensor:
-        """B V: digits of numbers of edges that the graph can still reach."""
+        """B V: digits of numbers of edges between what is there and splits add, and what components can hold."""
         code = torch.arange(self.vocabulary, device=self.device)
-        pairs = zip(state.target.tolist(), self._components(state, kind).tolist(), strict=True)
-        _, most = torch.tensor([bounds(*pair) for pair in pairs], device=self.device).T
         least = state.edge_counts + state.target - state.sizes
+        most = torch.maximum(least, most_edges(state.target, self._components(state)))
         if kind == HIGH:
             return (code >= least[:, None] // self.vocabulary) & (code <= most[:, None] // self.vocabulary)
         edges = state.aim[:, None] + code
@@ -451,11 +457,10 @@ class GraphTokenizer(MultiscaleTokenizer):
         return torch.tensor([GROWING[requirement](graph) for graph in graphs], device=self.device)
 
     def decode(self, state: GrowthState) -> GraphBatch:
-        of = state.graph_of[state.edges[0]]
         return GraphBatch(
             state.sizes,
-            state.edges - state.offsets[of],
-            torch.bincount(of, minlength=len(state.sizes)),
+            state.edges - state.offsets[state.graph_of[state.edges[0]]],
+            state.edge_counts,
             None if state.node_types is None else (state.node_types - 1).clamp_min(0),
             None if state.edge_types is None else (state.edge_types - 1).clamp_min(0),
         )

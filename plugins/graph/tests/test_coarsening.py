@@ -62,6 +62,10 @@ def test_what_is_counted_beforehand_comes_true(seed: int, name: str) -> None:
     assert_lossless(batch, tokenizer)
     pyramid = tokenizer.encode(batch)
     states = tokenizer.states(pyramid)
+    masses = tokenizer.scale_names(len(pyramid.schedule)).index("mass") if len(pyramid.schedule) > 4 else None
+    if masses is not None:  # drawn together
+        groups = tokenizer.scale_input(states[masses], masses).groups
+        assert bool((groups.sort(1).values.diff(dim=1) > 0).all())
     roots = pyramid.scale(1)[:, 0]
     for k in range(len(tokenizer.head), len(pyramid.schedule)):
         doubled = torch.zeros_like(roots)

@@ -86,3 +86,7 @@ class TestCountedGraphs(GraphContract):
 class TestTypedGraphs(GraphContract):
     typed = True
     examples = 10
+
+
+class TestCountedTypedGraphs(TestCountedGraphs):
+    typed = True
