@@ -45,10 +45,15 @@ class EdgeLaw:
 
     Args:
         rows: nodes, components, edges, and how often they occur together.
+
+    Attributes:
+        rate: edges a node beyond those of a forest.
     """
 
     def __init__(self, rows: Sequence[Sequence[int]]) -> None:
         self.rows = sorted(map(tuple, rows))
+        splits = sum(times * (nodes - components) for nodes, components, _, times in self.rows)
+        self.rate = sum(times * edges for _, _, edges, times in self.rows) / max(1, splits) - 1
 
     def counts(self, size: int, roots: int, nodes: int, edges: int) -> Counter[int]:
         """How often each number of edges occurs among graphs of ``size`` nodes in ``roots`` components, of which

@@ -38,6 +38,7 @@ from nextscale_graph.structure import (
     TYPES,
     Structure,
 )  # fmt: skip
+from nextscale_graph.tilt import Tilt
 
 if TYPE_CHECKING:
     from nextscale_graph.tokenizer import GraphTokenizer
@@ -52,7 +53,8 @@ OUTSIDE = -1e9
 class Memory:
     """What ``logits`` needs: all scales as one disjoint graph, its states, and where tokens lie.
 
-    Shapes: nodes N D, edges E D; parts: the scales, in order, with where each begins: tokens (along L), nodes, edges.
+    Shapes: nodes N D, edges E D; parts: the scales, in order, with where each begins: tokens (along L), nodes, edges;
+    revealed: tokens B L of all scales, and which of them are known.
     """
 
     nodes: Tensor
@@ -60,6 +62,7 @@ class Memory:
     blocked: Tensor
     structure: tuple[Structure, ...]
     begins: list[tuple[int, int, int]]
+    revealed: tuple[Tensor, Tensor] | None
 
 
 class GraphStem(Stem):
@@ -82,7 +85,8 @@ class GraphStem(Stem):
             self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
         self.mass = _mlp(MASSES, width, width) if tokenizer.config.masses else None
         self.mass_score = _mlp(DIVISION, 64, 1) if tokenizer.config.masses else None
-        self.numbers = _mlp(NUMBERS + DOUBLINGS * (tokenizer.edge_law is not None), width, width)
+        self.numbers = _mlp(NUMBERS, width, width)
+        self.tilt = None if tokenizer.edge_law is None else Tilt(tokenizer.edge_law.rate)
         self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
@@ -115,15 +119,14 @@ class GraphStem(Stem):
         """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph."""
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
-        parts, numbers = [], []
+        number_states = self.numbers(_describe(torch.stack([part.numbers for part in inputs.structure])))
+        parts = []
         for k, part in enumerate(inputs.structure):
             begins.append((token, node, edge))
             length, size = part.mask.shape[1], part.num_samples
             seen = None
             if revealed is not None:
                 seen = (revealed[0][:, token : token + length], revealed[1][:, token : token + length])
-            numbers.append(_still_open(part, seen))
-            if seen is not None:
                 # Nothing is asked about samples that have revealed all: most of a batch waits for its slowest.
                 part = part.only((part.mask & ~seen[1]).any(1))
             parts.append(part)
@@ -138,11 +141,10 @@ class GraphStem(Stem):
                 triangles.append(part.triangles + edge)
                 blocked.append(node_states >= CHOSEN)
             token, node, edge = token + length, node + len(node_states), edge + len(edge_states)
-        number_states = self.numbers(_describe(torch.stack(numbers), self.edge_law is not None))
         if not nodes:
             none = number_states.new_zeros(0, number_states.shape[-1])
             index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
-            memory = Memory(none, none, index[0].bool(), tuple(parts), begins)
+            memory = Memory(none, none, index[0].bool(), tuple(parts), begins, revealed)
             return memory, (number_states, index, index.new_zeros(3, 0))
         ends = torch.cat([p.edges + b[1] for p, b in zip(parts, begins, strict=True)], 1)
         of = torch.cat(owners)
@@ -153,6 +155,7 @@ class GraphStem(Stem):
             torch.cat(blocked),
             tuple(parts),
             begins,
+            revealed,
         )
         return memory, (number_states, ends, torch.cat(triangles, 1))
 
@@ -181,8 +184,12 @@ class GraphStem(Stem):
     def logits(self, hidden_BLD: Tensor, memory: Memory) -> Tensor:
         out = []
         for part, (token, node, edge) in zip(memory.structure, memory.begins, strict=True):
-            own = hidden_BLD[:, token : token + part.mask.shape[1]]
-            out.append(self._part_logits(part, own, memory, node, edge))
+            span = slice(token, token + part.mask.shape[1])
+            values = self._part_logits(part, hidden_BLD[:, span], memory, node, edge)
+            if part.kind == EDGE and self.tilt is not None:
+                seen = None if memory.revealed is None else tuple(known[:, span] for known in memory.revealed)
+                values = self.tilt(part, values, seen)
+            out.append(values)
         return torch.cat(out, 1)
 
     def _part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
@@ -346,29 +353,14 @@ def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     return node_states, edge_states, node_types, edge_types
 
 
-NUMBERS, DOUBLINGS, CANDIDATE, MASSES, DIVISION = 6, 4, 7, 5, 11
+NUMBERS, CANDIDATE, MASSES, DIVISION = 6, 7, 5, 11
 
 
-def _still_open(part: Structure, seen: tuple[Tensor, Tensor] | None) -> Tensor:
-    """``part.numbers`` with what the scale has revealed: edges that are still to go to both children, open tokens."""
-    if seen is None or part.kind != EDGE:
-        return part.numbers
-    known = seen[1] & part.mask
-    done = torch.stack([(known & (seen[0] == BOTH)).sum(1), known.sum(1)], 1)
-    return torch.cat([part.numbers[:, :3], part.numbers[:, 3:] - done], 1)
-
-
-def _describe(numbers: Tensor, count_edges: bool) -> Tensor:
-    """... 6 features of nodes so far, target, and nodes to split; with edges counted, 4 more: those that are still to
-    go to both children, how many a token of this scale and a split to come, and the tokens."""
-    size, target, count, doublings, tokens = numbers.float().unbind(-1)
+def _describe(numbers: Tensor) -> Tensor:
+    """... 6 features of nodes so far, target, and nodes to split."""
+    size, target, count = numbers[..., :3].float().unbind(-1)
     logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
-    features = [*logs, size / target.clamp_min(1), (size == target).float()]
-    if count_edges:
-        doublings = doublings.clamp_min(0)
-        features += [(doublings + 1).log() / 5, (tokens + 1).log() / 5]
-        features += [(doublings / per.clamp_min(1)).log1p() for per in (tokens, target - size)]
-    return torch.stack(features, -1)
+    return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
 
 
 def _describe_masses(masses: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ class Structure:
     Shapes (N nodes, E edges of the disjoint graph; R tokens that are no padding, in the order of samples):
         kind: of the scale.
         mask: B L, which tokens are no padding.
-        numbers: B 5, for each sample: nodes so far, target, nodes to split (in scales that count them: as many as is
-            usual, ``usual_count``), edges that are still to go to both children, and tokens that say where edges go.
+        numbers: B 4, for each sample: nodes so far, target, nodes to split (in scales that count them: as many as is
+            usual, ``usual_count``), and edges that are still to go to both children.
         graph_of: N, the sample of each node. offsets: B, the first node of each.
         node_states, edge_states: N and E.
         masses: N, how many nodes each becomes, 0 where that is not known; None where it is not drawn.
@@ -177,7 +177,7 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     return Structure(
         EDGE,
         mask,
-        _numbers(state, after, state.counts, mask.sum(1)),
+        _numbers(state, after, state.counts),
         grown.graph_of,
         grown.offsets,
         node_states,
@@ -191,6 +191,5 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     )
 
 
-def _numbers(state: GrowthState, sizes: Tensor, counts: Tensor, tokens: Tensor | None = None) -> Tensor:
-    tokens = torch.zeros_like(counts) if tokens is None else tokens
-    return torch.stack([sizes, state.target, counts, state.doublings, tokens], 1)
+def _numbers(state: GrowthState, sizes: Tensor, counts: Tensor) -> Tensor:
+    return torch.stack([sizes, state.target, counts, state.doublings], 1)
