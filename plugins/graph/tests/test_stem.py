@@ -203,22 +203,23 @@ def test_both_orders_of_children_are_as_likely(model: tuple[GraphTokenizer, Grap
 def test_tilted_chances_come_to_what_is_still_open(model: tuple[GraphTokenizer, GraphStem]) -> None:
     """At the last level, whatever is known already: their sum is what is still to be doubled, as far as tilts go."""
     tokenizer, stem = model
-    batch = random_batch(5, 8, 12)
-    pyramid = tokenizer.encode(batch)
-    states = tokenizer.states(pyramid)
+    if tokenizer.edge_law is None:
+        return
     seen = 0
-    for k in range(len(pyramid.schedule)):
-        if tokenizer.kind(k) != "edge":
+    for k, batch in enumerate(random_batch(seed, 1, 12) for seed in range(200)):
+        pyramid = tokenizer.encode(batch)
+        last = len(pyramid.schedule) - 1
+        if last < len(tokenizer.head):
             continue
-        inputs, tokens = tokenizer.scale_input(states[k], k), pyramid.scale(k)
-        known = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(k)) < 0.5
-        with torch.no_grad():
-            logits = stem.logits(*stem(inputs, (tokens, known)))
-        still = states[k].doublings - ((tokens == BOTH) & known & inputs.mask).sum(1)
-        free = inputs.mask & ~known
-        expected = (logits[..., :3].softmax(-1)[..., BOTH] * free).sum(1)
-        last = ~states[k + 1].growing & (still > 0) & (still < free.sum(1))
-        if tokenizer.edge_law is not None:
-            torch.testing.assert_close(expected[last], still[last].float(), atol=0.15, rtol=0)
-            seen += int(last.sum())
-    assert seen > 3 or tokenizer.edge_law is None
+        state, tokens = tokenizer.states(pyramid)[last], pyramid.scale(last)
+        inputs = tokenizer.scale_input(state, last)
+        known = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(k)) < 0.3
+        open_BL = inputs.mask & ~known
+        still = int(state.doublings[0]) - int(((tokens == BOTH) & known & inputs.mask).sum())
+        if 0 < still < int(open_BL.sum()):
+            with torch.no_grad():
+                logits = stem.logits(*stem(inputs, (tokens, known)))
+            chances = logits[..., :3].softmax(-1)[..., BOTH]
+            assert float(chances[open_BL].sum()) == pytest.approx(still, abs=0.15)
+            seen += 1
+    assert seen > 5
