@@ -29,9 +29,14 @@ class Coarsening(ABC):
 
     @abstractmethod
     def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, memory: np.ndarray | None, rng: np.random.Generator
+        self,
+        adjacency: np.ndarray,
+        edges: np.ndarray,
+        masses: np.ndarray,
+        memory: np.ndarray | None,
+        rng: np.random.Generator,
     ) -> np.ndarray:
-        """E costs of the edges, 2 E, of a graph, N N booleans."""
+        """E costs of the edges, 2 E, of a graph, N N booleans, of nodes that stand for N ``masses`` of the whole."""
 
 
 class Cheapest(Coarsening):
@@ -41,7 +46,12 @@ class Cheapest(Coarsening):
     """
 
     def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, memory: np.ndarray | None, rng: np.random.Generator
+        self,
+        adjacency: np.ndarray,
+        edges: np.ndarray,
+        masses: np.ndarray,
+        memory: np.ndarray | None,
+        rng: np.random.Generator,
     ) -> np.ndarray:
         rows = adjacency.astype(np.float32)
         common = (rows[edges[0]] * rows[edges[1]]).sum(1)
@@ -54,13 +64,19 @@ class Random(Coarsening):
     """Any edge is as good as another."""
 
     def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, memory: np.ndarray | None, rng: np.random.Generator
+        self,
+        adjacency: np.ndarray,
+        edges: np.ndarray,
+        masses: np.ndarray,
+        memory: np.ndarray | None,
+        rng: np.random.Generator,
     ) -> np.ndarray:
         return rng.random(edges.shape[1])
 
 
 class Communities(Coarsening):
-    """Edges inside a community first (Louvain's, found once), those with many common neighbours before others."""
+    """Edges inside a community first (Louvain's, found once), those with many common neighbours before others; then
+    the lightest communities: backwards, it is always the heaviest node that holds several."""
 
     def begin(self, adjacency: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         graph = nx.from_numpy_array(adjacency)
@@ -70,7 +86,12 @@ class Communities(Coarsening):
         return member
 
     def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, memory: np.ndarray | None, rng: np.random.Generator
+        self,
+        adjacency: np.ndarray,
+        edges: np.ndarray,
+        masses: np.ndarray,
+        memory: np.ndarray | None,
+        rng: np.random.Generator,
     ) -> np.ndarray:
         assert memory is not None
         rows = adjacency.astype(np.float32)
@@ -78,7 +99,8 @@ class Communities(Coarsening):
         degree = rows.sum(1)
         union = degree[edges[0]] + degree[edges[1]] - common
         outside = memory[edges[0]] != memory[edges[1]]
-        return 10.0 * outside - common / union + 0.1 * rng.random(edges.shape[1])
+        weight = masses[edges].sum(0) / masses.sum()
+        return np.where(outside, 10.0 + weight, -common / union) + 0.1 * rng.random(edges.shape[1])
 
 
 STRATEGIES: dict[str, type[Coarsening]] = {"cheapest": Cheapest, "communities": Communities, "random": Random}
@@ -114,7 +136,7 @@ def coarsen(
     steps, current, memory = [], adjacency, method.begin(adjacency, rng)
     masses = np.ones(len(adjacency), np.int64)
     while current.any():
-        pairs = independent_edges(current, method, memory, ratio, rng)
+        pairs = independent_edges(current, method, masses, memory, ratio, rng)
         coarse, parents = contract(current, pairs)
         steps.append((current, masses, pairs, parents))
         masses = np.bincount(parents, masses).astype(np.int64)
@@ -132,13 +154,18 @@ def coarsen(
 
 
 def independent_edges(
-    adjacency: np.ndarray, method: Coarsening, memory: np.ndarray | None, ratio: float, rng: np.random.Generator
+    adjacency: np.ndarray,
+    method: Coarsening,
+    masses: np.ndarray,
+    memory: np.ndarray | None,
+    ratio: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """M 2: the cheapest edges of which no two are adjacent or joined, up to ``ratio`` of the nodes, at least one."""
     edges = np.stack(np.nonzero(np.triu(adjacency)))
     wanted = math.ceil(len(adjacency) * ratio)
     blocked, chosen = np.zeros(len(adjacency), bool), []
-    for e in np.argsort(method.costs(adjacency, edges, memory, rng), kind="stable"):
+    for e in np.argsort(method.costs(adjacency, edges, masses, memory, rng), kind="stable"):
         a, b = edges[:, e]
         if blocked[a] or blocked[b]:
             continue

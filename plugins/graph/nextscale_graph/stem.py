@@ -18,6 +18,7 @@ from torch_geometric.utils import scatter
 from nextscale.tokenizer import ScaleInput
 from nextscale.transformer.stem import Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
+from nextscale_graph.division import OUTSIDE, Division
 from nextscale_graph.laws import root_logits, size_logits
 from nextscale_graph.structure import (
     ABSENT,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 
 UNLIKELY = -1e4
 """The logit of what is not to be drawn while anything else can be."""
-OUTSIDE = -1e9
-"""That of a token that is no choice at all."""
 
 
 @dataclass
@@ -84,7 +83,7 @@ class GraphStem(Stem):
             self.score_node_type = _mlp(width, width, len(tokenizer.node_types))
             self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
         self.mass = _mlp(MASSES, width, width) if tokenizer.config.masses else None
-        self.mass_score = _mlp(DIVISION, 64, 1) if tokenizer.config.masses else None
+        self.division = Division(tokenizer.config.max_nodes) if tokenizer.config.masses else None
         self.numbers = _mlp(NUMBERS, width, width)
         self.tilt = None if tokenizer.edge_law is None else Tilt(tokenizer.edge_law.rate)
         self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
@@ -212,9 +211,10 @@ class GraphStem(Stem):
         if not len(part.places):
             return logits
         if part.kind == MASS:
-            values = self._mass_logits(part)
-            return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
-        values = self._place_logits(part, hidden_BLD, memory, node, edge)
+            assert self.division is not None
+            values = self.division(part)
+        else:
+            values = self._place_logits(part, hidden_BLD, memory, node, edge)
         values = F.pad(values, (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
         return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
 
@@ -243,28 +243,6 @@ class GraphStem(Stem):
         scores[:, SECOND] = taken[:, 1] + left[:, 0]
         scores[:, BOTH] = both.sum(1)
         return scores
-
-    def _mass_logits(self, part: Structure) -> Tensor:
-        """R V: how a mass is divided, by numbers alone. Both orders of two children score alike."""
-        assert self.mass_score is not None
-        mass = part.places
-        size, target = part.numbers[part.mask.nonzero()[:, 0], :2].unbind(1)
-        first = torch.arange(1, max(2, int(mass.max())), device=mass.device)
-        possible = first < mass
-        one = torch.minimum(first, mass - first).clamp_min(0).float()
-        whole, so_far = mass.float().expand_as(one), size.float()[:, None].expand_as(one)
-        total = target.float()[:, None].expand_as(one)
-        features = torch.stack(
-            [
-                one / whole.clamp_min(1), (one == 1).float(), (one + 1).log(), ((whole - one).clamp_min(0) + 1).log(),
-                (whole + 1).log(), whole / total, (so_far + 1).log(), (total + 1).log(), so_far / total, one / 20,
-                (whole - one) / 20,
-            ], -1,
-        )  # fmt: skip
-        scores = self.mass_score(features)[..., 0].masked_fill(~possible, OUTSIDE)
-        unknown = torch.where(mass == 0, 0.0, OUTSIDE)
-        scores = torch.cat([unknown.to(scores.dtype), scores], 1)
-        return F.pad(scores, (0, self.vocabulary - scores.shape[1]), value=OUTSIDE)
 
     def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
         """B V: how many nodes split, scored by how each number compares with the usual one."""
@@ -353,7 +331,7 @@ def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor
     return node_states, edge_states, node_types, edge_types
 
 
-NUMBERS, CANDIDATE, MASSES, DIVISION = 6, 7, 5, 11
+NUMBERS, CANDIDATE, MASSES = 6, 7, 5
 
 
 def _describe(numbers: Tensor) -> Tensor:

@@ -46,6 +46,10 @@ GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is
 """Properties that a graph keeps while it grows if its end is to have them."""
 
 
+HEAVY = 10
+"""Tokens that divide a mass count as many times this as the mass has."""
+
+
 @lru_cache(maxsize=65536)
 def usual_count(size: int, target: int, ratio: float) -> int:
     """How many of ``size`` nodes split on the way to ``target``, where every level contracts its full share."""
@@ -293,6 +297,8 @@ class GraphTokenizer(MultiscaleTokenizer):
             before = before.cumsum(0) - before
             groups[mask] = (first - before[state.graph_of])[nodes]
         weight = torch.full(mask.shape, self.config.node_weight if kind == NODE else 1.0, device=device)
+        if kind == MASS and state.masses is not None:  # of a few, much depends
+            weight[mask] = (state.masses[state.splits] / HEAVY).clamp_min(1)
         return ScaleInput(
             features=None,
             coordinates=torch.zeros(length, 1, device=device),

@@ -111,7 +111,7 @@ def test_contracted_edges_are_independent(seed: int, name: str) -> None:
     if not adjacency.any():
         return
     method = strategy(name)
-    pairs = independent_edges(adjacency, method, method.begin(adjacency, rng), 0.3, rng)
+    pairs = independent_edges(adjacency, method, np.ones(len(adjacency), int), method.begin(adjacency, rng), 0.3, rng)
     ends = pairs.flatten()
     assert len(set(ends.tolist())) == len(ends)
     joined = adjacency[np.ix_(ends, ends)].sum() // 2

@@ -1,0 +1,45 @@
+"""How the mass of a node that splits is divided between its children: a law of numbers alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nextscale_graph.structure import Structure
+
+OUTSIDE = -1e9
+"""The logit of a token that is no choice at all."""
+WIDTH, FEATURES = 16, 7
+
+
+class Division(nn.Module):
+    """Scores every pair of masses that a mass can be divided into; both orders of the two alike.
+
+    Masses are embedded as well as measured: communities may have 20 nodes and never 19, or the sum of two of them.
+    """
+
+    def __init__(self, max_nodes: int) -> None:
+        super().__init__()
+        self.lighter, self.heavier, self.whole = (nn.Embedding(max_nodes + 1, WIDTH) for _ in range(3))
+        self.score = nn.Sequential(
+            nn.Linear(3 * WIDTH + FEATURES, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)
+        )
+
+    def forward(self, part: Structure) -> Tensor:
+        """R V' logits of the mass of the first child, V' the largest mass there is; of an unknown mass only 0."""
+        whole = part.places
+        size, target = part.numbers[part.mask.nonzero()[:, 0], :2].float().unbind(1)
+        first = torch.arange(1, max(2, int(whole.max())), device=whole.device)
+        lighter = torch.minimum(first, whole - first).clamp_min(0)
+        heavier = (whole - lighter).clamp_min(0)
+        size, target, total = (value[:, None].expand(lighter.shape) for value in (size, target, whole[:, 0].float()))
+        features = torch.stack(
+            [
+                lighter / total.clamp_min(1), (lighter + 1).log(), (heavier + 1).log(), (total + 1).log(),
+                total / target, (size + 1).log(), size / target,
+            ], -1,
+        )  # fmt: skip
+        states = [self.lighter(lighter), self.heavier(heavier), self.whole(whole.expand_as(lighter)), features]
+        scores = self.score(torch.cat(states, -1))[..., 0].masked_fill(first >= whole, OUTSIDE)
+        unknown = torch.where(whole == 0, 0.0, OUTSIDE).to(scores.dtype)
+        return torch.cat([unknown, scores], 1)
