@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
+from nextscale_graph.graphs import GraphBatch
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ class GrowthState:
     def growing(self) -> Tensor:
         """B booleans: graphs that have not reached their size."""
         return self.sizes < self.target
+
+
+def graphs_of(state: GrowthState) -> GraphBatch:
+    return GraphBatch(
+        state.sizes,
+        state.edges - state.offsets[state.graph_of[state.edges[0]]],
+        state.edge_counts,
+        None if state.node_types is None else (state.node_types - 1).clamp_min(0),
+        None if state.edge_types is None else (state.edge_types - 1).clamp_min(0),
+    )
 
 
 def choose(state: GrowthState, tokens: Tensor, real: Tensor) -> Tensor:

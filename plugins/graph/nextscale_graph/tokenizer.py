@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -18,15 +18,16 @@ from nextscale.errors import ConfigError, DataError, NextscaleError, NextscaleWa
 from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
 from nextscale.tokenspace import Codes
-from nextscale_graph.coarsen import BOTH, FIRST, coarsen, strategy
+from nextscale_graph.coarsen import strategy
 from nextscale_graph.config import GraphTokenizerConfig
+from nextscale_graph.describe import describe_graph, describe_types, pack
 from nextscale_graph.graphs import GraphBatch
-from nextscale_graph.laws import EdgeLaw, most_edges
-from nextscale_graph.state import GrowthState, choose, split, split_edges
+from nextscale_graph.laws import EdgeLaw
+from nextscale_graph.scales import Scales
+from nextscale_graph.state import GrowthState, choose, graphs_of, split, split_edges
 from nextscale_graph.structure import (
     COUNT,
     EDGE,
-    EDGE_TYPE,
     HEADS,
     HIGH,
     LOW,
@@ -35,7 +36,6 @@ from nextscale_graph.structure import (
     NODE_TYPE,
     ROOTS,
     SIZE,
-    TYPES,
     Structure,
     of_graph,
     of_split,
@@ -92,6 +92,14 @@ class GraphTokenizer(MultiscaleTokenizer):
                 f"tokenizer.max_nodes {config.max_nodes} is less than the {self.largest} nodes of the largest graph"
             )
         self.vocabulary = max(config.max_nodes + 1, 3, len(self.node_types), len(self.edge_types))
+        self.scales = Scales(
+            self.vocabulary,
+            config.max_nodes,
+            config.count_edges,
+            config.masses,
+            len(self.node_types),
+            len(self.edge_types),
+        )
         self.token_space = Codes(self.vocabulary)
         # Nothing here is trained; this says where the model is.
         self.register_buffer("place", torch.zeros(0), persistent=False)
@@ -103,30 +111,16 @@ class GraphTokenizer(MultiscaleTokenizer):
 
     @property
     def typed(self) -> bool:
-        return bool(self.node_types)
-
-    @property
-    def head(self) -> tuple[str, ...]:
-        """The scales before the first level."""
-        return (SIZE, ROOTS) if self.edge_law is None else HEADS
-
-    @property
-    def cycle(self) -> tuple[str, ...]:
-        """The scales of a level, and of types once a graph is complete."""
-        mass = (MASS,) if self.config.masses else ()
-        return COUNT, NODE, *mass, EDGE, *(TYPES if self.typed else ())
-
-    def kind(self, scale: int) -> str:
-        return self.head[scale] if scale < len(self.head) else self.cycle[(scale - len(self.head)) % len(self.cycle)]
+        return self.scales.typed
 
     def scale_names(self, num_scales: int) -> list[str]:
-        return [self.kind(k) for k in range(num_scales)]
+        return [self.scales.kind(k) for k in range(num_scales)]
 
     def schedule(self) -> Schedule:
         """That of a graph of middling size; every batch has its own."""
         total = sum(count for _, count in self.sizes)
         mean = max(1, round(sum(size * count for size, count in self.sizes) / total))
-        lengths, size = [1] * len(self.head), 1
+        lengths, size = [1] * len(self.scales.head), 1
         while size < mean:
             count = min(size, usual_count(size, mean, self.config.ratio))
             degrees = max(1, round(count * min(self.mean_degree, size - 1)))
@@ -154,59 +148,13 @@ class GraphTokenizer(MultiscaleTokenizer):
                 raise DataError(f"a graph of {size} nodes: it should have 1 to {self.config.max_nodes}")
             edges = samples.edges[:, start : start + count].cpu().numpy()
             start += count
-            scales, order = self._describe(size, edges, np.random.default_rng(int(seeds[i])))
-            described.append(scales)
+            rng = np.random.default_rng(int(seeds[i]))
+            tokens, order = describe_graph(size, edges, self.scales, self.coarsening, self.config.ratio, rng)
+            described.append(tokens)
             orders.append(order)
         if self.typed:
-            self._describe_types(samples, described, orders)
-        return self._pack(described, samples.sizes.device), orders
-
-    def _describe(self, size: int, edges: np.ndarray, rng: np.random.Generator) -> tuple[list[list[int]], np.ndarray]:
-        """The tokens of each scale of one graph."""
-        adjacency = np.zeros((size, size), bool)
-        adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = True
-        roots, levels, order = coarsen(adjacency, self.coarsening, self.config.ratio, rng)
-        none: list[list[int]] = [[] for _ in TYPES] if self.typed else []
-        scales = [[size], [roots]]
-        if self.edge_law is not None:
-            scales += [[digit] for digit in divmod(edges.shape[1], self.vocabulary)]
-        for level in levels:
-            masses = [level.masses if roots == 1 else [0] * len(level.masses)] if self.config.masses else []
-            scales += [[len(level.splits)], level.splits, *masses, level.patterns, *none]
-        return scales, order
-
-    def _describe_types(
-        self, samples: GraphBatch, described: list[list[list[int]]], orders: Sequence[np.ndarray]
-    ) -> None:
-        """Write types into the last two scales of each graph, in the order of the decoded graph."""
-        assert samples.node_types is not None and samples.edge_types is not None
-        node, edge = 0, 0
-        for i, (scales, order) in enumerate(zip(described, orders, strict=True)):
-            size, count = int(samples.sizes[i]), int(samples.edge_counts[i])
-            nodes = samples.node_types[node : node + size].cpu().numpy()
-            edges = samples.edges[:, edge : edge + count].cpu().numpy()
-            types = samples.edge_types[edge : edge + count].cpu().numpy()
-            node, edge = node + size, edge + count
-            if len(scales) == len(self.head):  # nothing to grow
-                scales += [[] for _ in self.cycle]
-            place = np.argsort(order)
-            ends = np.sort(place[edges], 0)
-            scales[-2] = nodes[order].tolist()
-            scales[-1] = types[np.argsort(ends[0] * size + ends[1])].tolist()
-
-    def _pack(self, described: list[list[list[int]]], device: torch.device) -> TokenPyramid:
-        """One pyramid of all graphs, padded."""
-        num_scales = max(map(len, described))
-        parts, masks = [], []
-        for k in range(num_scales):
-            rows = [scales[k] if k < len(scales) else [] for scales in described]
-            length = max(1, *map(len, rows))
-            parts.append(torch.tensor([row + [0] * (length - len(row)) for row in rows]))
-            masks.append(torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows]))
-        schedule = Schedule.of([(part.shape[1],) for part in parts])
-        mask = torch.cat(masks, 1)
-        pyramid = TokenPyramid.pack(parts, schedule, None if bool(mask.all()) else mask)
-        return pyramid.to(device)
+            describe_types(samples, described, orders, self.scales)
+        return pack(described, samples.sizes.device), orders
 
     # The machine.
 
@@ -279,12 +227,12 @@ class GraphTokenizer(MultiscaleTokenizer):
         )
 
     def num_scales(self, state: GrowthState) -> int:
-        within = state.scale < len(self.head) or (state.scale - len(self.head)) % len(self.cycle)
+        within = state.scale < len(self.scales.head) or (state.scale - len(self.scales.head)) % len(self.scales.cycle)
         return state.scale + bool(within or bool((state.growing | ~state.typed).any()))
 
     def scale_input(self, state: GrowthState, k: int) -> ScaleInput:
-        kind, device = self.kind(state.scale), self.device
-        mask = self._mask(state, kind)
+        kind, device = self.scales.kind(state.scale), self.device
+        mask = self.scales.mask(state, kind)
         structure = self._structure(state, kind, mask)
         length = mask.shape[1]
         numbers = torch.arange(length, device=device).expand_as(mask)
@@ -304,115 +252,29 @@ class GraphTokenizer(MultiscaleTokenizer):
             coordinates=torch.zeros(length, 1, device=device),
             scale_ids=torch.full((length,), k, device=device),
             mask=mask,
-            legal=self._legal(state, kind, mask),
+            legal=self.scales.legal(state, kind, mask),
             start=length,
             structure=(structure,),
             groups=groups,
             weight=weight,
         )
 
-    def _edge_cases(self, state: GrowthState, kind: str) -> Tensor | None:
-        """B 5: what ``EdgeLaw.logits`` takes."""
-        if kind not in (HIGH, LOW):
-            return None
-        high = torch.full_like(state.aim, -1) if kind == HIGH else state.aim // self.vocabulary
-        return torch.stack([state.target, self._components(state), state.sizes, state.edge_counts, high], 1)
-
-    def _components(self, state: GrowthState) -> Tensor:
-        """B, of how many components each graph is."""
-        if not state.edges.shape[1]:
-            return state.sizes
-        graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
-        return torch.tensor([nx.number_connected_components(graph) for graph in graphs], device=self.device)
-
-    def _mask(self, state: GrowthState, kind: str) -> Tensor:
-        """B L: the tokens that each sample has at this scale."""
-        ready = ~state.growing & ~state.typed
-        if kind in HEADS:
-            lengths = torch.ones_like(state.sizes)
-        elif kind == COUNT:
-            lengths = state.growing.long()
-        elif kind == NODE:
-            lengths = state.counts
-        elif kind == MASS:
-            lengths = torch.bincount(state.graph_of[state.splits], minlength=len(state.sizes))
-        elif kind == EDGE:
-            nodes = split_edges(state)[1]
-            lengths = torch.bincount(state.graph_of[nodes], minlength=len(state.sizes))
-        elif kind == NODE_TYPE:
-            lengths = state.sizes * ready
-        else:
-            lengths = state.edge_counts * ready
-        longest = max(1, int(lengths.max()))
-        return torch.arange(longest, device=lengths.device) < lengths[:, None]
-
     def _structure(self, state: GrowthState, kind: str, mask: Tensor) -> Structure:
         active = mask.any(1)
         if kind in HEADS:
-            return without_graph(kind, state, mask, state.counts, self._edge_cases(state, kind))
+            return without_graph(kind, state, mask, state.counts, self.scales.edge_cases(state, kind))
         if kind == COUNT:
             pairs = zip(state.sizes.tolist(), state.target.tolist(), strict=True)
             usual = torch.tensor([usual_count(*pair, self.config.ratio) for pair in pairs], device=mask.device)
-            return without_graph(kind, state, mask, torch.minimum(usual, self._divisible(state).sum(1)))
+            return without_graph(kind, state, mask, torch.minimum(usual, self.scales.divisible(state).sum(1)))
         if kind == MASS:
             assert state.masses is not None
             divided = state.masses[state.splits][:, None]
             return without_graph(kind, state, mask, state.counts, divided)
         return of_split(state, mask, active) if kind == EDGE else of_graph(kind, state, mask, active)
 
-    def _legal(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
-        """B L V. Padding may only hold token 0."""
-        code = torch.arange(self.vocabulary, device=mask.device)
-        if kind == SIZE:
-            legal_BV = (code >= 1) & (code <= self.config.max_nodes)
-            legal_BV = legal_BV.expand(len(mask), -1)
-            if state.given is not None:
-                legal_BV = code == state.given[:, None]
-        elif kind == ROOTS:
-            legal_BV = (code >= 1) & (code <= state.target[:, None])
-        elif kind in (HIGH, LOW):
-            legal_BV = self._legal_edges(state, kind)
-        elif kind == COUNT:
-            most = torch.minimum(self._divisible(state).sum(1), state.target - state.sizes)
-            legal_BV = (code >= 1) & (code <= most[:, None])
-        elif kind == NODE:
-            legal_BV = self._divisible(state)
-        elif kind == MASS:
-            assert state.masses is not None
-            legal = torch.where(mask[..., None], False, code == 0)
-            masses = state.masses[state.splits][:, None]
-            legal[mask] = torch.where(masses > 0, (code >= 1) & (code < masses), code == 0)
-            return legal
-        else:
-            number = {EDGE: 3, NODE_TYPE: len(self.node_types), EDGE_TYPE: len(self.edge_types)}[kind]
-            legal_BV = (code < number).expand(len(mask), -1)
-        legal = torch.where(mask[..., None], legal_BV[:, None], code == 0)
-        if kind == EDGE and state.kept is not None:  # an edge between kept nodes stays between them
-            _, nodes, others = split_edges(state)
-            kept = torch.zeros_like(mask)
-            kept[mask] = state.kept[nodes] & state.kept[others]
-            legal &= ~kept[..., None] | (code == FIRST) | (code == BOTH)
-        return legal
-
-    def _divisible(self, state: GrowthState) -> Tensor:
-        """B V: the nodes that may split: all but those of mass one."""
-        divisible = torch.zeros(len(state.sizes), self.vocabulary, dtype=torch.bool, device=self.device)
-        within = torch.arange(len(state.splits), device=self.device) - state.offsets[state.graph_of]
-        divisible[state.graph_of, within] = True if state.masses is None else state.masses != 1
-        return divisible
-
-    def _legal_edges(self, state: GrowthState, kind: str) -> Tensor:
-        """B V: digits of numbers of edges between what is there and splits add, and what components can hold."""
-        code = torch.arange(self.vocabulary, device=self.device)
-        least = state.edge_counts + state.target - state.sizes
-        most = torch.maximum(least, most_edges(state.target, self._components(state)))
-        if kind == HIGH:
-            return (code >= least[:, None] // self.vocabulary) & (code <= most[:, None] // self.vocabulary)
-        edges = state.aim[:, None] + code
-        return (edges >= least[:, None]) & (edges <= most[:, None])
-
     def update(self, state: GrowthState, k: int, tokens: Tensor) -> GrowthState:
-        kind = self.kind(state.scale)
+        kind = self.scales.kind(state.scale)
         state = replace(state, scale=state.scale + 1)
         if kind == SIZE:
             return replace(state, target=tokens[:, 0])
@@ -434,7 +296,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             return replace(state, aim=tokens[:, 0] * self.vocabulary)
         if kind == LOW:
             return replace(state, aim=state.aim + tokens[:, 0])
-        mask = self._mask(state, kind)
+        mask = self.scales.mask(state, kind)
         if kind == COUNT:
             return replace(state, counts=tokens[:, 0] * state.growing)
         if kind == NODE:
@@ -457,16 +319,10 @@ class GraphTokenizer(MultiscaleTokenizer):
 
     def satisfies(self, requirement: str, state: GrowthState) -> Tensor:
         """Told of whole graphs, so after scales that say where edges go."""
-        if state.scale <= len(self.head) or self.kind(state.scale - 1) != EDGE:
+        if state.scale <= len(self.scales.head) or self.scales.kind(state.scale - 1) != EDGE:
             return torch.ones_like(state.sizes, dtype=torch.bool)
         graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
         return torch.tensor([GROWING[requirement](graph) for graph in graphs], device=self.device)
 
     def decode(self, state: GrowthState) -> GraphBatch:
-        return GraphBatch(
-            state.sizes,
-            state.edges - state.offsets[state.graph_of[state.edges[0]]],
-            state.edge_counts,
-            None if state.node_types is None else (state.node_types - 1).clamp_min(0),
-            None if state.edge_types is None else (state.edge_types - 1).clamp_min(0),
-        )
+        return graphs_of(state)

@@ -67,9 +67,9 @@ def test_what_is_counted_beforehand_comes_true(seed: int, name: str) -> None:
         groups = tokenizer.scale_input(states[masses], masses).groups
         assert bool((groups.sort(1).values.diff(dim=1) > 0).all())
     roots = pyramid.scale(1)[:, 0]
-    for k in range(len(tokenizer.head), len(pyramid.schedule)):
+    for k in range(len(tokenizer.scales.head), len(pyramid.schedule)):
         doubled = torch.zeros_like(roots)
-        if tokenizer.kind(k) == "edge":
+        if tokenizer.scales.kind(k) == "edge":
             doubled = ((pyramid.scale(k) == BOTH) & tokenizer.scale_input(states[k], k).mask).sum(1)
         assert torch.equal(states[k].doublings - states[k + 1].doublings, doubled)
         total = torch.zeros_like(roots).index_add_(0, states[k].graph_of, states[k].masses)

@@ -43,7 +43,7 @@ def states_of(tokenizer: GraphTokenizer, seed: int, kind: str) -> tuple[GrowthSt
         batch = random_batch(seed + attempt, 1, 12)
         pyramid = tokenizer.encode(batch)
         states = tokenizer.states(pyramid)
-        scales = [k for k in range(len(pyramid.schedule)) if tokenizer.kind(k) == kind]
+        scales = [k for k in range(len(pyramid.schedule)) if tokenizer.scales.kind(k) == kind]
         scales = [k for k in scales if len(states[k].splits) > 2 and pyramid.schedule.lengths[k] > 1]
         if scales:
             k = scales[seed % len(scales)]
@@ -209,7 +209,7 @@ def test_tilted_chances_come_to_what_is_still_open(model: tuple[GraphTokenizer, 
     for k, batch in enumerate(random_batch(seed, 1, 12) for seed in range(200)):
         pyramid = tokenizer.encode(batch)
         last = len(pyramid.schedule) - 1
-        if last < len(tokenizer.head):
+        if last < len(tokenizer.scales.head):
             continue
         state, tokens = tokenizer.states(pyramid)[last], pyramid.scale(last)
         inputs = tokenizer.scale_input(state, last)

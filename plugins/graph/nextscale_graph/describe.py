@@ -1,0 +1,67 @@
+"""Graphs to tokens: what ``coarsen`` says of each, scale by scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale_graph.coarsen import Coarsening, coarsen
+from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.scales import Scales
+from nextscale_graph.structure import TYPES
+
+Tokens = list[list[int]]
+"""Those of one graph, a list a scale."""
+
+
+def describe_graph(
+    size: int, edges: np.ndarray, scales: Scales, method: Coarsening, ratio: float, rng: np.random.Generator
+) -> tuple[Tokens, np.ndarray]:
+    """The tokens of each scale of one graph, and its nodes in the order that they are decoded in."""
+    adjacency = np.zeros((size, size), bool)
+    adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = True
+    roots, levels, order = coarsen(adjacency, method, ratio, rng)
+    none: Tokens = [[] for _ in TYPES] if scales.typed else []
+    tokens = [[size], [roots]]
+    if scales.count_edges:
+        tokens += [[digit] for digit in divmod(edges.shape[1], scales.vocabulary)]
+    for level in levels:
+        masses = [level.masses if roots == 1 else [0] * len(level.masses)] if scales.masses else []
+        tokens += [[len(level.splits)], level.splits, *masses, level.patterns, *none]
+    return tokens, order
+
+
+def describe_types(samples: GraphBatch, described: list[Tokens], orders: Sequence[np.ndarray], scales: Scales) -> None:
+    """Write types into the last two scales of each graph, in the order of the decoded graph."""
+    assert samples.node_types is not None and samples.edge_types is not None
+    node, edge = 0, 0
+    for i, (tokens, order) in enumerate(zip(described, orders, strict=True)):
+        size, count = int(samples.sizes[i]), int(samples.edge_counts[i])
+        nodes = samples.node_types[node : node + size].cpu().numpy()
+        edges = samples.edges[:, edge : edge + count].cpu().numpy()
+        types = samples.edge_types[edge : edge + count].cpu().numpy()
+        node, edge = node + size, edge + count
+        if len(tokens) == len(scales.head):  # nothing to grow
+            tokens += [[] for _ in scales.cycle]
+        place = np.argsort(order)
+        ends = np.sort(place[edges], 0)
+        tokens[-2] = nodes[order].tolist()
+        tokens[-1] = types[np.argsort(ends[0] * size + ends[1])].tolist()
+
+
+def pack(described: list[Tokens], device: torch.device) -> TokenPyramid:
+    """One pyramid of all graphs, padded."""
+    num_scales = max(map(len, described))
+    parts, masks = [], []
+    for k in range(num_scales):
+        rows = [tokens[k] if k < len(tokens) else [] for tokens in described]
+        length = max(1, *map(len, rows))
+        parts.append(torch.tensor([row + [0] * (length - len(row)) for row in rows]))
+        masks.append(torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows]))
+    schedule = Schedule.of([(part.shape[1],) for part in parts])
+    mask = torch.cat(masks, 1)
+    pyramid = TokenPyramid.pack(parts, schedule, None if bool(mask.all()) else mask)
+    return pyramid.to(device)
