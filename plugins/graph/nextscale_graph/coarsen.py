@@ -98,8 +98,13 @@ class Random(Coarsening):
 
 
 class Communities(Coarsening):
-    """Edges inside a community first (Louvain's, found once), those with many common neighbours before others; then
-    the lightest communities: backwards, it is always the heaviest node that holds several."""
+    """Edges inside a community first (Louvain's, found once), then between them; of either the lightest, by the nodes
+    that their ends stand for.
+
+    Backwards it is always the heaviest node that splits, and in halves: of a node's mass it can be told whether it is
+    several communities, one, or a part of one, and where its edges go depends on masses alone, not on which edges were
+    found to be alike.
+    """
 
     def begin(self, adjacency: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         graph = nx.from_numpy_array(adjacency)
@@ -117,13 +122,8 @@ class Communities(Coarsening):
         rng: np.random.Generator,
     ) -> np.ndarray:
         assert memory is not None
-        rows = adjacency.astype(np.float32)
-        common = (rows[edges[0]] * rows[edges[1]]).sum(1)
-        degree = rows.sum(1)
-        union = degree[edges[0]] + degree[edges[1]] - common
         outside = memory[edges[0]] != memory[edges[1]]
-        weight = masses[edges].sum(0) / masses.sum()
-        return np.where(outside, 10.0 + weight, -common / union) + 0.1 * rng.random(edges.shape[1])
+        return masses.sum() * outside + masses[edges].sum(0) + rng.random(edges.shape[1])
 
 
 STRATEGIES: dict[str, type[Coarsening]] = {

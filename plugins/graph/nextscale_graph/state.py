@@ -26,6 +26,7 @@ class GrowthState:
         splits: N booleans, which nodes are.
         masses: N, how many nodes each becomes in the end, 0 where that is not known; None where it is not drawn.
         parts: N, the mass of the first child of nodes that split.
+        spans: E, the mass of the smallest node so far that held both ends of an edge.
         kept: N booleans, nodes that a completion keeps; None elsewhere.
         node_types, edge_types: N and E integers, zero until drawn; None where there are none.
         typed: B booleans, whether types have been drawn.
@@ -41,6 +42,7 @@ class GrowthState:
     splits: Tensor
     masses: Tensor | None
     parts: Tensor
+    spans: Tensor
     kept: Tensor | None
     node_types: Tensor | None
     edge_types: Tensor | None
@@ -155,6 +157,9 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
     total = len(place) + int(state.splits.sum())
     order = (edges[0] * total + edges[1]).argsort()
     edges = edges[:, order]
+    inherited = state.spans[numbers]
+    joined = torch.zeros_like(siblings) if state.masses is None else state.masses[state.splits]
+    spans = torch.cat([state.spans[stays], joined, inherited[to_first], inherited[to_second]])[order]
     # Graphs that are complete may have types already.
     node_types = edge_types = None
     if state.node_types is not None and state.edge_types is not None:
@@ -174,6 +179,7 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
         splits=torch.zeros(total, dtype=torch.bool, device=place.device),
         masses=grown_masses(state),
         parts=place.new_zeros(total),
+        spans=spans,
         kept=kept,
         node_types=node_types,
         edge_types=edge_types,

@@ -83,6 +83,7 @@ class GraphStem(Stem):
             self.score_node_type = _mlp(width, width, len(tokenizer.node_types))
             self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
         self.mass = _mlp(MASSES, width, width) if tokenizer.config.masses else None
+        self.span = _mlp(MASSES, width, width) if tokenizer.config.masses else None
         self.division = Division(tokenizer.config.max_nodes) if tokenizer.config.masses else None
         self.numbers = _mlp(NUMBERS, width, width)
         self.tilt = None if tokenizer.edge_law is None else Tilt(tokenizer.edge_law.rate)
@@ -135,7 +136,10 @@ class GraphStem(Stem):
                 if self.mass is not None and part.masses is not None:
                     states = states + self.mass(_describe_masses(part.masses))
                 nodes.append(states)
-                edges.append(self._embed(self.edge_state, edge_states, edge_types, "edge_type"))
+                states = self._embed(self.edge_state, edge_states, edge_types, "edge_type")
+                if self.span is not None and part.spans is not None:
+                    states = states + self.span(_describe_masses(part.spans))
+                edges.append(states)
                 owners.append(part.graph_of + k * size)
                 triangles.append(part.triangles + edge)
                 blocked.append(node_states >= CHOSEN)

@@ -30,7 +30,7 @@ class Structure:
             usual, ``usual_count``), and edges that are still to go to both children.
         graph_of: N, the sample of each node. offsets: B, the first node of each.
         node_states, edge_states: N and E.
-        masses: N, how many nodes each becomes, 0 where that is not known; None where it is not drawn.
+        masses, spans: N and E, as in ``GrowthState``; None where masses are not drawn.
         node_types, edge_types: N and E, zero where unknown, else one more than the type; None without types.
         edges: 2 E. triangles: 3 T edge numbers.
         places: what each token is about. Edge scales: R 2, the edges to the first and to the second child; type scales:
@@ -46,6 +46,7 @@ class Structure:
     node_states: Tensor
     edge_states: Tensor
     masses: Tensor | None
+    spans: Tensor | None
     node_types: Tensor | None
     edge_types: Tensor | None
     edges: Tensor
@@ -78,6 +79,7 @@ class Structure:
             node_states=self.node_states[nodes],
             edge_states=self.edge_states[edges],
             masses=None if self.masses is None else self.masses[nodes],
+            spans=None if self.spans is None else self.spans[edges],
             node_types=None if self.node_types is None else self.node_types[nodes],
             edge_types=None if self.edge_types is None else self.edge_types[edges],
             edges=new_node[self.edges[:, edges]],
@@ -100,6 +102,7 @@ def restrict(state: GrowthState, active: Tensor) -> GrowthState:
         splits=state.splits[stays],
         masses=None if state.masses is None else state.masses[stays],
         parts=state.parts[stays],
+        spans=state.spans[edges_stay],
         kept=None if state.kept is None else state.kept[stays],
         node_types=None if state.node_types is None else state.node_types[stays],
         edge_types=None if state.edge_types is None else state.edge_types[edges_stay],
@@ -116,7 +119,7 @@ def without_graph(
     places = none.view(0, 1) if places is None else places
     return Structure(
         kind, mask, _numbers(state, state.sizes, counts), none, torch.zeros_like(state.sizes), none, none, masses,
-        typed, None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), places,
+        masses, typed, None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), places,
     )  # fmt: skip
 
 
@@ -137,6 +140,7 @@ def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Str
         torch.full((num_nodes,), PLAIN, device=mask.device),
         torch.full((num_edges,), FIXED, device=mask.device),
         part.masses,
+        None if part.masses is None else part.spans,
         node_types,
         None if edge_types is None else torch.zeros_like(edge_types),
         part.edges,
@@ -154,16 +158,19 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     stays = torch.ones(part.edges.shape[1], dtype=torch.bool, device=mask.device)
     stays[edges_split] = False
     children, ends = place[part.splits], place[others]
+    inherited = part.spans[edges_split]
+    joined = torch.zeros_like(children) if part.masses is None else part.masses[part.splits]
     groups = [
-        (FIXED, place[part.edges[:, stays]]),
-        (SIBLING, torch.stack([children, children + 1])),
-        (UNKNOWN, torch.stack([place[nodes], ends])),
-        (UNKNOWN, torch.stack([place[nodes] + 1, ends])),
+        (FIXED, place[part.edges[:, stays]], part.spans[stays]),
+        (SIBLING, torch.stack([children, children + 1]), joined),
+        (UNKNOWN, torch.stack([place[nodes], ends]), inherited),
+        (UNKNOWN, torch.stack([place[nodes] + 1, ends]), inherited),
     ]
-    states = torch.cat([torch.full((edges.shape[1],), kind, device=mask.device) for kind, edges in groups])
-    edges = torch.cat([edges for _, edges in groups], 1).sort(0).values
+    states = torch.cat([torch.full((edges.shape[1],), kind, device=mask.device) for kind, edges, _ in groups])
+    spans = torch.cat([each for _, _, each in groups])
+    edges = torch.cat([edges for _, edges, _ in groups], 1).sort(0).values
     order = (edges[0] * total + edges[1]).argsort()
-    edges, states = edges[:, order], states[order]
+    edges, states, spans = edges[:, order], states[order], spans[order]
     where = torch.empty_like(order)
     where[order] = torch.arange(len(order), device=order.device)
     first_child = groups[0][1].shape[1] + groups[1][1].shape[1]
@@ -183,6 +190,7 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
         node_states,
         states,
         grown_masses(part),
+        None if part.masses is None else spans,
         none,
         None if state.edge_types is None else torch.zeros_like(states),
         edges,

@@ -188,6 +188,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             splits=torch.zeros(num_samples, dtype=torch.bool, device=device),
             masses=zeros if self.config.masses else None,
             parts=zeros,
+            spans=zeros[:0],
             kept=None,
             node_types=types,
             edge_types=None if types is None else types[:0],
@@ -223,6 +224,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             edges=samples.edges + shift,
             splits=nodes,
             parts=nodes.long(),
+            spans=torch.zeros_like(samples.edges[0]),
             kept=~nodes,
         )
 

@@ -60,10 +60,17 @@ def logits_of(tokenizer: GraphTokenizer, stem: GraphStem, state: GrowthState, to
 def permuted(state: GrowthState, order: Tensor) -> GrowthState:
     """The same graph with node i as number ``order[i]``."""
     edges = order[state.edges].sort(0).values
-    edges = edges[:, (edges[0] * len(order) + edges[1]).argsort()]
+    sort = (edges[0] * len(order) + edges[1]).argsort()
     back = order.argsort()
     masses = None if state.masses is None else state.masses[back]
-    return replace(state, edges=edges, splits=state.splits[back], masses=masses, parts=state.parts[back])
+    return replace(
+        state,
+        edges=edges[:, sort],
+        splits=state.splits[back],
+        masses=masses,
+        parts=state.parts[back],
+        spans=state.spans[sort],
+    )
 
 
 @settings(max_examples=50, deadline=None)
