@@ -42,8 +42,8 @@ class GraphTokenizerConfig(Section):
     """Growth by reverse contraction."""
 
     coarsening: str = "cheapest"
-    """Which edges are contracted first: cheapest (few common neighbours, small degree), communities (inside
-    communities first), or random."""
+    """Which edges are contracted first: cheapest (few common neighbours, small degree), interior (two common
+    neighbours: for triangulations), communities (inside communities, the lightest nodes), or random."""
     ratio: Annotated[float, Field(gt=0, le=0.5)] = 0.125
     """Share of the nodes that one level contracts, as far as there are independent edges."""
     max_nodes: PositiveInt = 256

@@ -79,6 +79,22 @@ def test_what_is_counted_beforehand_comes_true(seed: int, name: str) -> None:
     assert torch.equal(states[-1].masses, (roots == 1).long().repeat_interleave(batch.sizes))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)))
+def test_an_edge_spans_the_smallest_node_that_held_both_its_ends(seed: int, name: str) -> None:
+    """What becomes of a node lies side by side in the end, so nodes on the way are intervals."""
+    graph = nx.connected_watts_strogatz_graph(14, 4, 0.3, seed=seed)
+    batch = from_networkx([graph])
+    tokenizer = tokenizer_for(batch, coarsening=name, masses=True)
+    states = tokenizer.states(tokenizer.encode(batch))
+    intervals = set()
+    for state in states[len(tokenizer.scales.head) :]:
+        ends = state.masses.cumsum(0).tolist()
+        intervals |= {(end - mass, end) for mass, end in zip(state.masses.tolist(), ends, strict=True)}
+    for first, second, span in zip(*states[-1].edges.tolist(), states[-1].spans.tolist(), strict=True):
+        assert span == min(stop - start for start, stop in intervals if start <= first and second < stop)
+
+
 def test_the_inside_goes_first_and_the_border_stays() -> None:
     """Of triangulations of points in the plane: the border's length, 3 n - 3 - edges, is that of the whole graph while
     24 of 64 nodes are left, with this strategy; with the cheapest edges first it shrinks."""
