@@ -50,9 +50,6 @@ class GraphTokenizerConfig(Section):
     """Most nodes a graph may have, in training and in sampling."""
     node_weight: NonNegativeFloat = 0.3
     """What a token that chooses a node to split counts in the loss; one that chooses edges counts 1."""
-    count_edges: bool = False
-    """Whether the number of edges is drawn before the graph grows, as the number of nodes is, and the network told how
-    many are to come: without, graphs differ more in it than the data's do."""
     masses: bool = False
     """Whether it is drawn, as a node splits, how many nodes each of its children stands for in the end (its mass), and
     the network told: without, communities differ more in size than the data's do. The law is one of numbers alone: the

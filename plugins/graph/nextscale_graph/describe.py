@@ -11,7 +11,7 @@ from nextscale.pyramid import Schedule, TokenPyramid
 from nextscale_graph.coarsen import Coarsening, coarsen
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.scales import Scales
-from nextscale_graph.structure import TYPES
+from nextscale_graph.structure import HEADS, TYPES
 
 Tokens = list[list[int]]
 """Those of one graph, a list a scale."""
@@ -26,8 +26,6 @@ def describe_graph(
     roots, levels, order = coarsen(adjacency, method, ratio, rng)
     none: Tokens = [[] for _ in TYPES] if scales.typed else []
     tokens = [[size], [roots]]
-    if scales.count_edges:
-        tokens += [[digit] for digit in divmod(edges.shape[1], scales.vocabulary)]
     for level in levels:
         masses = [level.masses if roots == 1 else [0] * len(level.masses)] if scales.masses else []
         tokens += [[len(level.splits)], level.splits, *masses, level.patterns, *none]
@@ -44,7 +42,7 @@ def describe_types(samples: GraphBatch, described: list[Tokens], orders: Sequenc
         edges = samples.edges[:, edge : edge + count].cpu().numpy()
         types = samples.edge_types[edge : edge + count].cpu().numpy()
         node, edge = node + size, edge + count
-        if len(tokens) == len(scales.head):  # nothing to grow
+        if len(tokens) == len(HEADS):  # nothing to grow
             tokens += [[] for _ in scales.cycle]
         place = np.argsort(order)
         ends = np.sort(place[edges], 0)

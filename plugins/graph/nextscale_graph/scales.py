@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import networkx as nx
 import torch
 from torch import Tensor
 
 from nextscale_graph.coarsen import BOTH, FIRST
-from nextscale_graph.laws import most_edges
-from nextscale_graph.state import GrowthState, graphs_of, split_edges
+from nextscale_graph.state import GrowthState, split_edges
 from nextscale_graph.structure import (
     COUNT,
     EDGE,
     EDGE_TYPE,
     HEADS,
-    HIGH,
-    LOW,
     MASS,
     NODE,
     NODE_TYPE,
@@ -34,13 +30,12 @@ class Scales:
     Args:
         vocabulary: V, tokens that there are.
         max_nodes: the most that a graph may have.
-        count_edges, masses: whether they are drawn.
+        masses: whether they are drawn.
         node_types, edge_types: how many there are.
     """
 
     vocabulary: int
     max_nodes: int
-    count_edges: bool
     masses: bool
     node_types: int
     edge_types: int
@@ -50,18 +45,13 @@ class Scales:
         return self.node_types > 0
 
     @property
-    def head(self) -> tuple[str, ...]:
-        """The scales before the first level."""
-        return (SIZE, ROOTS) if not self.count_edges else HEADS
-
-    @property
     def cycle(self) -> tuple[str, ...]:
         """The scales of a level, and of types once a graph is complete."""
         mass = (MASS,) if self.masses else ()
         return COUNT, NODE, *mass, EDGE, *(TYPES if self.typed else ())
 
     def kind(self, scale: int) -> str:
-        return self.head[scale] if scale < len(self.head) else self.cycle[(scale - len(self.head)) % len(self.cycle)]
+        return HEADS[scale] if scale < len(HEADS) else self.cycle[(scale - len(HEADS)) % len(self.cycle)]
 
     def mask(self, state: GrowthState, kind: str) -> Tensor:
         """B L: the tokens that each sample has at this scale."""
@@ -94,8 +84,6 @@ class Scales:
                 legal_BV = code == state.given[:, None]
         elif kind == ROOTS:
             legal_BV = (code >= 1) & (code <= state.target[:, None])
-        elif kind in (HIGH, LOW):
-            legal_BV = self._legal_edges(state, kind)
         elif kind == COUNT:
             most = torch.minimum(self.divisible(state).sum(1), state.target - state.sizes)
             legal_BV = (code >= 1) & (code <= most[:, None])
@@ -124,28 +112,3 @@ class Scales:
         within = torch.arange(len(state.splits), device=state.sizes.device) - state.offsets[state.graph_of]
         divisible[state.graph_of, within] = True if state.masses is None else state.masses != 1
         return divisible
-
-    def _legal_edges(self, state: GrowthState, kind: str) -> Tensor:
-        """B V: digits of numbers of edges between what is there and splits add, and what components can hold."""
-        code = torch.arange(self.vocabulary, device=state.sizes.device)
-        least = state.edge_counts + state.target - state.sizes
-        most = torch.maximum(least, most_edges(state.target, components(state)))
-        if kind == HIGH:
-            return (code >= least[:, None] // self.vocabulary) & (code <= most[:, None] // self.vocabulary)
-        edges = state.aim[:, None] + code
-        return (edges >= least[:, None]) & (edges <= most[:, None])
-
-    def edge_cases(self, state: GrowthState, kind: str) -> Tensor | None:
-        """B 5: what ``EdgeLaw.logits`` takes."""
-        if kind not in (HIGH, LOW):
-            return None
-        high = torch.full_like(state.aim, -1) if kind == HIGH else state.aim // self.vocabulary
-        return torch.stack([state.target, components(state), state.sizes, state.edge_counts, high], 1)
-
-
-def components(state: GrowthState) -> Tensor:
-    """B, of how many components each graph is."""
-    if not state.edges.shape[1]:
-        return state.sizes
-    graphs = replace(graphs_of(state), node_types=None, edge_types=None).to_networkx()
-    return torch.tensor([nx.number_connected_components(graph) for graph in graphs], device=state.sizes.device)

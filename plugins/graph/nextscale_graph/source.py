@@ -36,18 +36,14 @@ class GraphSource:
 
 
 def describe(graphs: Sequence[GraphBatch], node_types: Sequence[str], edge_types: Sequence[str]) -> dict[str, Any]:
-    """What the tokenizer must know: how often each size, and each number of components and of edges with it, occurs in
-    training; the mean degree; and what types stand for."""
-    numbers = Counter((int(one.sizes[0]), number_of_components(one), int(one.edge_counts[0])) for one in graphs)
-    sizes, components = Counter[int](), Counter[tuple[int, int]]()
-    for (size, roots, _), count in numbers.items():
-        sizes[size] += count
-        components[size, roots] += count
+    """What the tokenizer must know: how often each size, and each number of components of a size, occurs in training;
+    the mean degree; and what types stand for."""
+    sizes = Counter(int(one.sizes[0]) for one in graphs)
+    components = Counter((int(one.sizes[0]), number_of_components(one)) for one in graphs)
     nodes = sum(size * count for size, count in sizes.items())
     return {
         "sizes": [[size, count] for size, count in sorted(sizes.items())],
         "components": [[size, number, count] for (size, number), count in sorted(components.items())],
-        "edges": [[*key, count] for key, count in sorted(numbers.items())],
         "mean_degree": 2 * sum(int(one.edge_counts[0]) for one in graphs) / nodes,
         "node_types": list(node_types),
         "edge_types": list(edge_types),

@@ -19,7 +19,6 @@ class GrowthState:
         scale: the number of scales absorbed.
         target: B, the nodes that each graph is to have; 0 where not yet known.
         given: B, the target asked for, 0 where it is to be drawn; None where it is for all.
-        aim: B, the edges that each graph is to have in the end; 0 where not known.
         sizes: B, the nodes that each has.
         edges: 2 E, sorted, the smaller end first.
         counts: B, how many nodes are to be split in this level.
@@ -35,7 +34,6 @@ class GrowthState:
     scale: int
     target: Tensor
     given: Tensor | None
-    aim: Tensor
     sizes: Tensor
     edges: Tensor
     counts: Tensor
@@ -62,12 +60,6 @@ class GrowthState:
     def edge_counts(self) -> Tensor:
         """B, the edges that each has."""
         return torch.bincount(self.graph_of[self.edges[0]], minlength=len(self.sizes))
-
-    @property
-    def doublings(self) -> Tensor:
-        """B, how many edges are still to go to both children of a node, for the graph to have ``aim`` edges in the end:
-        every split adds one edge between its children, and every edge that goes to both another."""
-        return self.aim - self.edge_counts - (self.target - self.sizes)
 
     @property
     def growing(self) -> Tensor:

@@ -35,11 +35,9 @@ from nextscale_graph.structure import (
     NODE_TYPE,
     PRESENT,
     ROOTS,
-    SIZE,
     TYPES,
     Structure,
 )  # fmt: skip
-from nextscale_graph.tilt import Tilt
 
 if TYPE_CHECKING:
     from nextscale_graph.tokenizer import GraphTokenizer
@@ -52,8 +50,7 @@ UNLIKELY = -1e4
 class Memory:
     """What ``logits`` needs: all scales as one disjoint graph, its states, and where tokens lie.
 
-    Shapes: nodes N D, edges E D; parts: the scales, in order, with where each begins: tokens (along L), nodes, edges;
-    revealed: tokens B L of all scales, and which of them are known.
+    Shapes: nodes N D, edges E D; parts: the scales, in order, with where each begins: tokens (along L), nodes, edges.
     """
 
     nodes: Tensor
@@ -61,7 +58,6 @@ class Memory:
     blocked: Tensor
     structure: tuple[Structure, ...]
     begins: list[tuple[int, int, int]]
-    revealed: tuple[Tensor, Tensor] | None
 
 
 class GraphStem(Stem):
@@ -86,7 +82,6 @@ class GraphStem(Stem):
         self.span = _mlp(MASSES, width, width) if tokenizer.config.masses else None
         self.division = Division(tokenizer.config.max_nodes) if tokenizer.config.masses else None
         self.numbers = _mlp(NUMBERS, width, width)
-        self.tilt = None if tokenizer.edge_law is None else Tilt(tokenizer.edge_law.rate)
         self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
@@ -97,7 +92,6 @@ class GraphStem(Stem):
         self.count_score = _mlp(CANDIDATE, 32, 1)
         sizes = size_logits(tokenizer.sizes, self.vocabulary)
         roots = root_logits(tokenizer.components, self.vocabulary)
-        self.edge_law = tokenizer.edge_law
         self.register_buffer("size_logits", sizes, persistent=False)
         self.register_buffer("root_logits", roots, persistent=False)
 
@@ -147,7 +141,7 @@ class GraphStem(Stem):
         if not nodes:
             none = number_states.new_zeros(0, number_states.shape[-1])
             index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
-            memory = Memory(none, none, index[0].bool(), tuple(parts), begins, revealed)
+            memory = Memory(none, none, index[0].bool(), tuple(parts), begins)
             return memory, (number_states, index, index.new_zeros(3, 0))
         ends = torch.cat([p.edges + b[1] for p, b in zip(parts, begins, strict=True)], 1)
         of = torch.cat(owners)
@@ -158,7 +152,6 @@ class GraphStem(Stem):
             torch.cat(blocked),
             tuple(parts),
             begins,
-            revealed,
         )
         return memory, (number_states, ends, torch.cat(triangles, 1))
 
@@ -187,19 +180,17 @@ class GraphStem(Stem):
     def logits(self, hidden_BLD: Tensor, memory: Memory) -> Tensor:
         out = []
         for part, (token, node, edge) in zip(memory.structure, memory.begins, strict=True):
-            span = slice(token, token + part.mask.shape[1])
-            values = self._part_logits(part, hidden_BLD[:, span], memory, node, edge)
-            if part.kind == EDGE and self.tilt is not None:
-                seen = None if memory.revealed is None else tuple(known[:, span] for known in memory.revealed)
-                values = self.tilt(part, values, seen)
-            out.append(values)
+            own = hidden_BLD[:, token : token + part.mask.shape[1]]
+            out.append(self._part_logits(part, own, memory, node, edge))
         return torch.cat(out, 1)
 
     def _part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """B L V of one scale; padding has all logits alike."""
         logits = hidden_BLD.new_zeros(*part.mask.shape, self.vocabulary)
         if part.kind in HEADS:
-            known = self._head_logits(part)
+            known = self.size_logits.expand(len(logits), -1)
+            if part.kind == ROOTS:
+                known = self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)]
             return known[:, None].expand(logits.shape).to(logits.dtype)
         if part.kind == COUNT:
             scores = self._count_logits(part.numbers, self.vocabulary)
@@ -222,17 +213,6 @@ class GraphStem(Stem):
         values = F.pad(values, (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
         return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
 
-    def _head_logits(self, part: Structure) -> Tensor:
-        """B V: of the laws that were counted, not learned."""
-        if part.kind == SIZE:
-            return self.size_logits.expand(part.num_samples, -1)
-        if part.kind == ROOTS:
-            return self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)]
-        assert self.edge_law is not None
-        known = self.size_logits.new_zeros(part.num_samples, self.vocabulary)
-        known[part.mask[:, 0]] = self.edge_law.logits(part.places, self.vocabulary)
-        return known
-
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """R V': logits of tokens about an edge or a node each."""
         asked = self.ask_edge(hidden_BLD[part.mask])
@@ -250,7 +230,7 @@ class GraphStem(Stem):
 
     def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
         """B V: how many nodes split, scored by how each number compares with the usual one."""
-        size, target, usual = numbers[:, :3].float()[:, :, None].unbind(1)
+        size, target, usual = numbers.float()[:, :, None].unbind(1)
         most = torch.minimum(size, target - size)
         longest = max(1, int(most.max()))
         count = torch.arange(1, longest + 1, device=numbers.device).float().expand(len(numbers), -1)
@@ -300,7 +280,7 @@ NUMBERS, CANDIDATE, MASSES = 6, 7, 5
 
 def _describe(numbers: Tensor) -> Tensor:
     """... 6 features of nodes so far, target, and nodes to split."""
-    size, target, count = numbers[..., :3].float().unbind(-1)
+    size, target, count = numbers.float().unbind(-1)
     logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
     return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, split_edges, triangles
 
 # The kinds of scales.
-SIZE, ROOTS, HIGH, LOW, COUNT, NODE, MASS, EDGE, NODE_TYPE, EDGE_TYPE = (
-    "size", "roots", "high digit", "low digit", "count", "node", "mass", "edge", "node type", "edge type",
+SIZE, ROOTS, COUNT, NODE, MASS, EDGE, NODE_TYPE, EDGE_TYPE = (
+    "size", "roots", "count", "node", "mass", "edge", "node type", "edge type",
 )  # fmt: skip
-HEADS, TYPES = (SIZE, ROOTS, HIGH, LOW), (NODE_TYPE, EDGE_TYPE)
+HEADS, TYPES = (SIZE, ROOTS), (NODE_TYPE, EDGE_TYPE)
 # States of nodes and of edges.
 PLAIN, CHILD, CHOSEN, BLOCKED, NODE_STATES = range(5)
 FIXED, SIBLING, UNKNOWN, PRESENT, ABSENT, EDGE_STATES = range(6)
@@ -26,16 +26,15 @@ class Structure:
     Shapes (N nodes, E edges of the disjoint graph; R tokens that are no padding, in the order of samples):
         kind: of the scale.
         mask: B L, which tokens are no padding.
-        numbers: B 4, for each sample: nodes so far, target, nodes to split (in scales that count them: as many as is
-            usual, ``usual_count``), and edges that are still to go to both children.
+        numbers: B 3, for each sample: nodes so far, target, and nodes to split (in scales that count them: as many as
+            is usual, ``usual_count``).
         graph_of: N, the sample of each node. offsets: B, the first node of each.
         node_states, edge_states: N and E.
         masses, spans: N and E, as in ``GrowthState``; None where masses are not drawn.
         node_types, edge_types: N and E, zero where unknown, else one more than the type; None without types.
         edges: 2 E. triangles: 3 T edge numbers.
         places: what each token is about. Edge scales: R 2, the edges to the first and to the second child; type scales:
-            R 1, the node or edge; mass scales: R 1, the mass that is divided; digits of the number of edges: R 5, what
-            ``EdgeLaw.logits`` takes; else R 0.
+            R 1, the node or edge; mass scales: R 1, the mass that is divided; else R 0.
     """
 
     kind: str
@@ -68,7 +67,7 @@ class Structure:
         places = self.places
         if len(places):
             places = places[active[self.mask.nonzero()[:, 0]]]
-        if len(places) and self.kind not in (HIGH, LOW, MASS):
+        if len(places) and self.kind != MASS:
             places = (new_node if self.kind == NODE_TYPE else new_edge)[places]
         sizes = torch.bincount(self.graph_of, minlength=self.num_samples) * active
         return replace(
@@ -200,4 +199,4 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
 
 
 def _numbers(state: GrowthState, sizes: Tensor, counts: Tensor) -> Tensor:
-    return torch.stack([sizes, state.target, counts, state.doublings], 1)
+    return torch.stack([sizes, state.target, counts], 1)

@@ -22,15 +22,12 @@ from nextscale_graph.coarsen import strategy
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.describe import describe_graph, describe_types, pack
 from nextscale_graph.graphs import GraphBatch
-from nextscale_graph.laws import EdgeLaw
 from nextscale_graph.scales import Scales
 from nextscale_graph.state import GrowthState, choose, graphs_of, split, split_edges
 from nextscale_graph.structure import (
     COUNT,
     EDGE,
     HEADS,
-    HIGH,
-    LOW,
     MASS,
     NODE,
     NODE_TYPE,
@@ -62,16 +59,15 @@ def usual_count(size: int, target: int, ratio: float) -> int:
 
 
 class GraphTokenizer(MultiscaleTokenizer):
-    """Scale 0 is the number of nodes, scale 1 that of components, two more (with ``config.count_edges``) the two digits
-    of the number of edges. Every level then has three scales: how many nodes split, which ones (tokens that point at
-    nodes, one at a time), and where their edges go (``coarsen``); with ``config.masses`` another before the edges: how
-    many nodes each first child stands for in the end. Types of nodes and edges, where there are any, follow once a
-    graph is complete.
+    """Scale 0 is the number of nodes, scale 1 that of components; every level then has three scales: how many nodes
+    split, which ones (tokens that point at nodes, one at a time), and where their edges go (``coarsen``); with
+    ``config.masses`` another before the edges: how many nodes each first child stands for in the end. Types of nodes
+    and edges, where there are any, follow once a graph is complete.
 
     Args:
         config: the tokenizer section.
         description: of the data (``source.describe``): ``sizes`` and ``components`` are counted there; ``node_types``
-            and ``edge_types`` name the types; ``edges`` is needed where edges are counted.
+            and ``edge_types`` name the types.
     """
 
     adaptive = True
@@ -83,7 +79,6 @@ class GraphTokenizer(MultiscaleTokenizer):
         self.config, self.coarsening = config, strategy(config.coarsening)
         self.sizes: list[list[int]] = description["sizes"]
         self.components: list[list[int]] = description["components"]
-        self.edge_law = EdgeLaw(description["edges"]) if config.count_edges else None
         self.mean_degree = float(description["mean_degree"])
         self.node_types, self.edge_types = description["node_types"], description["edge_types"]
         self.largest: int = description["largest"]
@@ -95,7 +90,6 @@ class GraphTokenizer(MultiscaleTokenizer):
         self.scales = Scales(
             self.vocabulary,
             config.max_nodes,
-            config.count_edges,
             config.masses,
             len(self.node_types),
             len(self.edge_types),
@@ -120,7 +114,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         """That of a graph of middling size; every batch has its own."""
         total = sum(count for _, count in self.sizes)
         mean = max(1, round(sum(size * count for size, count in self.sizes) / total))
-        lengths, size = [1] * len(self.scales.head), 1
+        lengths, size = [1] * len(HEADS), 1
         while size < mean:
             count = min(size, usual_count(size, mean, self.config.ratio))
             degrees = max(1, round(count * min(self.mean_degree, size - 1)))
@@ -181,7 +175,6 @@ class GraphTokenizer(MultiscaleTokenizer):
             scale=0,
             target=zeros,
             given=given,
-            aim=zeros,
             sizes=zeros + 1,
             edges=zeros.new_zeros(2, 0),
             counts=zeros,
@@ -218,7 +211,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         shift = torch.repeat_interleave(start, samples.edge_counts)
         return replace(
             state,
-            scale=2,  # the number of edges, where it is drawn, is drawn for the graph to come
+            scale=len(HEADS),
             target=target.to(samples.sizes),
             sizes=samples.sizes,
             edges=samples.edges + shift,
@@ -229,7 +222,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         )
 
     def num_scales(self, state: GrowthState) -> int:
-        within = state.scale < len(self.scales.head) or (state.scale - len(self.scales.head)) % len(self.scales.cycle)
+        within = state.scale < len(HEADS) or (state.scale - len(HEADS)) % len(self.scales.cycle)
         return state.scale + bool(within or bool((state.growing | ~state.typed).any()))
 
     def scale_input(self, state: GrowthState, k: int) -> ScaleInput:
@@ -264,7 +257,7 @@ class GraphTokenizer(MultiscaleTokenizer):
     def _structure(self, state: GrowthState, kind: str, mask: Tensor) -> Structure:
         active = mask.any(1)
         if kind in HEADS:
-            return without_graph(kind, state, mask, state.counts, self.scales.edge_cases(state, kind))
+            return without_graph(kind, state, mask, state.counts)
         if kind == COUNT:
             pairs = zip(state.sizes.tolist(), state.target.tolist(), strict=True)
             usual = torch.tensor([usual_count(*pair, self.config.ratio) for pair in pairs], device=mask.device)
@@ -294,10 +287,6 @@ class GraphTokenizer(MultiscaleTokenizer):
                 parts=torch.zeros_like(masses),
                 node_types=types,
             )
-        if kind == HIGH:
-            return replace(state, aim=tokens[:, 0] * self.vocabulary)
-        if kind == LOW:
-            return replace(state, aim=state.aim + tokens[:, 0])
         mask = self.scales.mask(state, kind)
         if kind == COUNT:
             return replace(state, counts=tokens[:, 0] * state.growing)
@@ -321,7 +310,7 @@ class GraphTokenizer(MultiscaleTokenizer):
 
     def satisfies(self, requirement: str, state: GrowthState) -> Tensor:
         """Told of whole graphs, so after scales that say where edges go."""
-        if state.scale <= len(self.scales.head) or self.scales.kind(state.scale - 1) != EDGE:
+        if state.scale <= len(HEADS) or self.scales.kind(state.scale - 1) != EDGE:
             return torch.ones_like(state.sizes, dtype=torch.bool)
         graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
         return torch.tensor([GROWING[requirement](graph) for graph in graphs], device=self.device)

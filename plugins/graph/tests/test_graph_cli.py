@@ -17,8 +17,7 @@ from nextscale.sampling import generate
 from nextscale_cli.main import app
 
 TINY = [
-    "tokenizer.max_nodes=12", "tokenizer.ratio=0.3", "tokenizer.stem.layers=1", "tokenizer.count_edges=true",
-    "transformer.width=16",
+    "tokenizer.max_nodes=12", "tokenizer.ratio=0.3", "tokenizer.stem.layers=1", "transformer.width=16",
     "training.transformer.steps=4", "training.transformer.batch_size=4", "training.transformer.validate_every=2",
     "training.transformer.checkpoint_every=2", "training.device=cpu",
 ]  # fmt: skip

@@ -74,13 +74,11 @@ class TestGraphs(GraphContract):
     pass
 
 
-class TestCountedGraphs(GraphContract):
-    """Edges and masses are drawn."""
-
+class TestGraphsWithMasses(GraphContract):
     examples = 10
 
     def tokenizer_config(self) -> GraphTokenizerConfig:
-        return super().tokenizer_config().model_copy(update={"count_edges": True, "masses": True})
+        return super().tokenizer_config().model_copy(update={"masses": True})
 
 
 class TestTypedGraphs(GraphContract):
@@ -88,5 +86,5 @@ class TestTypedGraphs(GraphContract):
     examples = 10
 
 
-class TestCountedTypedGraphs(TestCountedGraphs):
+class TestTypedGraphsWithMasses(TestGraphsWithMasses):
     typed = True

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nextscale.testing.helpers import randomize
 from nextscale.tokenizer import ScaleInput
-from nextscale_graph.coarsen import BOTH, FIRST, SECOND
+from nextscale_graph.coarsen import FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.source import describe
 from nextscale_graph.state import GrowthState, split_edges
@@ -24,12 +24,12 @@ from nextscale_graph.tokenizer import GraphTokenizer
 SWAP = torch.tensor([1, 0, 2])
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "counted"])
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "masses"])
 def model(request: pytest.FixtureRequest) -> tuple[GraphTokenizer, GraphStem]:
-    """Without and with numbers of edges and masses."""
+    """Without and with masses."""
     batch = random_batch(3, 20, 12)
     description = describe([batch[[i]] for i in range(20)], [], []) | {"largest": 12}
-    options = {"count_edges": request.param, "masses": request.param, "stem": {"layers": 3}}
+    options = {"masses": request.param, "stem": {"layers": 3}}
     tokenizer = GraphTokenizer(GraphTokenizerConfig.model_validate({"max_nodes": 16, **options}), description)
     stem = tokenizer.build_stem(16)
     assert isinstance(stem, GraphStem)
@@ -205,28 +205,3 @@ def test_both_orders_of_children_are_as_likely(model: tuple[GraphTokenizer, Grap
             possible = row > -1e6
             assert possible.nonzero()[:, 0].tolist() == ([0] if mass == 0 else list(range(1, mass)))
             torch.testing.assert_close(row[1:mass], row[1:mass].flip(0))
-
-
-def test_tilted_chances_come_to_what_is_still_open(model: tuple[GraphTokenizer, GraphStem]) -> None:
-    """At the last level, whatever is known already: their sum is what is still to be doubled, as far as tilts go."""
-    tokenizer, stem = model
-    if tokenizer.edge_law is None:
-        return
-    seen = 0
-    for k, batch in enumerate(random_batch(seed, 1, 12) for seed in range(200)):
-        pyramid = tokenizer.encode(batch)
-        last = len(pyramid.schedule) - 1
-        if last < len(tokenizer.scales.head):
-            continue
-        state, tokens = tokenizer.states(pyramid)[last], pyramid.scale(last)
-        inputs = tokenizer.scale_input(state, last)
-        known = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(k)) < 0.3
-        open_BL = inputs.mask & ~known
-        still = int(state.doublings[0]) - int(((tokens == BOTH) & known & inputs.mask).sum())
-        if 0 < still < int(open_BL.sum()):
-            with torch.no_grad():
-                logits = stem.logits(*stem(inputs, (tokens, known)))
-            chances = logits[..., :3].softmax(-1)[..., BOTH]
-            assert float(chances[open_BL].sum()) == pytest.approx(still, abs=0.15)
-            seen += 1
-    assert seen > 5
