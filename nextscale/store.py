@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from nextscale import plugins
@@ -31,6 +32,8 @@ from nextscale.pyramid import Schedule
 from nextscale.runconfig import RunConfig, dump_config
 from nextscale.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
+
+T = TypeVar("T", bound=BaseModel)
 
 
 def new_transformer(
@@ -68,7 +71,8 @@ def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleT
     """
     body = stored_config(run, "tokenizer")
     modality = plugins.modality(body["modality"])
-    config = plugins.modality_config(body["modality"]).tokenizer.model_validate(body["tokenizer"])
+    section = plugins.modality_config(body["modality"]).tokenizer
+    config = _settings(section, body["tokenizer"], run / "tokenizer" / "config.json")
     tokenizer = modality.build_tokenizer(config, body["description"])
     tokenizer.description = body["description"]
     _fill(run / "tokenizer", tokenizer)
@@ -97,7 +101,7 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
             f"{run}/transformer predicts {body['token_space']}; this tokenizer has {tokenizer.token_space.describe()}"
         )
     conditions = [ConditionSpec.model_validate(spec) for spec in body["conditions"]]
-    config = TransformerConfig.model_validate(body["transformer"])
+    config = _settings(TransformerConfig, body["transformer"], run / "transformer" / "config.json")
     transformer = new_transformer(config, tokenizer, conditions, Schedule.of(body["schedule"]))
     _fill(run / "transformer", transformer)
     return transformer.to(device).eval()
@@ -231,6 +235,17 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is missing or damaged: {error}") from None
+
+
+def _settings(section: type[T], values: Mapping[str, Any], path: Path) -> T:
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        setting = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{path} was written by another version, or damaged: {setting}: {first['msg'].lower()}"
+        ) from None
 
 
 def _fill(folder: Path, model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_impossible_sizes(run: Path, size: object, message: str) -> None:
 def test_a_size_never_seen_is_tried(run: Path, tmp_path: Path) -> None:
     result = invoke("sample", run, "-n", 1, "size=11", "--out", tmp_path / "out", "--no-film")
     assert result.exit_code == 0 and "warning: size 11 is beyond the data" in result.output
+
+
+def test_a_run_with_a_setting_that_is_not_known(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "tokenizer" / "config.json"
+    path.write_text(path.read_text().replace('"ratio"', '"ration"'))
+    result = invoke("sample", tmp_path / "run", "-n", 1)
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert "written by another version, or damaged: ration: extra inputs are not permitted" in result.output
 
 
 def test_evaluation(run: Path) -> None:
