@@ -72,7 +72,7 @@ def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleT
     body = stored_config(run, "tokenizer")
     modality = plugins.modality(body["modality"])
     section = plugins.modality_config(body["modality"]).tokenizer
-    config = _settings(section, body["tokenizer"], run / "tokenizer" / "config.json")
+    config = stored_settings(section, body["tokenizer"], run / "tokenizer" / "config.json")
     tokenizer = modality.build_tokenizer(config, body["description"])
     tokenizer.description = body["description"]
     _fill(run / "tokenizer", tokenizer)
@@ -100,8 +100,9 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
         raise CheckpointError(
             f"{run}/transformer predicts {body['token_space']}; this tokenizer has {tokenizer.token_space.describe()}"
         )
-    conditions = [ConditionSpec.model_validate(spec) for spec in body["conditions"]]
-    config = _settings(TransformerConfig, body["transformer"], run / "transformer" / "config.json")
+    path = run / "transformer" / "config.json"
+    conditions = [stored_settings(ConditionSpec, spec, path) for spec in body["conditions"]]
+    config = stored_settings(TransformerConfig, body["transformer"], path)
     transformer = new_transformer(config, tokenizer, conditions, Schedule.of(body["schedule"]))
     _fill(run / "transformer", transformer)
     return transformer.to(device).eval()
@@ -237,15 +238,18 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
         raise CheckpointError(f"{path} is missing or damaged: {error}") from None
 
 
-def _settings(section: type[T], values: Mapping[str, Any], path: Path) -> T:
+def stored_settings(section: type[T], values: Any, path: Path) -> T:
+    """``values``, read from ``path``, as a section.
+
+    Raises:
+        CheckpointError: they hold what this version does not know or take.
+    """
     try:
         return section.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        setting = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"{path} was written by another version, or damaged: {setting}: {first['msg'].lower()}"
-        ) from None
+        what = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise CheckpointError(f"{path} was written by another version, or is damaged: {what}") from None
 
 
 def _fill(folder: Path, model: nn.Module) -> None:

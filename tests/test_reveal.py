@@ -45,14 +45,14 @@ def test_a_group_reveals_as_many_as_the_sub_steps_so_far(seed: int) -> None:
             assert torch.equal(shown, sizes.clamp_max(step)) and step < max(1, int(sizes.max()))
 
 
-@pytest.mark.parametrize("others", [0, 1, 4])
-def test_shares_of_a_samples_scales_are_spread_evenly(others: int) -> None:
-    """Of 40 scales of ten tokens each, every number of tokens is known in four, give or take three; scales of one
-    token, which has no choice, between them change nothing."""
-    lengths = ([10] + [1] * others) * 40
+@pytest.mark.parametrize("others", [[], [1], [1, 1, 1, 1], [7], [1, 7]], ids=str)
+def test_shares_of_a_samples_scales_are_spread_evenly(others: list[int]) -> None:
+    """Of 40 scales of ten tokens each, every number of tokens is known in four, give or take three, whatever scales lie
+    between them: of one token, which have no choice, or of seven."""
+    lengths = [10, *others] * 40
     groups = torch.zeros(50, sum(lengths), dtype=torch.long)
     known, _ = revealed(groups, torch.ones_like(groups, dtype=torch.bool), lengths, 0)
-    for row in known.view(50, 40, 10 + others)[..., :10].sum(2):
+    for row in known.view(50, 40, 10 + sum(others))[..., :10].sum(2):
         times = torch.bincount(row, minlength=10)
         assert int(times.min()) >= 1 and int(times.max()) <= 7
 

@@ -12,7 +12,7 @@ from nextscale.errors import CheckpointError, ConfigError
 from nextscale.modality import Modality
 from nextscale.runconfig import RunConfig
 from nextscale.sampling import check_sampling
-from nextscale.store import has, new_transformer, start_from, stored_config
+from nextscale.store import has, new_transformer, start_from, stored_config, stored_settings
 from nextscale.training.loop import micro_batch_size
 from nextscale.training.meta import without_memory
 
@@ -74,7 +74,8 @@ def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
         CheckpointError: it was not; the differences are named.
     """
     stored = stored_config(run, "tokenizer")
-    settings = type(config.tokenizer).model_validate(stored["tokenizer"]).model_dump(mode="json")
+    path = Path(run) / "tokenizer" / "config.json"
+    settings = stored_settings(type(config.tokenizer), stored["tokenizer"], path).model_dump(mode="json")
     told = {key: value for key, value in data.description.items() if key in stored["description"]}
     for what, there, now in (
         ("on other data", stored["description"], json.loads(json.dumps(told))),

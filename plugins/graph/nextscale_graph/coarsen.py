@@ -98,10 +98,10 @@ class Random(Coarsening):
 
 
 class Communities(Coarsening):
-    """Edges inside a community first (Louvain's, found once), then between them; of either the lightest, by the nodes
-    that their ends stand for.
+    """Edges inside a community before those between them (Louvain's, found once; a level whose inner edges are not
+    independent takes others as well), of either the lightest, by the nodes that their ends stand for.
 
-    Backwards it is always the heaviest node that splits, and in halves: of a node's mass it can be told whether it is
+    Backwards it is mostly the heaviest node that splits, and in halves: of a node's mass it can be told whether it is
     several communities, one, or a part of one, and where its edges go depends on masses alone, not on which edges were
     found to be alike.
     """

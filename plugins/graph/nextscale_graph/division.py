@@ -21,6 +21,8 @@ class Division(nn.Module):
     def __init__(self, max_nodes: int) -> None:
         super().__init__()
         self.lighter, self.heavier, self.whole = (nn.Embedding(max_nodes + 1, WIDTH) for _ in range(3))
+        for table in (self.lighter, self.heavier, self.whole):
+            nn.init.zeros_(table.weight)  # of numbers never seen, what is measured alone tells
         self.score = nn.Sequential(
             nn.Linear(3 * WIDTH + FEATURES, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)
         )
@@ -40,6 +42,6 @@ class Division(nn.Module):
             ], -1,
         )  # fmt: skip
         states = [self.lighter(lighter), self.heavier(heavier), self.whole(whole.expand_as(lighter)), features]
-        scores = self.score(torch.cat(states, -1))[..., 0].masked_fill(first >= whole, OUTSIDE)
+        scores = self.score(torch.cat(states, -1))[..., 0].float().masked_fill(first >= whole, OUTSIDE)
         unknown = torch.where(whole == 0, 0.0, OUTSIDE).to(scores.dtype)
         return torch.cat([unknown, scores], 1)

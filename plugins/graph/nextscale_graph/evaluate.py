@@ -41,11 +41,13 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     ours, floor = distances(drawn, reference), distances(real, reference)
     for name, value in ours.items():
         results[f"mmd_{name}"], results[f"floor_{name}"] = value, floor[name]
-    results |= {f"ratio_{name}": ratio for name, ratio in _ratios(ours, floor).items()}
-    results["ratio"] = _mean_ratio(ours, floor)
-    parts = [real[i : i + len(drawn)] for i in range(0, len(real) - len(drawn) + 1, len(drawn))][:REAL_PARTS]
-    if parts:
-        results["real_ratio"] = float(np.mean([_mean_ratio(distances(part, reference), floor) for part in parts]))
+    ratios = _ratios(ours, floor)
+    results |= {f"ratio_{name}": ratio for name, ratio in ratios.items()}
+    if ratios:
+        results["ratio"] = _mean(ratios)
+        parts = [real[i : i + len(drawn)] for i in range(0, len(real) - len(drawn) + 1, len(drawn))][:REAL_PARTS]
+        found = [_mean(_ratios(distances(part, reference), floor)) for part in parts]
+        results |= {"real_ratio": float(np.mean(found))} if found else {}
     if kind == "none":  # community, ego and protein graphs are published by another protocol, which is kept apart
         floor = gdss_distances(train.to_networkx(), reference)
         for name, value in gdss_distances(drawn, reference).items():
@@ -66,9 +68,8 @@ def _ratios(found: dict[str, float], floor: dict[str, float]) -> dict[str, float
     return {name: value / rounded[name] for name, value in found.items() if rounded[name] > 0}
 
 
-def _mean_ratio(found: dict[str, float], floor: dict[str, float]) -> float:
-    ratios = list(_ratios(found, floor).values())
-    return float(np.mean(ratios)) if ratios else float("nan")
+def _mean(ratios: dict[str, float]) -> float:
+    return float(np.mean(list(ratios.values())))
 
 
 def _first(source: Any) -> GraphBatch:

@@ -18,14 +18,14 @@ class GrowthState:
     Shapes (N nodes and E edges of all graphs together, numbered through):
         scale: the number of scales absorbed.
         target: B, the nodes that each graph is to have; 0 where not yet known.
-        given: B, the target asked for, 0 where it is to be drawn; None where it is for all.
+        given: B, the target asked for; None where it is to be drawn.
         sizes: B, the nodes that each has.
         edges: 2 E, sorted, the smaller end first.
         counts: B, how many nodes are to be split in this level.
         splits: N booleans, which nodes are.
         masses: N, how many nodes each becomes in the end, 0 where that is not known; None where it is not drawn.
-        parts: N, the mass of the first child of nodes that split.
-        spans: E, the mass of the smallest node so far that held both ends of an edge.
+        parts: N, the mass of the first child of nodes that split; spans: E, the mass of the smallest node so far that
+            held both ends of an edge. Both are 0 where masses are not known or not drawn.
         kept: N booleans, nodes that a completion keeps; None elsewhere.
         node_types, edge_types: N and E integers, zero until drawn; None where there are none.
         typed: B booleans, whether types have been drawn.
@@ -128,6 +128,11 @@ def grown_masses(state: GrowthState) -> Tensor | None:
     return masses
 
 
+def sibling_spans(state: GrowthState) -> Tensor:
+    """The span of each edge between two children: what they divide."""
+    return (torch.zeros_like(state.parts) if state.masses is None else state.masses)[state.splits]
+
+
 def split(state: GrowthState, patterns: Tensor) -> GrowthState:
     """Split the chosen nodes; ``patterns`` T says where each of ``split_edges`` goes."""
     numbers, nodes, others = split_edges(state)
@@ -150,8 +155,7 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
     order = (edges[0] * total + edges[1]).argsort()
     edges = edges[:, order]
     inherited = state.spans[numbers]
-    joined = torch.zeros_like(siblings) if state.masses is None else state.masses[state.splits]
-    spans = torch.cat([state.spans[stays], joined, inherited[to_first], inherited[to_second]])[order]
+    spans = torch.cat([state.spans[stays], sibling_spans(state), inherited[to_first], inherited[to_second]])[order]
     # Graphs that are complete may have types already.
     node_types = edge_types = None
     if state.node_types is not None and state.edge_types is not None:

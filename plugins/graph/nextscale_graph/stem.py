@@ -72,15 +72,14 @@ class GraphStem(Stem):
         super().__init__()
         self.vocabulary = tokenizer.vocabulary
         self.node_state, self.edge_state = nn.Embedding(NODE_STATES, width), nn.Embedding(EDGE_STATES, width)
-        self.typed = tokenizer.typed
-        if self.typed:
+        if tokenizer.scales.typed:
             self.node_type = nn.Embedding(len(tokenizer.node_types) + 1, width)
             self.edge_type = nn.Embedding(len(tokenizer.edge_types) + 1, width)
             self.score_node_type = _mlp(width, width, len(tokenizer.node_types))
             self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
-        self.mass = _mlp(MASSES, width, width) if tokenizer.config.masses else None
-        self.span = _mlp(MASSES, width, width) if tokenizer.config.masses else None
-        self.division = Division(tokenizer.config.max_nodes) if tokenizer.config.masses else None
+        if tokenizer.config.masses:
+            self.mass, self.span = (_mlp(MASSES, width, width) for _ in range(2))
+            self.division = Division(tokenizer.config.max_nodes)
         self.numbers = _mlp(NUMBERS, width, width)
         self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -127,16 +126,18 @@ class GraphStem(Stem):
             node_states, edge_states, node_types, edge_types = _reveal(part, seen)
             if len(node_states):
                 states = self._embed(self.node_state, node_states, node_types, "node_type")
-                if self.mass is not None and part.masses is not None:
+                if part.masses is not None:
                     states = states + self.mass(_describe_masses(part.masses))
                 nodes.append(states)
                 states = self._embed(self.edge_state, edge_states, edge_types, "edge_type")
-                if self.span is not None and part.spans is not None:
+                if part.spans is not None:
                     states = states + self.span(_describe_masses(part.spans))
                 edges.append(states)
                 owners.append(part.graph_of + k * size)
                 triangles.append(part.triangles + edge)
-                blocked.append(node_states >= CHOSEN)
+                blocked.append(
+                    node_states >= CHOSEN if part.masses is None else (node_states >= CHOSEN) | (part.masses == 1)
+                )
             token, node, edge = token + length, node + len(node_states), edge + len(edge_states)
         if not nodes:
             none = number_states.new_zeros(0, number_states.shape[-1])
@@ -206,11 +207,10 @@ class GraphStem(Stem):
         if not len(part.places):
             return logits
         if part.kind == MASS:
-            assert self.division is not None
             values = self.division(part)
         else:
             values = self._place_logits(part, hidden_BLD, memory, node, edge)
-        values = F.pad(values, (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
+        values = F.pad(values.float(), (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
         return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
 
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
@@ -241,7 +241,7 @@ class GraphStem(Stem):
                 size / target.clamp_min(1), (count == most).float(), (usual + 1).log() / 5,
             ), -1,
         )  # fmt: skip
-        scores = self.count_score(features)[..., 0].masked_fill(count > most.clamp_min(1), OUTSIDE)
+        scores = self.count_score(features)[..., 0].float().masked_fill(count > most.clamp_min(1), OUTSIDE)
         return F.pad(scores, (1, vocabulary - 1 - longest), value=OUTSIDE)
 
 

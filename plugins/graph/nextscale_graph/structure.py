@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, split_edges, triangles
+from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, sibling_spans, split_edges, triangles
 
 # The kinds of scales.
 SIZE, ROOTS, COUNT, NODE, MASS, EDGE, NODE_TYPE, EDGE_TYPE = (
@@ -158,10 +158,9 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     stays[edges_split] = False
     children, ends = place[part.splits], place[others]
     inherited = part.spans[edges_split]
-    joined = torch.zeros_like(children) if part.masses is None else part.masses[part.splits]
     groups = [
         (FIXED, place[part.edges[:, stays]], part.spans[stays]),
-        (SIBLING, torch.stack([children, children + 1]), joined),
+        (SIBLING, torch.stack([children, children + 1]), sibling_spans(part)),
         (UNKNOWN, torch.stack([place[nodes], ends]), inherited),
         (UNKNOWN, torch.stack([place[nodes] + 1, ends]), inherited),
     ]

@@ -44,7 +44,7 @@ GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is
 
 
 HEAVY = 10
-"""Tokens that divide a mass count as many times this as the mass has."""
+"""A token that divides a mass m counts max(1, m / this) in the loss: on the first of them most depends."""
 
 
 @lru_cache(maxsize=65536)
@@ -103,10 +103,6 @@ class GraphTokenizer(MultiscaleTokenizer):
 
         return GraphStem(width, self)
 
-    @property
-    def typed(self) -> bool:
-        return self.scales.typed
-
     def scale_names(self, num_scales: int) -> list[str]:
         return [self.scales.kind(k) for k in range(num_scales)]
 
@@ -146,7 +142,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             tokens, order = describe_graph(size, edges, self.scales, self.coarsening, self.config.ratio, rng)
             described.append(tokens)
             orders.append(order)
-        if self.typed:
+        if self.scales.typed:
             describe_types(samples, described, orders, self.scales)
         return pack(described, samples.sizes.device), orders
 
@@ -170,7 +166,7 @@ class GraphTokenizer(MultiscaleTokenizer):
                 stacklevel=2,
             )
         zeros = torch.zeros(num_samples, dtype=torch.long, device=device)
-        types = torch.zeros(num_samples, dtype=torch.long, device=device) if self.typed else None
+        types = torch.zeros(num_samples, dtype=torch.long, device=device) if self.scales.typed else None
         return GrowthState(
             scale=0,
             target=zeros,
@@ -185,7 +181,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             kept=None,
             node_types=types,
             edge_types=None if types is None else types[:0],
-            typed=torch.full((num_samples,), not self.typed, device=device),
+            typed=torch.full((num_samples,), not self.scales.typed, device=device),
         )
 
     def begin_with(self, samples: GraphBatch, conditions: Mapping[str, Tensor] | None = None) -> GrowthState:
@@ -198,7 +194,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         target = (conditions or {}).get("size")
         if target is None:
             raise NextscaleError("completing a graph needs size=N, the nodes that it is to have")
-        if self.typed:
+        if self.scales.typed:
             raise NextscaleError("graphs with types of nodes and edges cannot be completed: types are drawn at the end")
         if self.config.masses:
             raise NextscaleError("graphs cannot be completed by a model of tokenizer.masses=true: train one without")
@@ -240,7 +236,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             before = before.cumsum(0) - before
             groups[mask] = (first - before[state.graph_of])[nodes]
         weight = torch.full(mask.shape, self.config.node_weight if kind == NODE else 1.0, device=device)
-        if kind == MASS and state.masses is not None:  # of a few, much depends
+        if kind == MASS and state.masses is not None:
             weight[mask] = (state.masses[state.splits] / HEAVY).clamp_min(1)
         return ScaleInput(
             features=None,

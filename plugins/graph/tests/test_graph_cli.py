@@ -67,13 +67,17 @@ def test_a_size_never_seen_is_tried(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "warning: size 11 is beyond the data" in result.output
 
 
-def test_a_run_with_a_setting_that_is_not_known(run: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_setting_that_is_not_known(run: Path, small_file: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run" / "tokenizer" / "config.json"
     path.write_text(path.read_text().replace('"ratio"', '"ration"'))
+    what = "written by another version, or is damaged: ration: Extra inputs are not permitted"
     result = invoke("sample", tmp_path / "run", "-n", 1)
-    assert result.exit_code == 2 and result.output.count("\n") == 1
-    assert "written by another version, or damaged: ration: extra inputs are not permitted" in result.output
+    assert result.exit_code == 2 and what in result.output and result.output.count("\n") == 1
+    start = f"training.init={tmp_path / 'run'}"
+    result = invoke("train", "-m", "graph", f"data={small_file}", *TINY, start, "--out", tmp_path / "new")
+    assert result.exit_code == 2 and what in result.output and result.output.count("\n") == 1, result.output
+    assert not (tmp_path / "new").exists()
 
 
 def test_evaluation(run: Path) -> None:

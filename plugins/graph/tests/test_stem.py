@@ -16,6 +16,7 @@ from nextscale.testing.helpers import randomize
 from nextscale.tokenizer import ScaleInput
 from nextscale_graph.coarsen import FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
+from nextscale_graph.division import Division
 from nextscale_graph.source import describe
 from nextscale_graph.state import GrowthState, split_edges
 from nextscale_graph.stem import GraphStem
@@ -153,6 +154,8 @@ def test_chosen_nodes_and_their_neighbours_are_not_drawn_again(model: tuple[Grap
             *state.edges[0][state.edges[1] == first].tolist(),
         }
         low = set(np.flatnonzero(logits[: len(state.splits)].numpy() < -1e3).tolist())
+        if state.masses is not None:  # nor are those that stand for one
+            near |= set((state.masses == 1).nonzero()[:, 0].tolist())
         assert low == near
         seen += 1
     assert seen > 3
@@ -193,10 +196,11 @@ def test_sizes_never_seen_are_hardly_drawn_but_no_surprise_beyond_measure(
 def test_both_orders_of_children_are_as_likely(model: tuple[GraphTokenizer, GraphStem]) -> None:
     """And masses that leave a child nothing are no choice, nor is any mass where it is not known."""
     tokenizer, stem = model
+    if not tokenizer.config.masses:
+        pytest.skip("no masses are drawn")
     for seed in range(10):
         found = states_of(tokenizer, seed, "mass")
         if found is None:
-            assert not tokenizer.config.masses
             continue
         state, tokens = found
         with torch.no_grad():
@@ -205,3 +209,8 @@ def test_both_orders_of_children_are_as_likely(model: tuple[GraphTokenizer, Grap
             possible = row > -1e6
             assert possible.nonzero()[:, 0].tolist() == ([0] if mass == 0 else list(range(1, mass)))
             torch.testing.assert_close(row[1:mass], row[1:mass].flip(0))
+
+
+def test_masses_never_seen_go_by_what_is_measured() -> None:
+    division = Division(50)
+    assert not any(bool(table.weight.any()) for table in (division.lighter, division.heavier, division.whole))
