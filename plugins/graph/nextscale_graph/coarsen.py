@@ -29,39 +29,28 @@ class Coarsening(ABC):
 
     @abstractmethod
     def costs(
-        self,
-        adjacency: np.ndarray,
-        edges: np.ndarray,
-        masses: np.ndarray,
-        memory: np.ndarray | None,
-        rng: np.random.Generator,
+        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
     ) -> np.ndarray:
-        """E costs of the edges, 2 E, of a graph, N N booleans, of nodes that stand for N ``masses`` of the whole."""
+        """E costs of the edges, 2 E, of a graph, N N booleans, of nodes that stand for N ``masses`` of the whole.
+
+        What chance adds to each, U(0, 1), is not in them."""
 
 
 class Cheapest(Coarsening):
-    """1.5 c + 10 max(c - 2, 0) + min degree + U(0, 1), c the common neighbours of the edge's ends.
+    """1.5 c + 10 max(c - 2, 0) + min degree, c the common neighbours of the edge's ends.
 
     So few edges are merged into one (each is a three-way choice later), and peripheral nodes go first.
     """
 
     def costs(
-        self,
-        adjacency: np.ndarray,
-        edges: np.ndarray,
-        masses: np.ndarray,
-        memory: np.ndarray | None,
-        rng: np.random.Generator,
+        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
     ) -> np.ndarray:
-        rows = adjacency.astype(np.float32)
-        common = (rows[edges[0]] * rows[edges[1]]).sum(1)
-        degree = rows.sum(1)
-        lower = np.minimum(degree[edges[0]], degree[edges[1]])
-        return 1.5 * common + 10 * np.maximum(common - 2, 0) + lower + rng.random(edges.shape[1])
+        common, lower = _neighbours(adjacency, edges)
+        return 1.5 * common + 10 * np.maximum(common - 2, 0) + lower
 
 
 class Interior(Coarsening):
-    """10 |c - 2| + min degree + U(0, 1), c the common neighbours of the edge's ends.
+    """10 |c - 2| + min degree, c the common neighbours of the edge's ends.
 
     Of a triangulated region the inside goes first, where an edge has a triangle on either side, and its border last: so
     backwards the border, and with it the number of edges, is settled while the graph is small, and splits inside add
@@ -69,32 +58,19 @@ class Interior(Coarsening):
     """
 
     def costs(
-        self,
-        adjacency: np.ndarray,
-        edges: np.ndarray,
-        masses: np.ndarray,
-        memory: np.ndarray | None,
-        rng: np.random.Generator,
+        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
     ) -> np.ndarray:
-        rows = adjacency.astype(np.float32)
-        common = (rows[edges[0]] * rows[edges[1]]).sum(1)
-        degree = rows.sum(1)
-        lower = np.minimum(degree[edges[0]], degree[edges[1]])
-        return 10 * np.abs(common - 2) + lower + rng.random(edges.shape[1])
+        common, lower = _neighbours(adjacency, edges)
+        return 10 * np.abs(common - 2) + lower
 
 
 class Random(Coarsening):
     """Any edge is as good as another."""
 
     def costs(
-        self,
-        adjacency: np.ndarray,
-        edges: np.ndarray,
-        masses: np.ndarray,
-        memory: np.ndarray | None,
-        rng: np.random.Generator,
+        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
     ) -> np.ndarray:
-        return rng.random(edges.shape[1])
+        return np.zeros(edges.shape[1])
 
 
 class Communities(Coarsening):
@@ -114,16 +90,18 @@ class Communities(Coarsening):
         return member
 
     def costs(
-        self,
-        adjacency: np.ndarray,
-        edges: np.ndarray,
-        masses: np.ndarray,
-        memory: np.ndarray | None,
-        rng: np.random.Generator,
+        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
     ) -> np.ndarray:
         assert memory is not None
         outside = memory[edges[0]] != memory[edges[1]]
-        return masses.sum() * outside + masses[edges].sum(0) + rng.random(edges.shape[1])
+        return masses.sum() * outside + masses[edges].sum(0)
+
+
+def _neighbours(adjacency: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E each: how many neighbours the ends of an edge have in common, and the smaller of their degrees."""
+    rows = adjacency.astype(np.float32)
+    degree = rows.sum(1)
+    return (rows[edges[0]] * rows[edges[1]]).sum(1), np.minimum(degree[edges[0]], degree[edges[1]])
 
 
 STRATEGIES: dict[str, type[Coarsening]] = {
@@ -193,7 +171,8 @@ def independent_edges(
     edges = np.stack(np.nonzero(np.triu(adjacency)))
     wanted = math.ceil(len(adjacency) * ratio)
     blocked, chosen = np.zeros(len(adjacency), bool), []
-    for e in np.argsort(method.costs(adjacency, edges, masses, memory, rng), kind="stable"):
+    costs = method.costs(adjacency, edges, masses, memory) + rng.random(edges.shape[1])
+    for e in np.argsort(costs, kind="stable"):
         a, b = edges[:, e]
         if blocked[a] or blocked[b]:
             continue

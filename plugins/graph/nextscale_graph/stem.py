@@ -286,7 +286,7 @@ def _describe(numbers: Tensor) -> Tensor:
 
 
 def _describe_masses(masses: Tensor) -> Tensor:
-    """N 5 features of the numbers of nodes that each node becomes."""
+    """N 5 features of masses, of nodes or of what edges span."""
     mass = masses.float()
     small = [(mass == number).float() for number in range(3)]
     return torch.stack([*small, (mass + 1).log() / 3, mass / 30], -1)
