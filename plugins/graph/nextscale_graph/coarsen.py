@@ -33,7 +33,7 @@ class Coarsening(ABC):
     ) -> np.ndarray:
         """E costs of the edges, 2 E, of a graph, N N booleans, of nodes that stand for N ``masses`` of the whole.
 
-        What chance adds to each, U(0, 1), is not in them."""
+        What chance adds to each, U(0, 1), is not in them. Edges of infinite cost are left to later levels."""
 
 
 class Cheapest(Coarsening):
@@ -74,8 +74,8 @@ class Random(Coarsening):
 
 
 class Communities(Coarsening):
-    """Edges inside a community before those between them (Louvain's, found once; a level whose inner edges are not
-    independent takes others as well), of either the lightest, by the nodes that their ends stand for.
+    """Edges inside communities (Louvain's, found once) until each is one node, then those between them; of either the
+    lightest, by the nodes that their ends stand for.
 
     Backwards it is mostly the heaviest node that splits, and in halves: of a node's mass it can be told whether it is
     several communities, one, or a part of one, and where its edges go depends on masses alone, not on which edges were
@@ -93,8 +93,8 @@ class Communities(Coarsening):
         self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
     ) -> np.ndarray:
         assert memory is not None
-        outside = memory[edges[0]] != memory[edges[1]]
-        return masses.sum() * outside + masses[edges].sum(0)
+        inside = memory[edges[0]] == memory[edges[1]]
+        return np.where(inside | ~inside.any(), masses[edges].sum(0), np.inf)
 
 
 def _neighbours(adjacency: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +174,8 @@ def independent_edges(
     costs = method.costs(adjacency, edges, masses, memory) + rng.random(edges.shape[1])
     for e in np.argsort(costs, kind="stable"):
         a, b = edges[:, e]
+        if np.isinf(costs[e]):
+            break
         if blocked[a] or blocked[b]:
             continue
         chosen.append((a, b))
