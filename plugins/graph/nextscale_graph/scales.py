@@ -106,6 +106,18 @@ class Scales:
             legal &= ~kept[..., None] | (code == FIRST) | (code == BOTH)
         return legal
 
+    def groups(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
+        """B L: tokens of different groups may be drawn together, those of one group only one at a time."""
+        numbers = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+        groups = numbers.clone() if kind == MASS else torch.zeros_like(numbers)
+        if kind == EDGE:  # a group is a node that splits
+            nodes = split_edges(state)[1]
+            first = state.splits.long().cumsum(0) - 1
+            before = torch.zeros_like(state.sizes).scatter_add_(0, state.graph_of, state.splits.long())
+            before = before.cumsum(0) - before
+            groups[mask] = (first - before[state.graph_of])[nodes]
+        return groups
+
     def divisible(self, state: GrowthState) -> Tensor:
         """B V: the nodes that may split: all but those of mass one."""
         divisible = torch.zeros(len(state.sizes), self.vocabulary, dtype=torch.bool, device=state.sizes.device)

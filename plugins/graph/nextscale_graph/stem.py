@@ -18,11 +18,10 @@ from nextscale.tokenizer import ScaleInput
 from nextscale.transformer.stem import Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
 from nextscale_graph.division import OUTSIDE, Division
+from nextscale_graph.inputs import MASSES, NUMBERS, describe_masses, describe_numbers, reveal
 from nextscale_graph.laws import root_logits, size_logits
 from nextscale_graph.layer import Layer
 from nextscale_graph.structure import (
-    ABSENT,
-    BLOCKED,
     CHOSEN,
     COUNT,
     EDGE,
@@ -33,7 +32,6 @@ from nextscale_graph.structure import (
     NODE,
     NODE_STATES,
     NODE_TYPE,
-    PRESENT,
     ROOTS,
     TYPES,
     Structure,
@@ -42,6 +40,8 @@ from nextscale_graph.structure import (
 if TYPE_CHECKING:
     from nextscale_graph.tokenizer import GraphTokenizer
 
+CANDIDATE = 7
+"""Features of a number of nodes to split."""
 UNLIKELY = -1e4
 """The logit of what is not to be drawn while anything else can be."""
 
@@ -112,7 +112,7 @@ class GraphStem(Stem):
         """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph."""
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
-        number_states = self.numbers(_describe(torch.stack([part.numbers for part in inputs.structure])))
+        number_states = self.numbers(describe_numbers(torch.stack([part.numbers for part in inputs.structure])))
         parts = []
         for k, part in enumerate(inputs.structure):
             begins.append((token, node, edge))
@@ -123,15 +123,15 @@ class GraphStem(Stem):
                 # Nothing is asked about samples that have revealed all: most of a batch waits for its slowest.
                 part = part.only((part.mask & ~seen[1]).any(1))
             parts.append(part)
-            node_states, edge_states, node_types, edge_types = _reveal(part, seen)
+            node_states, edge_states, node_types, edge_types = reveal(part, seen)
             if len(node_states):
                 states = self._embed(self.node_state, node_states, node_types, "node_type")
                 if part.masses is not None:
-                    states = states + self.mass(_describe_masses(part.masses))
+                    states = states + self.mass(describe_masses(part.masses))
                 nodes.append(states)
                 states = self._embed(self.edge_state, edge_states, edge_types, "edge_type")
                 if part.spans is not None:
-                    states = states + self.span(_describe_masses(part.spans))
+                    states = states + self.span(describe_masses(part.spans))
                 edges.append(states)
                 owners.append(part.graph_of + k * size)
                 triangles.append(part.triangles + edge)
@@ -243,53 +243,6 @@ class GraphStem(Stem):
         )  # fmt: skip
         scores = self.count_score(features)[..., 0].float().masked_fill(count > most.clamp_min(1), OUTSIDE)
         return F.pad(scores, (1, vocabulary - 1 - longest), value=OUTSIDE)
-
-
-def _reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """States and types of nodes and edges, with what the scale has revealed."""
-    node_states, edge_states, node_types, edge_types = (
-        part.node_states, part.edge_states, part.node_types, part.edge_types,
-    )  # fmt: skip
-    if seen is None or part.kind in (*HEADS, COUNT, MASS):
-        return node_states, edge_states, node_types, edge_types
-    tokens, known = seen[0], seen[1] & part.mask
-    if part.kind == NODE:
-        chosen = (part.offsets[:, None] + tokens)[known]
-        node_states = node_states.clone()
-        picked = torch.zeros_like(node_states, dtype=torch.bool)
-        picked[chosen] = True
-        first, second = part.edges
-        node_states[second[picked[first]]] = BLOCKED
-        node_states[first[picked[second]]] = BLOCKED
-        node_states[chosen] = CHOSEN
-        return node_states, edge_states, node_types, edge_types
-    values, places = tokens[known], part.places[known[part.mask]]
-    if part.kind == EDGE:
-        edge_states = edge_states.clone()
-        edge_states[places[:, 0]] = torch.where(values == SECOND, ABSENT, PRESENT)
-        edge_states[places[:, 1]] = torch.where(values == FIRST, ABSENT, PRESENT)
-    elif part.kind == NODE_TYPE and node_types is not None:
-        node_types = node_types.index_put((places[:, 0],), values + 1)
-    elif edge_types is not None:
-        edge_types = edge_types.index_put((places[:, 0],), values + 1)
-    return node_states, edge_states, node_types, edge_types
-
-
-NUMBERS, CANDIDATE, MASSES = 6, 7, 5
-
-
-def _describe(numbers: Tensor) -> Tensor:
-    """... 6 features of nodes so far, target, and nodes to split."""
-    size, target, count = numbers.float().unbind(-1)
-    logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
-    return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
-
-
-def _describe_masses(masses: Tensor) -> Tensor:
-    """N 5 features of masses, of nodes or of what edges span."""
-    mass = masses.float()
-    small = [(mass == number).float() for number in range(3)]
-    return torch.stack([*small, (mass + 1).log() / 3, mass / 30], -1)
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

@@ -22,17 +22,15 @@ from nextscale_graph.coarsen import strategy
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.describe import describe_graph, describe_types, pack
 from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.growth import advance, begin, begin_with
 from nextscale_graph.scales import Scales
-from nextscale_graph.state import GrowthState, choose, graphs_of, split, split_edges
+from nextscale_graph.state import GrowthState, graphs_of
 from nextscale_graph.structure import (
     COUNT,
     EDGE,
     HEADS,
     MASS,
     NODE,
-    NODE_TYPE,
-    ROOTS,
-    SIZE,
     Structure,
     of_graph,
     of_split,
@@ -165,24 +163,7 @@ class GraphTokenizer(MultiscaleTokenizer):
                 NextscaleWarning,
                 stacklevel=2,
             )
-        zeros = torch.zeros(num_samples, dtype=torch.long, device=device)
-        types = torch.zeros(num_samples, dtype=torch.long, device=device) if self.scales.typed else None
-        return GrowthState(
-            scale=0,
-            target=zeros,
-            given=given,
-            sizes=zeros + 1,
-            edges=zeros.new_zeros(2, 0),
-            counts=zeros,
-            splits=torch.zeros(num_samples, dtype=torch.bool, device=device),
-            masses=zeros if self.config.masses else None,
-            parts=zeros,
-            spans=zeros[:0],
-            kept=None,
-            node_types=types,
-            edge_types=None if types is None else types[:0],
-            typed=torch.full((num_samples,), not self.scales.typed, device=device),
-        )
+        return begin(num_samples, self.scales, given, device)
 
     def begin_with(self, samples: GraphBatch, conditions: Mapping[str, Tensor] | None = None) -> GrowthState:
         """Graphs to be completed to the condition ``size``: the nodes given, and the edges among them, are kept.
@@ -200,22 +181,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             raise NextscaleError("graphs cannot be completed by a model of tokenizer.masses=true: train one without")
         if bool((samples.sizes >= target.to(samples.sizes)).any()):
             raise NextscaleError(f"size {int(target.min())} leaves nothing to add to {int(samples.sizes.max())} nodes")
-        state = self.initial_state(len(samples), conditions)
-        start = samples.sizes.cumsum(0) - samples.sizes
-        total = int(samples.sizes.sum())
-        nodes = torch.zeros(total, dtype=torch.bool, device=self.device)
-        shift = torch.repeat_interleave(start, samples.edge_counts)
-        return replace(
-            state,
-            scale=len(HEADS),
-            target=target.to(samples.sizes),
-            sizes=samples.sizes,
-            edges=samples.edges + shift,
-            splits=nodes,
-            parts=nodes.long(),
-            spans=torch.zeros_like(samples.edges[0]),
-            kept=~nodes,
-        )
+        return begin_with(samples, target, self.initial_state(len(samples), conditions))
 
     def num_scales(self, state: GrowthState) -> int:
         within = state.scale < len(HEADS) or (state.scale - len(HEADS)) % len(self.scales.cycle)
@@ -226,15 +192,6 @@ class GraphTokenizer(MultiscaleTokenizer):
         mask = self.scales.mask(state, kind)
         structure = self._structure(state, kind, mask)
         length = mask.shape[1]
-        numbers = torch.arange(length, device=device).expand_as(mask)
-        # Masses are drawn together; other tokens one at a time.
-        groups = numbers.clone() if kind == MASS else torch.zeros_like(numbers)
-        if kind == EDGE:  # one token of each split node at a time
-            nodes = split_edges(state)[1]
-            first = state.splits.long().cumsum(0) - 1
-            before = torch.zeros_like(state.sizes).scatter_add_(0, state.graph_of, state.splits.long())
-            before = before.cumsum(0) - before
-            groups[mask] = (first - before[state.graph_of])[nodes]
         weight = torch.full(mask.shape, self.config.node_weight if kind == NODE else 1.0, device=device)
         if kind == MASS and state.masses is not None:
             weight[mask] = (state.masses[state.splits] / HEAVY).clamp_min(1)
@@ -246,7 +203,7 @@ class GraphTokenizer(MultiscaleTokenizer):
             legal=self.scales.legal(state, kind, mask),
             start=length,
             structure=(structure,),
-            groups=groups,
+            groups=self.scales.groups(state, kind, mask),
             weight=weight,
         )
 
@@ -265,44 +222,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         return of_split(state, mask, active) if kind == EDGE else of_graph(kind, state, mask, active)
 
     def update(self, state: GrowthState, k: int, tokens: Tensor) -> GrowthState:
-        kind = self.scales.kind(state.scale)
-        state = replace(state, scale=state.scale + 1)
-        if kind == SIZE:
-            return replace(state, target=tokens[:, 0])
-        if kind == ROOTS:
-            total = int(tokens[:, 0].sum())
-            nodes = torch.zeros(total, dtype=torch.bool, device=tokens.device)
-            types = None if state.node_types is None else tokens.new_zeros(total)
-            # Of one root, the mass is all; how several share it is not drawn.
-            masses = torch.where(tokens[:, 0] == 1, state.target, 0).repeat_interleave(tokens[:, 0])
-            return replace(
-                state,
-                sizes=tokens[:, 0],
-                splits=nodes,
-                masses=masses if self.config.masses else None,
-                parts=torch.zeros_like(masses),
-                node_types=types,
-            )
-        mask = self.scales.mask(state, kind)
-        if kind == COUNT:
-            return replace(state, counts=tokens[:, 0] * state.growing)
-        if kind == NODE:
-            return replace(state, splits=choose(state, tokens, mask))
-        if kind == MASS:
-            parts = torch.zeros_like(state.parts)
-            parts[state.splits] = tokens[mask]
-            return replace(state, parts=parts)
-        if kind == EDGE:
-            return split(state, tokens[mask])
-        if kind == NODE_TYPE:
-            assert state.node_types is not None
-            types = state.node_types.clone()
-            types[mask.any(1)[state.graph_of]] = tokens[mask] + 1
-            return replace(state, node_types=types)
-        assert state.edge_types is not None
-        types = state.edge_types.clone()
-        types[mask.any(1)[state.graph_of[state.edges[0]]]] = tokens[mask] + 1
-        return replace(state, edge_types=types, typed=state.typed | ~state.growing)
+        return advance(state, self.scales, tokens)
 
     def satisfies(self, requirement: str, state: GrowthState) -> Tensor:
         """Told of whole graphs, so after scales that say where edges go."""

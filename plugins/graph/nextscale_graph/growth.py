@@ -1,0 +1,98 @@
+"""How a batch of graphs grows: the state that it begins with, and what each scale's tokens make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.scales import Scales
+from nextscale_graph.state import GrowthState, choose, split
+from nextscale_graph.structure import COUNT, EDGE, HEADS, MASS, NODE, NODE_TYPE, ROOTS, SIZE
+
+
+def begin(num_samples: int, scales: Scales, given: Tensor | None, device: torch.device) -> GrowthState:
+    """Graphs of one node, of a size to be drawn, or ``given``, B."""
+    zeros = torch.zeros(num_samples, dtype=torch.long, device=device)
+    types = zeros if scales.typed else None
+    return GrowthState(
+        scale=0,
+        target=zeros,
+        given=given,
+        sizes=zeros + 1,
+        edges=zeros.new_zeros(2, 0),
+        counts=zeros,
+        splits=zeros.bool(),
+        masses=zeros if scales.masses else None,
+        parts=zeros,
+        spans=zeros[:0],
+        kept=None,
+        node_types=types,
+        edge_types=None if types is None else types[:0],
+        typed=torch.full((num_samples,), not scales.typed, device=device),
+    )
+
+
+def begin_with(samples: GraphBatch, target: Tensor, state: GrowthState) -> GrowthState:
+    """``state``, as it begins, with the graphs that are to be completed to ``target`` nodes, B."""
+    start = samples.sizes.cumsum(0) - samples.sizes
+    shift = torch.repeat_interleave(start, samples.edge_counts)
+    nodes = torch.zeros(int(samples.sizes.sum()), dtype=torch.bool, device=samples.sizes.device)
+    return replace(
+        state,
+        scale=len(HEADS),
+        target=target.to(samples.sizes),
+        sizes=samples.sizes,
+        edges=samples.edges + shift,
+        splits=nodes,
+        parts=nodes.long(),
+        spans=torch.zeros_like(samples.edges[0]),
+        kept=~nodes,
+    )
+
+
+def advance(state: GrowthState, scales: Scales, tokens: Tensor) -> GrowthState:
+    """The state after the tokens, B L, of the scale that it is at."""
+    kind = scales.kind(state.scale)
+    mask = scales.mask(state, kind)
+    state = replace(state, scale=state.scale + 1)
+    if kind == SIZE:
+        return replace(state, target=tokens[:, 0])
+    if kind == ROOTS:
+        return _rooted(state, scales, tokens[:, 0])
+    if kind == COUNT:
+        return replace(state, counts=tokens[:, 0] * state.growing)
+    if kind == NODE:
+        return replace(state, splits=choose(state, tokens, mask))
+    if kind == MASS:
+        parts = torch.zeros_like(state.parts)
+        parts[state.splits] = tokens[mask]
+        return replace(state, parts=parts)
+    if kind == EDGE:
+        return split(state, tokens[mask])
+    if kind == NODE_TYPE:
+        assert state.node_types is not None
+        types = state.node_types.clone()
+        types[mask.any(1)[state.graph_of]] = tokens[mask] + 1
+        return replace(state, node_types=types)
+    assert state.edge_types is not None
+    types = state.edge_types.clone()
+    types[mask.any(1)[state.graph_of[state.edges[0]]]] = tokens[mask] + 1
+    return replace(state, edge_types=types, typed=state.typed | ~state.growing)
+
+
+def _rooted(state: GrowthState, scales: Scales, roots: Tensor) -> GrowthState:
+    """With that many nodes, B, each to become a component."""
+    nodes = torch.zeros(int(roots.sum()), dtype=torch.bool, device=roots.device)
+    # Of one root, the mass is all; how several share it is not drawn.
+    masses = torch.where(roots == 1, state.target, 0).repeat_interleave(roots)
+    return replace(
+        state,
+        sizes=roots,
+        splits=nodes,
+        masses=masses if scales.masses else None,
+        parts=torch.zeros_like(masses),
+        node_types=nodes.long() if scales.typed else None,
+    )
