@@ -103,6 +103,18 @@ def test_the_inside_goes_first_and_the_border_stays() -> None:
     assert int((kept["interior"] - border).abs().max()) <= 1 and bool((kept["cheapest"] < border - 2).all())
 
 
+@pytest.mark.parametrize("ratio", [0.1, 0.3])
+def test_communities_are_one_node_each_before_they_are_joined(ratio: float) -> None:
+    for graph in generate("sbm").graphs[:4]:
+        tokenizer = tokenizer_for(graph, coarsening="communities", ratio=ratio, masses=True)
+        adjacency = nx.to_numpy_array(graph.to_networkx()[0]).astype(bool)
+        member = tokenizer.coarsening.begin(adjacency, np.random.default_rng(0))  # as a graph without a seed is encoded
+        assert member is not None
+        states = tokenizer.states(tokenizer.encode(graph))
+        found = [sorted(state.masses.tolist()) for state in states if state.masses is not None]
+        assert sorted(np.bincount(member).tolist()) in found
+
+
 EXTREME = [
     nx.complete_graph(60), nx.star_graph(199), nx.path_graph(200), nx.empty_graph(200),
     nx.disjoint_union(nx.cycle_graph(90), nx.grid_2d_graph(10, 11)),
