@@ -17,7 +17,7 @@ from nextscale_graph.validity import VALID, unique_and_novel
 MOST = 256
 """Graphs of a split that statistics are taken of, at most."""
 PACKED = 8
-"""Graphs of a batch in which padding is counted, taken by size as training takes them."""
+"""Graphs of a batch in which padding is counted, taken by length as training takes them."""
 REAL_PARTS = 3
 """Times that as many training graphs as samples are compared with the reference."""
 FLOOR_DIGITS = 4
@@ -102,14 +102,15 @@ def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict
     from nextscale_graph.tokenizer import GraphTokenizer
 
     assert isinstance(tokenizer, GraphTokenizer)
-    samples = _first(data.held_out)
+    source = cast(GraphSource, data.held_out)
+    samples = _first(source)
     pyramid, orders = tokenizer.encode_ordered(samples)
     decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
     same = [_same(samples[[i]], decoded[[i]], order) for i, order in enumerate(orders)]
     counted = pyramid.tokens.numel() if pyramid.mask is None else int(pyramid.mask.sum())
-    by_size = samples[samples.sizes.argsort().tolist()]
+    by_length = samples[np.argsort(source.lengths[: len(samples)], kind="stable").tolist()]
     starts = range(0, len(samples), PACKED)
-    spent = sum(tokenizer.encode(by_size[i : i + PACKED]).tokens.numel() for i in starts)
+    spent = sum(tokenizer.encode(by_length[i : i + PACKED]).tokens.numel() for i in starts)
     return {"lossless": float(np.mean(same)), "tokens_a_graph": counted / len(samples), "padding": 1 - counted / spent}
 
 

@@ -19,7 +19,8 @@ class GraphSource:
 
     def __init__(self, graphs: Sequence[GraphBatch]) -> None:
         self.graphs = list(graphs)
-        self.lengths = np.array([int(one.sizes[0]) for one in self.graphs])
+        # Tokens go with the sum of degrees; what has no edges still has nodes.
+        self.lengths = np.array([int(one.sizes[0] + 2 * one.edge_counts[0]) for one in self.graphs])
 
     def __len__(self) -> int:
         return len(self.graphs)

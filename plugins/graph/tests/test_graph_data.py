@@ -140,12 +140,13 @@ def test_written_arrays_carry_types(tmp_path: Path) -> None:
 
 
 def test_training_batches_of_ragged_graphs_waste_less_than_30_percent() -> None:
-    """Of 5 to 190 nodes, in the batches that training makes of them."""
+    """Of 5 to 190 nodes, sparse and dense, in the batches that training makes of them."""
     rng = np.random.default_rng(0)
     sizes = rng.integers(5, 191, 240)
     graphs = [nx.random_labeled_tree(int(size), seed=i) for i, size in enumerate(sizes)]
     for graph in graphs:
-        graph.add_edges_from(rng.integers(0, len(graph), (len(graph) // 2, 2)).tolist())
+        more = int(len(graph) * rng.choice([0.5, 1, 3]))
+        graph.add_edges_from(rng.integers(0, len(graph), (more, 2)).tolist())
         graph.remove_edges_from(list(nx.selfloop_edges(graph)))
     singles = [from_networkx([graph]) for graph in graphs]
     source = GraphSource(singles)
