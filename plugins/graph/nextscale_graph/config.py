@@ -36,6 +36,8 @@ class StemConfig(Section):
 
     layers: PositiveInt = 6
     """Layers of messages: over triangles to edges, over edges to nodes."""
+    pooled: bool = False
+    """Whether in each layer nodes also hear from all nodes of their graph, so that distant parts know of each other."""
 
 
 class GraphTokenizerConfig(Section):

@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import scatter
 
 
 class Layer(MessagePassing):
-    """Edges hear from the other two sides of their triangles and from their ends, then nodes from their edges."""
+    """Edges hear from the other two sides of their triangles and from their ends, then nodes from their edges, and with
+    ``pooled`` from all nodes of their graph (as by the master node of https://arxiv.org/abs/1704.01212)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, pooled: bool) -> None:
         super().__init__(aggr="sum")
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.own, self.side, self.end = (
@@ -23,9 +25,14 @@ class Layer(MessagePassing):
         self.mix = nn.Linear(2 * width, width)
         self.from_edge, self.from_node = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.update_nodes = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
+        self.to_graph, self.from_graph = None, None
+        if pooled:
+            self.to_graph, self.from_graph = nn.Linear(width, width), nn.Linear(width, width, bias=False)
 
-    def forward(self, nodes: Tensor, edges: Tensor, ends: Tensor, triangles: Tensor) -> tuple[Tensor, Tensor]:
-        """nodes N D, edges E D; ``ends`` 2 E and ``triangles`` 3 T are numbers of nodes and of edges."""
+    def forward(
+        self, nodes: Tensor, edges: Tensor, ends: Tensor, triangles: Tensor, graph_of: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """nodes N D, edges E D; ``ends`` 2 E, ``triangles`` 3 T and ``graph_of`` N: numbers of nodes, edges, graphs."""
         normed, normed_nodes = self.norm_edges(edges), self.norm_nodes(nodes)
         own, side, end = self.own(normed), self.side(normed), self.end(normed_nodes)
         heard = torch.zeros_like(edges)
@@ -41,6 +48,9 @@ class Layer(MessagePassing):
         edges = edges + self.update_edges(mixed)
         x, edge = self.from_node(normed_nodes), self.from_edge(self.norm_edges(edges))
         told = self.propagate(ends, x=x, edge=edge) + self.propagate(ends.flip(0), x=x, edge=edge)
+        if self.to_graph is not None and self.from_graph is not None:
+            of_graph = scatter(F.relu(self.to_graph(normed_nodes)), graph_of, 0, reduce="mean")
+            told = told + self.from_graph(of_graph).index_select(0, graph_of)
         return nodes + self.update_nodes(torch.cat([normed_nodes, told], -1)), edges
 
     def message(self, x_j: Tensor, edge: Tensor) -> Tensor:  # type: ignore[override]

@@ -81,7 +81,8 @@ class GraphStem(Stem):
             self.mass, self.span = (_mlp(MASSES, width, width) for _ in range(2))
             self.division = Division(tokenizer.config.max_nodes)
         self.numbers = _mlp(NUMBERS, width, width)
-        self.layers = nn.ModuleList(Layer(width) for _ in range(tokenizer.config.stem.layers))
+        stem = tokenizer.config.stem
+        self.layers = nn.ModuleList(Layer(width, stem.pooled) for _ in range(stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
         # From the transformer's hidden states to what is scored.
@@ -108,8 +109,9 @@ class GraphStem(Stem):
 
     def _states(
         self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None
-    ) -> tuple[Memory, tuple[Tensor, Tensor, Tensor]]:
-        """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph."""
+    ) -> tuple[Memory, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph, and
+        which graph each node is of."""
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
         number_states = self.numbers(describe_numbers(torch.stack([part.numbers for part in inputs.structure])))
@@ -143,7 +145,7 @@ class GraphStem(Stem):
             none = number_states.new_zeros(0, number_states.shape[-1])
             index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
             memory = Memory(none, none, index[0].bool(), tuple(parts), begins)
-            return memory, (number_states, index, index.new_zeros(3, 0))
+            return memory, (number_states, index, index.new_zeros(3, 0), index[0])
         ends = torch.cat([p.edges + b[1] for p, b in zip(parts, begins, strict=True)], 1)
         of = torch.cat(owners)
         context = number_states.flatten(0, 1)
@@ -154,7 +156,7 @@ class GraphStem(Stem):
             tuple(parts),
             begins,
         )
-        return memory, (number_states, ends, torch.cat(triangles, 1))
+        return memory, (number_states, ends, torch.cat(triangles, 1), of)
 
     def _embed(self, table: nn.Embedding, states: Tensor, types: Tensor | None, name: str) -> Tensor:
         embedded = table(states)

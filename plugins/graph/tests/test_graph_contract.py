@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nextscale.config import TransformerConfig
 from nextscale.testing import ModalityContract, strategies
 from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
+from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig, StemConfig
 from nextscale_graph.graphs import GraphBatch, from_networkx
 from nextscale_graph.modality import GraphModality
 from nextscale_graph.writers import write_npz
@@ -78,7 +78,7 @@ class TestGraphsWithMasses(GraphContract):
     examples = 10
 
     def tokenizer_config(self) -> GraphTokenizerConfig:
-        return super().tokenizer_config().model_copy(update={"masses": True})
+        return super().tokenizer_config().model_copy(update={"masses": True, "stem": StemConfig(layers=1, pooled=True)})
 
 
 class TestTypedGraphs(GraphContract):

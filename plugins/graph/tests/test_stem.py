@@ -25,12 +25,12 @@ from nextscale_graph.tokenizer import GraphTokenizer
 SWAP = torch.tensor([1, 0, 2])
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "masses"])
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "masses, pooled"])
 def model(request: pytest.FixtureRequest) -> tuple[GraphTokenizer, GraphStem]:
-    """Without and with masses."""
+    """Without and with masses and pooled messages."""
     batch = random_batch(3, 20, 12)
     description = describe([batch[[i]] for i in range(20)], [], []) | {"largest": 12}
-    options = {"masses": request.param, "stem": {"layers": 3}}
+    options = {"masses": request.param, "stem": {"layers": 3, "pooled": request.param}}
     tokenizer = GraphTokenizer(GraphTokenizerConfig.model_validate({"max_nodes": 16, **options}), description)
     stem = tokenizer.build_stem(16)
     assert isinstance(stem, GraphStem)
