@@ -1,7 +1,7 @@
 """The published test of stochastic block models, on graphs in .npz files such as `nextscale sample` writes.
 
     nextscale sample runs/sbm --num 40
-    python3 examples/block_model_test.py runs/sbm/samples/graphs.npz
+    python3 examples/block_model_test.py runs/sbm/samples/seed-0/single/graphs.npz
 
 It needs graph-tool, which no package index has (Debian: python3-graph-tool; conda-forge: graph-tool), and nothing of
 nextscale, so that any Python that has graph-tool can run it. As SPECTRE (https://arxiv.org/abs/2204.01613) and DiGress
@@ -14,11 +14,17 @@ half the real graphs fail.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-import graph_tool.all as gt  # type: ignore[import-not-found]
 import numpy as np
 from scipy.stats import chi2
+
+try:
+    import graph_tool  # type: ignore[import-not-found]
+    from graph_tool.inference import contiguous_map, minimize_blockmodel_dl  # type: ignore[import-not-found]
+except ImportError as error:
+    sys.exit(f"{sys.executable} has no graph-tool (Debian: python3-graph-tool; conda-forge: graph-tool): {error}")
 
 WITHIN, BETWEEN, LEVEL = 0.3, 0.005, 0.9
 TINY = 1e-6
@@ -26,13 +32,13 @@ TINY = 1e-6
 
 def passes(size: int, edges: np.ndarray, sweeps: int) -> bool:
     """Whether a graph of that many nodes, ``edges`` E 2, is what the benchmark's block model would draw."""
-    graph = gt.Graph(directed=True)  # both ways, as published: it decides how much an edge counts in the description
+    graph = graph_tool.Graph(directed=True)  # every edge both ways, as published
     graph.add_vertex(size)
     graph.add_edge_list(np.concatenate([edges, edges[:, ::-1]]))
-    state = gt.minimize_blockmodel_dl(graph)
+    state = minimize_blockmodel_dl(graph)
     for _ in range(sweeps):
         state.multiflip_mcmc_sweep(beta=np.inf, niter=10)
-    block = np.asarray(gt.contiguous_map(state.get_blocks()).a)
+    block = np.array(contiguous_map(state.get_blocks()).a)  # a copy: the map goes, and its memory
     sizes = np.bincount(block)
     if not 2 <= len(sizes) <= 5 or sizes.min() < 20 or sizes.max() > 40:
         return False
@@ -52,9 +58,11 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=1000, help="refinements; published: 1000")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    gt.seed_rng(options.seed)
+    graph_tool.seed_rng(options.seed)
     np.random.seed(options.seed)  # graph-tool takes numbers from here, too
     for path in options.files:
+        if not path.is_file():
+            sys.exit(f"{path} is no file: the graphs.npz that sampling writes, or a benchmark's .npz, would be right")
         found: dict[str, list[bool]] = {}
         with np.load(path, allow_pickle=False) as file:
             sizes, edges, offsets = file["num_nodes"], file["edges"], file["edge_offsets"]
