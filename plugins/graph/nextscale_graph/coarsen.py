@@ -33,7 +33,8 @@ class Coarsening(ABC):
     ) -> np.ndarray:
         """E costs of the edges, 2 E, of a graph, N N booleans, of nodes that stand for N ``masses`` of the whole.
 
-        What chance adds to each, U(0, 1), is not in them. Edges of infinite cost are left to later levels."""
+        What chance adds to each, U(0, 1), is not in them. Edges of infinite cost are left to later levels;
+        one at least is of another."""
 
 
 class Cheapest(Coarsening):
@@ -74,7 +75,7 @@ class Random(Coarsening):
 
 
 class Communities(Coarsening):
-    """Edges inside communities (Louvain's, found once) until each is one node, then those between them; of either the
+    """Edges inside communities (Louvain's, found once) while there are any, then those between them; of either the
     lightest, by the nodes that their ends stand for.
 
     Backwards it is mostly the heaviest node that splits, and in halves: of a node's mass it can be told whether it is
@@ -167,7 +168,8 @@ def independent_edges(
     ratio: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """M 2: the cheapest edges of which no two are adjacent or joined, up to ``ratio`` of the nodes, at least one."""
+    """M 2: the cheapest edges of which no two are adjacent or joined, up to ``ratio`` of the nodes, at least one, and
+    none of infinite cost."""
     edges = np.stack(np.nonzero(np.triu(adjacency)))
     wanted = math.ceil(len(adjacency) * ratio)
     blocked, chosen = np.zeros(len(adjacency), bool), []

@@ -30,7 +30,7 @@ class Layer(MessagePassing):
             self.to_graph, self.from_graph = nn.Linear(width, width), nn.Linear(width, width, bias=False)
 
     def forward(
-        self, nodes: Tensor, edges: Tensor, ends: Tensor, triangles: Tensor, graph_of: Tensor
+        self, nodes: Tensor, edges: Tensor, ends: Tensor, triangles: Tensor, graph_of: Tensor, num_graphs: int
     ) -> tuple[Tensor, Tensor]:
         """nodes N D, edges E D; ``ends`` 2 E, ``triangles`` 3 T and ``graph_of`` N: numbers of nodes, edges, graphs."""
         normed, normed_nodes = self.norm_edges(edges), self.norm_nodes(nodes)
@@ -49,7 +49,7 @@ class Layer(MessagePassing):
         x, edge = self.from_node(normed_nodes), self.from_edge(self.norm_edges(edges))
         told = self.propagate(ends, x=x, edge=edge) + self.propagate(ends.flip(0), x=x, edge=edge)
         if self.to_graph is not None and self.from_graph is not None:
-            of_graph = scatter(F.relu(self.to_graph(normed_nodes)), graph_of, 0, reduce="mean")
+            of_graph = scatter(F.relu(self.to_graph(normed_nodes)), graph_of, 0, num_graphs, "mean")
             told = told + self.from_graph(of_graph).index_select(0, graph_of)
         return nodes + self.update_nodes(torch.cat([normed_nodes, told], -1)), edges
 

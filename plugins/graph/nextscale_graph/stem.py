@@ -99,19 +99,20 @@ class GraphStem(Stem):
     root_logits: Tensor
 
     def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Memory]:
-        memory, numbers = self._states(inputs, revealed)
+        memory, number_states, structure = self._states(inputs, revealed)
+        num_graphs = number_states.shape[0] * number_states.shape[1]
         for layer in self.layers:
-            memory.nodes, memory.edges = layer(memory.nodes, memory.edges, *numbers[1:])
+            memory.nodes, memory.edges = layer(memory.nodes, memory.edges, *structure, num_graphs)
         memory.nodes, memory.edges = self.norm_nodes(memory.nodes), self.norm_edges(memory.edges)
-        return self._tokens(memory, numbers[0]), memory
+        return self._tokens(memory, number_states), memory
 
     # Inputs.
 
     def _states(
         self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None
-    ) -> tuple[Memory, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """First states of nodes and edges; embedded numbers K B D, and edges and triangles of the disjoint graph, and
-        which graph each node is of."""
+    ) -> tuple[Memory, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """First states of nodes and edges; embedded numbers K B D; and of the disjoint graph edges, triangles, and
+        which of the K B graphs each node is of."""
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
         number_states = self.numbers(describe_numbers(torch.stack([part.numbers for part in inputs.structure])))
@@ -145,7 +146,7 @@ class GraphStem(Stem):
             none = number_states.new_zeros(0, number_states.shape[-1])
             index = torch.zeros(2, 0, dtype=torch.long, device=none.device)
             memory = Memory(none, none, index[0].bool(), tuple(parts), begins)
-            return memory, (number_states, index, index.new_zeros(3, 0), index[0])
+            return memory, number_states, (index, index.new_zeros(3, 0), index[0])
         ends = torch.cat([p.edges + b[1] for p, b in zip(parts, begins, strict=True)], 1)
         of = torch.cat(owners)
         context = number_states.flatten(0, 1)
@@ -156,7 +157,7 @@ class GraphStem(Stem):
             tuple(parts),
             begins,
         )
-        return memory, (number_states, ends, torch.cat(triangles, 1), of)
+        return memory, number_states, (ends, torch.cat(triangles, 1), of)
 
     def _embed(self, table: nn.Embedding, states: Tensor, types: Tensor | None, name: str) -> Tensor:
         embedded = table(states)

@@ -78,7 +78,14 @@ class TestGraphsWithMasses(GraphContract):
     examples = 10
 
     def tokenizer_config(self) -> GraphTokenizerConfig:
-        return super().tokenizer_config().model_copy(update={"masses": True, "stem": StemConfig(layers=1, pooled=True)})
+        return super().tokenizer_config().model_copy(update={"masses": True})
+
+
+class TestGraphsWithPooledMessages(GraphContract):
+    examples = 10
+
+    def tokenizer_config(self) -> GraphTokenizerConfig:
+        return super().tokenizer_config().model_copy(update={"stem": StemConfig(layers=1, pooled=True)})
 
 
 class TestTypedGraphs(GraphContract):

@@ -17,6 +17,7 @@ from nextscale.tokenizer import ScaleInput
 from nextscale_graph.coarsen import FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.division import Division
+from nextscale_graph.layer import Layer
 from nextscale_graph.source import describe
 from nextscale_graph.state import GrowthState, split_edges
 from nextscale_graph.stem import GraphStem
@@ -25,12 +26,12 @@ from nextscale_graph.tokenizer import GraphTokenizer
 SWAP = torch.tensor([1, 0, 2])
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "masses, pooled"])
+@pytest.fixture(scope="module", params=["plain", "masses", "pooled", "masses, pooled"])
 def model(request: pytest.FixtureRequest) -> tuple[GraphTokenizer, GraphStem]:
-    """Without and with masses and pooled messages."""
+    """Without and with masses, without and with pooled messages."""
     batch = random_batch(3, 20, 12)
     description = describe([batch[[i]] for i in range(20)], [], []) | {"largest": 12}
-    options = {"masses": request.param, "stem": {"layers": 3, "pooled": request.param}}
+    options = {"masses": "masses" in request.param, "stem": {"layers": 3, "pooled": "pooled" in request.param}}
     tokenizer = GraphTokenizer(GraphTokenizerConfig.model_validate({"max_nodes": 16, **options}), description)
     stem = tokenizer.build_stem(16)
     assert isinstance(stem, GraphStem)
@@ -181,6 +182,21 @@ def test_samples_that_have_revealed_all_change_nothing(model: tuple[GraphTokeniz
     torch.testing.assert_close(after[asked], before[asked], atol=1e-5, rtol=1e-5)
     structure = other[1].structure[0]
     assert not bool((~asked)[structure.graph_of].any()) and len(other[1].nodes) == len(structure.graph_of)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_distant_parts_of_a_graph_hear_of_each_other_only_if_pooled(pooled: bool) -> None:
+    layer = Layer(8, pooled)
+    generator = torch.Generator().manual_seed(0)
+    nodes, edges = torch.randn(4, 8, generator=generator), torch.randn(2, 8, generator=generator)
+    ends, triangles = torch.tensor([[0, 2], [1, 3]]), torch.zeros(3, 0, dtype=torch.long)
+    changed = nodes.clone()
+    changed[0] = torch.randn(8, generator=generator)
+    for graph_of, same in ((torch.zeros(4, dtype=torch.long), not pooled), (torch.tensor([0, 0, 1, 1]), True)):
+        with torch.no_grad():
+            before = layer(nodes, edges, ends, triangles, graph_of, 2)[0]
+            after = layer(changed, edges, ends, triangles, graph_of, 2)[0]
+        assert not torch.equal(before[1], after[1]) and torch.equal(before[2:], after[2:]) == same
 
 
 def test_sizes_never_seen_are_hardly_drawn_but_no_surprise_beyond_measure(
