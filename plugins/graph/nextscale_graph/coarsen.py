@@ -174,10 +174,8 @@ def independent_edges(
     wanted = math.ceil(len(adjacency) * ratio)
     blocked, chosen = np.zeros(len(adjacency), bool), []
     costs = method.costs(adjacency, edges, masses, memory) + rng.random(edges.shape[1])
-    for e in np.argsort(costs, kind="stable"):
+    for e in np.argsort(costs, kind="stable")[: np.isfinite(costs).sum()]:
         a, b = edges[:, e]
-        if np.isinf(costs[e]):
-            break
         if blocked[a] or blocked[b]:
             continue
         chosen.append((a, b))

@@ -153,7 +153,6 @@ class GraphTokenizer(MultiscaleTokenizer):
         schedule: Schedule | None = None,
     ) -> GrowthState:
         """Graphs of one node, of a size to be drawn, or the condition ``size``."""
-        device = self.device
         given = (conditions or {}).get("size")
         if given is not None and int(given.max()) > self.config.max_nodes:
             raise NextscaleError(f"size {int(given.max())} is more than tokenizer.max_nodes {self.config.max_nodes}")
@@ -163,7 +162,7 @@ class GraphTokenizer(MultiscaleTokenizer):
                 NextscaleWarning,
                 stacklevel=2,
             )
-        return begin(num_samples, self.scales, given, device)
+        return begin(num_samples, self.scales, given, self.device)
 
     def begin_with(self, samples: GraphBatch, conditions: Mapping[str, Tensor] | None = None) -> GrowthState:
         """Graphs to be completed to the condition ``size``: the nodes given, and the edges among them, are kept.
