@@ -19,7 +19,8 @@ from torch import Tensor
 
 import nextscale
 from nextscale.api import Model
-from nextscale.editing import box_mask, psnr
+from nextscale.sampling.editing import box_mask
+from nextscale.toolkit.metrics import psnr_where
 
 VERSIONS = 3
 
@@ -71,7 +72,7 @@ def kept_psnr(model: Model, samples: Tensor, versions: list[Tensor], keep: Tenso
     edited = torch.cat(versions).clamp(-1, 1)
     everywhere = keep.expand(len(samples), *keep.shape)
     many = keep.expand(len(edited), *keep.shape)
-    return psnr(plain, samples, everywhere), psnr(edited, torch.cat([samples] * len(versions)), many)
+    return psnr_where(plain, samples, everywhere), psnr_where(edited, torch.cat([samples] * len(versions)), many)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from nextscale import plugins
+from nextscale.config.run import load_config, load_run_config
 from nextscale.evaluation import evaluate
-from nextscale.runconfig import load_config, load_run_config
 from nextscale.training.run import train
 
 CLASSES = range(5, 10)

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 import nextscale
-from nextscale.config import SamplingConfig, TransformerStageConfig
+from nextscale.config.sections import SamplingConfig, TransformerStageConfig
 from nextscale.data import Batch
-from nextscale.pyramid import TokenPyramid
-from nextscale.sampling import Generation, generate
-from nextscale.training.randomness import Draws
+from nextscale.randomness import Draws
+from nextscale.sampling.generate import Generation, generate
+from nextscale.tokens.pyramid import TokenPyramid
 from nextscale.training.transformer_stage import TransformerObjective
 from nextscale_image.published.convert import import_var
 from nextscale_image.published.export import export_var

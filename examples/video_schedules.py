@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 import nextscale
-from nextscale.runconfig import load_config
-from nextscale.store import has
+from nextscale.config.run import load_config
+from nextscale.storage.models import has
 from nextscale.training.run import train
 
 PILOT = 100

@@ -12,29 +12,21 @@ import torch
 from torch import Tensor
 
 from nextscale import plugins
-from nextscale.conditioning import ConditionSpec
-from nextscale.config import SamplingConfig
-from nextscale.editing import as_mask, paste_back, with_guess
+from nextscale.conditioning import ConditionSpec, resolve_conditions
+from nextscale.config.run import load_run_config
+from nextscale.config.sections import RunConfig, SamplingConfig
+from nextscale.data import Samples
+from nextscale.device import pick_device
 from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.modality import Modality
-from nextscale.precision import check_precision, prepare
-from nextscale.runconfig import RunConfig, load_run_config
-from nextscale.sampling import Generation, generate
-from nextscale.store import load_tokenizer, load_transformer
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.distributed import pick_device
-from nextscale.training.randomness import sample_seeds
+from nextscale.randomness import sample_seeds
+from nextscale.sampling.editing import as_mask, paste_back, with_guess
+from nextscale.sampling.generate import Generation, generate
+from nextscale.sampling.precision import check_precision, prepare
+from nextscale.storage.models import load_tokenizer, load_transformer
+from nextscale.tokens.capabilities import Completes, EditsPlaces, ability
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
-
-
-@dataclass
-class Samples:
-    """``samples`` as the modality has them (on a grid: B C *grid); ``steps[k]``, the same decoded after scale
-    k (only where asked for); the ``conditions`` they were drawn under."""
-
-    samples: Any
-    steps: list[Any]
-    conditions: dict[str, Tensor]
 
 
 @dataclass
@@ -45,6 +37,11 @@ class Model:
     tokenizer: MultiscaleTokenizer
     transformer: ScaleTransformer
     config: RunConfig
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the tokenizer was told of its data (``DataSplits.description``)."""
+        return self.tokenizer.description or {}
 
     @property
     def conditions(self) -> tuple[ConditionSpec, ...]:
@@ -126,23 +123,24 @@ class Model:
         number, device = len(samples), self.tokenizer.device
         if number < 1 or batch_size < 1 or feather < 0:
             raise NextscaleError(f"cannot edit {number} samples, {batch_size} at a time, feathered by {feather}")
+        tokenizer = ability(self.tokenizer, EditsPlaces)
         mask = as_mask(keep, samples)
         resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
 
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
             originals, kept = samples[rows].to(device), mask[rows].to(device)
             known = self.tokenizer.encode(originals)
-            tokens = self.tokenizer.keep_tokens(kept)
+            tokens = tokenizer.keep_tokens(kept)
             drawn = generate(
                 self.tokenizer, self.transformer, len(generators), batch, config, generators,
                 known=known, keep=tokens, anchored=not replay,
             )  # fmt: skip
             guessed, shown = guess and not replay, _shown(drawn, return_steps)
             steps = shown[:-1] if guessed else shown
-            decoded = [self.tokenizer.decode_like(state, originals) for state in steps]
+            decoded = [tokenizer.decode_like(state, originals) for state in steps]
             if guessed:
                 own, other = (
-                    self.tokenizer.decode_like(self.tokenizer.unquantized(state, originals, kept), originals)
+                    tokenizer.decode_like(tokenizer.unquantized(state, originals, kept), originals)
                     for state in (drawn.state, self.tokenizer.states(known)[-1])
                 )
                 decoded.append(with_guess(own, other, originals, kept))
@@ -151,11 +149,6 @@ class Model:
             return [paste_back(originals, each, kept, feather) for each in decoded] if paste else decoded
 
         return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
-
-    @property
-    def completes(self) -> bool:
-        """Whether samples may be parts that ``complete`` adds to."""
-        return type(self.tokenizer).begin_with is not MultiscaleTokenizer.begin_with
 
     def complete(
         self,
@@ -177,10 +170,11 @@ class Model:
         number, device = len(samples), self.tokenizer.device
         if number < 1 or batch_size < 1:
             raise NextscaleError(f"cannot complete {number} samples, {batch_size} at a time")
+        tokenizer = ability(self.tokenizer, Completes)
         resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
 
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
-            start = self.tokenizer.begin_with(samples[rows].to(device), batch)
+            start = tokenizer.begin_with(samples[rows].to(device), batch)
             drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start)
             return [self.tokenizer.decode(state) for state in _shown(drawn, return_steps)]
 
@@ -189,11 +183,11 @@ class Model:
     def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
         """Reconstructions of ``edited`` with the originals where they are kept: from tokens, or with what is kept not
         quantized, whichever keeps a sample better. Where nothing is kept, ``edited`` itself."""
-        joined = paste_back(originals, edited, kept)
+        tokenizer, joined = ability(self.tokenizer, EditsPlaces), paste_back(originals, edited, kept)
         state = self.tokenizer.states(self.tokenizer.encode(joined))[-1]
         fitted, error = edited, torch.full((len(edited),), torch.inf, device=edited.device)
-        for each in (state, self.tokenizer.unquantized(state, joined, kept)):
-            decoded = self.tokenizer.decode_like(each, originals)
+        for each in (state, tokenizer.unquantized(state, joined, kept)):
+            decoded = tokenizer.decode_like(each, originals)
             lost = ((decoded - originals).square() * kept[:, None]).flatten(1).sum(1)
             better = (lost < error) & kept.flatten(1).any(1)
             fitted = torch.where(better.view(-1, *[1] * (edited.dim() - 1)), decoded, fitted)
@@ -250,20 +244,13 @@ class Model:
             raise ConfigError(f"sampling.{name}: {first['msg']} (got {first['input']!r})") from None
 
     def _conditions(self, values: Mapping[str, Any], number: int) -> dict[str, Tensor]:
-        specs = {spec.name: spec for spec in self.conditions}
+        known = [spec.name for spec in self.conditions]
         for name in values:
-            if name not in specs:
-                known = [*specs, *SamplingConfig.model_fields]
-                raise NextscaleError(unknown("condition or sampling setting", name, known))
-        resolved = {}
-        for name, spec in specs.items():
-            if name not in values or (isinstance(values[name], str) and values[name] == "all"):
-                if spec.kind == "class":
-                    resolved[name] = torch.arange(number) % spec.size
-            elif values[name] is not None:
-                resolved[name] = _as_tensor(spec, values[name], number)
-        self.transformer.conditioner.check(resolved)
-        return resolved
+            if name not in known:
+                raise NextscaleError(
+                    unknown("condition or sampling setting", name, [*known, *SamplingConfig.model_fields])
+                )
+        return resolve_conditions(self.conditions, values, number)
 
 
 def _shown(drawn: Generation, steps: bool) -> list[Any]:
@@ -271,43 +258,12 @@ def _shown(drawn: Generation, steps: bool) -> list[Any]:
     return drawn.states[1:] if steps else drawn.states[-1:]
 
 
-def _as_tensor(spec: ConditionSpec, value: Any, number: int) -> Tensor:
-    """One value a sample, from one for all or one each."""
-    if spec.kind == "vector":
-        vector = torch.as_tensor(value, dtype=torch.float32)
-        vector = vector.expand(number, -1) if vector.dim() == 1 else vector
-        if vector.shape != (number, spec.size):
-            raise NextscaleError(
-                f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or as many for each "
-                f"of the {number} samples"
-            )
-        return vector
-    entries: list[Any] = [value] * number if isinstance(value, str) or np.ndim(value) == 0 else list(value)
-    if len(entries) != number:
-        raise NextscaleError(f"{len(entries)} values of {spec.name} for {number} samples: give one, or one a sample")
-    return torch.tensor([_class_number(spec, entry) for entry in entries])
-
-
-def _class_number(spec: ConditionSpec, value: Any) -> int:
-    if isinstance(value, str) and value in spec.names:
-        return spec.names.index(value)
-    try:
-        number = int(value)
-        if isinstance(value, str) or number == value:
-            return number
-    except (TypeError, ValueError):
-        pass
-    if spec.kind == "count":
-        raise NextscaleError(f"{spec.name} {value!r} should be a whole number from 1 to {spec.size}")
-    raise NextscaleError(unknown(spec.name, str(value), spec.names))
-
-
 def load(run: str | Path, device: str = "auto", precision: str = "fp32", compile: bool = False) -> Model:
     """The models of a run folder, ready to sample.
 
     Args:
         precision: of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16``, or ``auto``; see
-            ``nextscale.precision``.
+            ``nextscale.sampling.precision``.
         compile: torch.compile the transformer's MLPs and the decoder; the first sample then takes minutes.
 
     Raises:

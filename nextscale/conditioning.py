@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
@@ -101,3 +102,55 @@ def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Te
             raise NextscaleError(f"{name} {bad} is out of range: it should be from 1 to {spec.size}")
         if spec.kind == "vector" and value.shape[-1] != spec.size:
             raise NextscaleError(f"{name} has {value.shape[-1]} numbers; this model takes {spec.size}")
+
+
+def resolve_conditions(
+    specs: Sequence[ConditionSpec], values: Mapping[str, Any], num_samples: int
+) -> dict[str, Tensor]:
+    """Tensors with first axis B from what a person names: numbers, class names, vectors; one for all, or one each.
+
+    A class that is not mentioned (or is ``"all"``) goes through all its values in turn; None leaves a condition null.
+
+    Raises:
+        NextscaleError: a value that the condition cannot take.
+    """
+    resolved = {}
+    for spec in specs:
+        if spec.name not in values or (isinstance(values[spec.name], str) and values[spec.name] == "all"):
+            if spec.kind == "class":
+                resolved[spec.name] = torch.arange(num_samples) % spec.size
+        elif values[spec.name] is not None:
+            resolved[spec.name] = _as_tensor(spec, values[spec.name], num_samples)
+    check_conditions(specs, resolved)
+    return resolved
+
+
+def _as_tensor(spec: ConditionSpec, value: Any, number: int) -> Tensor:
+    """One value a sample, from one for all or one each."""
+    if spec.kind == "vector":
+        vector = torch.as_tensor(value, dtype=torch.float32)
+        vector = vector.expand(number, -1) if vector.dim() == 1 else vector
+        if vector.shape != (number, spec.size):
+            raise NextscaleError(
+                f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or as many for each "
+                f"of the {number} samples"
+            )
+        return vector
+    entries: list[Any] = [value] * number if isinstance(value, str) or np.ndim(value) == 0 else list(value)
+    if len(entries) != number:
+        raise NextscaleError(f"{len(entries)} values of {spec.name} for {number} samples: give one, or one a sample")
+    return torch.tensor([_class_number(spec, entry) for entry in entries])
+
+
+def _class_number(spec: ConditionSpec, value: Any) -> int:
+    if isinstance(value, str) and value in spec.names:
+        return spec.names.index(value)
+    try:
+        number = int(value)
+        if isinstance(value, str) or number == value:
+            return number
+    except (TypeError, ValueError):
+        pass
+    if spec.kind == "count":
+        raise NextscaleError(f"{spec.name} {value!r} should be a whole number from 1 to {spec.size}")
+    raise NextscaleError(unknown(spec.name, str(value), spec.names))

@@ -66,3 +66,13 @@ class DataSplits:
     def held_out(self) -> SampleSource:
         """What a trained model is measured on: the test split, else the validation split."""
         return self.validation if self.test is None else self.test
+
+
+@dataclass
+class Samples:
+    """``samples`` as the modality has them (on a grid: B C *grid); ``steps[k]``, the same decoded after scale
+    k (only where asked for); the ``conditions`` they were drawn under."""
+
+    samples: Any
+    steps: list[Any]
+    conditions: dict[str, Tensor]

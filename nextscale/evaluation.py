@@ -13,13 +13,14 @@ from torch import Tensor
 
 from nextscale import plugins
 from nextscale.api import Model, load
-from nextscale.config import TransformerStageConfig
+from nextscale.config.run import load_run_config, parse_options
+from nextscale.config.sections import TransformerStageConfig
 from nextscale.data import DataSplits
-from nextscale.files import write_json_atomic
-from nextscale.runconfig import load_run_config
-from nextscale.store import load_tokenizer
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.distributed import pick_device
+from nextscale.device import pick_device
+from nextscale.modality import EvaluationContext
+from nextscale.storage.files import write_json_atomic
+from nextscale.storage.models import load_tokenizer
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.tokenizer_stage import validation_batches
 from nextscale.training.transformer_stage import TransformerObjective
 
@@ -33,7 +34,7 @@ def evaluate(
     guidance: Sequence[float] = (0.0, 2.0),
     seed: int = 0,
     device: str = "auto",
-    options: Mapping[str, Any] | None = None,
+    options: Sequence[str] = (),
     reconstruction_only: bool = False,
     repeats: int = 1,
     sampling: Mapping[str, Any] | None = None,
@@ -46,7 +47,7 @@ def evaluate(
         seed: of the samples.
         repeats: draw so often, with seeds from ``seed`` on; measures are means, and ``NAME_std`` their spread.
         sampling: fields of ``SamplingConfig`` that differ from the run's.
-        options: for the modality's own sample metrics.
+        options: of the modality's own measurements, ``eval.KEY=VALUE`` each (``ModalityConfig.evaluation``).
         reconstruction_only: measure the tokenizer only.
         validation: on the validation split although there is a test split, to choose settings by; the file is then
             ``eval-validation.json``.
@@ -64,21 +65,21 @@ def evaluate(
     tokenizer = load_tokenizer(run, where)
     config = load_run_config(run)
     modality = plugins.modality(config.modality)
-    settings = {"cache": run / "eval-cache", "device": device, **(options or {})}
-    modality.check_evaluation(settings)
+    chosen = parse_options(config.modality, options)
+    context = EvaluationContext(where, run / "eval-cache")
     data = modality.open_data(config.data)
     if validation:
         data = replace(data, test=None)
     results: dict[str, Any] = {}
     with console.status("reconstruction"):
-        results["reconstruction"] = modality.evaluate_tokenizer(tokenizer, data, where)
+        results["reconstruction"] = modality.evaluate_tokenizer(tokenizer, data, chosen, context)
         results["codebook"] = codebook_usage(tokenizer, data)
     if not reconstruction_only and (run / "transformer" / "model.safetensors").exists():
         model = load(run, device)
         with console.status("validation loss"):
             results["validation"] = validation_loss(model, data)
         with console.status("predictions"):
-            found = modality.evaluate_model(model, data, settings)
+            found = modality.evaluate_model(model, data, chosen, context)
         if found:
             results["model"] = found
         results["samples"] = {}
@@ -90,7 +91,7 @@ def evaluate(
                     settings_now = {**(sampling or {}), "guidance": value}
                     drawn = model.generate(samples, seed=seed + again, sampling=settings_now)
                 with console.status(f"quality of samples at guidance {value:g}"):
-                    rounds.append(modality.evaluate_samples(drawn.samples, drawn.conditions, data, settings))
+                    rounds.append(modality.evaluate_samples(drawn.samples, drawn.conditions, data, chosen, context))
             results["samples"][f"{value:g}"] = rounds[0] if repeats == 1 else mean_and_spread(rounds)
     write_json_atomic(eval_file(run, validation), results)
     return results
@@ -131,9 +132,9 @@ def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str
             counts[name] = counts[name] + found if name in counts else found
     usage: dict[str, float] = {}
     for name, counts_V in [*counts.items(), ("total", torch.stack(list(counts.values())).sum(0))]:
-        law = counts_V / counts_V.sum().clamp_min(1)
+        shares_V = counts_V / counts_V.sum().clamp_min(1)
         usage[f"used_{name}"] = float((counts_V > 0).float().mean())
-        usage[f"perplexity_{name}"] = float(torch.special.entr(law).sum().exp())
+        usage[f"perplexity_{name}"] = float(torch.special.entr(shares_V).sum().exp())
     return usage
 
 

@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
 if TYPE_CHECKING:
+    from nextscale.callbacks import TrainingCallback
     from nextscale.modality import ModalitySpec
-    from nextscale.runconfig import RunConfig
-    from nextscale.training.callbacks import TrainingCallback
 
 PROJECT = "nextscale"
 
@@ -66,6 +65,18 @@ class FormatSpec:
     exporter: str | None = None
 
 
+class RunSettings(Protocol):
+    """What a callback may read of a run's configuration (``config.sections.RunConfig``)."""
+
+    modality: str
+    seed: int
+    data: Any
+    tokenizer: Any
+    transformer: Any
+    training: Any
+    sampling: Any
+
+
 @hookspec
 def nextscale_modalities() -> Iterable[ModalitySpec]:  # type: ignore[empty-body]
     """The modalities this plugin brings.
@@ -88,12 +99,12 @@ def nextscale_formats() -> Iterable[FormatSpec]:  # type: ignore[empty-body]
     """Formats of trained models for ``nextscale import NAME`` and ``nextscale export NAME``.
 
     Called once, when plugins are discovered. An importer reads the files (running no code from them) and writes a run
-    with ``nextscale.store.save_run``. Two distributions that offer the same name clash: neither is used.
+    with ``nextscale.plugin.save_run``. Two distributions that offer the same name clash: neither is used.
     """
 
 
 @hookspec
-def nextscale_callbacks(config: RunConfig, folder: Path) -> Iterable[TrainingCallback]:  # type: ignore[empty-body]
+def nextscale_callbacks(config: RunSettings, folder: Path) -> Iterable[TrainingCallback]:  # type: ignore[empty-body]
     """Callbacks for one training run, asked for before its first step.
 
     Args:

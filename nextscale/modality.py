@@ -7,12 +7,12 @@ is imported when a command needs it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from nextscale.errors import NextscaleError
 
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from nextscale.api import Model
-    from nextscale.bench import BenchCase
-    from nextscale.data import DataSplits
-    from nextscale.tokenizer import MultiscaleTokenizer
-    from nextscale.training.objective import Objective
+    from nextscale.conditioning import ConditionSpec
+    from nextscale.data import DataSplits, Samples
+    from nextscale.objective import Objective
+    from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
-API_VERSION = 1
+API_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ModalitySpec:
     Attributes:
         name: what the user writes after ``--modality``.
         summary: one line for ``nextscale plugins ls``.
-        config: dotted path ``package.module:Class`` of a ``ModalityConfig`` (must not import torch).
+        config: dotted path ``package.module:NAME`` of a ``ModalityConfig`` instance (must not import torch).
         implementation: dotted path of a ``Modality`` subclass.
         presets: folder of YAML presets, one file each.
         default_preset: the preset used where the user names none.
@@ -52,16 +51,71 @@ class ModalitySpec:
     api_version: int = API_VERSION
 
 
+class NoOptions(BaseModel):
+    """A section without settings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 @dataclass(frozen=True)
 class ModalityConfig:
-    """The modality's own sections of a run's configuration: pydantic models with ``extra="forbid"``."""
+    """The modality's own sections of settings: pydantic models that refuse unknown keys (``config.sections.Section``).
+
+    ``data`` and ``tokenizer`` are part of a run's configuration. ``evaluation`` are options of ``nextscale eval``,
+    written ``eval.KEY=VALUE``.
+    """
 
     data: type[BaseModel]
     tokenizer: type[BaseModel]
+    evaluation: type[BaseModel] = NoOptions
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    """A preset that ``nextscale bench`` times.
+
+    Attributes:
+        preset: its name.
+        batch_size: None takes the preset's.
+        description, conditions: stand in for the preset's data (``DataSplits``), which then need not be there.
+            Samples are decoded from random tokens: time does not depend on content. None opens the data.
+    """
+
+    preset: str
+    batch_size: int | None = None
+    description: dict[str, Any] | None = None
+    conditions: tuple[ConditionSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """What the core offers to whoever measures: the device to compute on, and a folder that keeps what takes long to
+    compute, such as a trained classifier (None keeps nothing)."""
+
+    device: torch.device
+    cache: Path | None = None
+
+
+class TrainedModel(Protocol):
+    """What ``nextscale.load`` returns, as far as a modality or a prediction needs it (``nextscale.api.Model``)."""
+
+    tokenizer: MultiscaleTokenizer
+
+    @property
+    def conditions(self) -> tuple[ConditionSpec, ...]: ...
+
+    def generate(self, num_samples: int, *, seed: int = 0, **settings: Any) -> Samples: ...
+
+    def edit(self, samples: Any, keep: Any, *, seed: int = 0, guess: bool = False, **settings: Any) -> Samples: ...
 
 
 class Modality(ABC):
-    """The implementation behind a ``ModalitySpec``. Stateless: every method gets what it needs."""
+    """The implementation behind a ``ModalitySpec``. Stateless: every method gets what it needs.
+
+    Samples are opaque to the core: it moves a batch with ``.to(device)`` and joins batches with ``concatenate``.
+    Writers get a path without a suffix, add their own, and return what they wrote; ``description`` is that of the
+    data (``DataSplits.description``). ``grid.GridModality`` is the base for samples that are tensors B C *grid.
+    """
 
     name: ClassVar[str]
 
@@ -83,23 +137,24 @@ class Modality(ABC):
         then any opponent's (a discriminator). Empty for a tokenizer without weights."""
 
     @abstractmethod
-    def write_samples(self, samples: Any, folder: Path) -> list[Path]:
-        """Write each sample to a file of its own."""
+    def concatenate(self, batches: list[Any]) -> Any:
+        """One batch of samples from several."""
 
     @abstractmethod
-    def write_grid(self, samples: Any, path: Path, columns: int | None = None) -> Path:
+    def write_samples(self, samples: Any, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        """Write each sample to a file of its own in ``folder``; the files, one per sample, in order."""
+
+    @abstractmethod
+    def write_grid(self, samples: Any, path: Path, description: Mapping[str, Any], columns: int | None = None) -> Path:
         """Write all samples into one picture (or other overview file) that a person can look at."""
 
     @abstractmethod
-    def write_film(self, steps: list[Any], path: Path) -> Path:
+    def write_film(self, steps: list[Any], path: Path, description: Mapping[str, Any]) -> Path:
         """Write the coarse-to-fine film strip: ``steps[k]`` are the same samples decoded after scale k."""
 
-    def write_parts(self, parts: Iterable[Any], path: Path) -> Path:
-        """Write one sample to ``path``, which has no suffix yet, from its parts along the first axis as they come (each
-        a batch of one). The default joins them first."""
-        import torch
-
-        return self.write_samples(torch.cat(list(parts), 2), path)[0]
+    def write_parts(self, parts: Iterable[Any], path: Path, description: Mapping[str, Any]) -> Path:
+        """Write one sample from its parts along the first axis as they come, each a batch of one."""
+        raise NextscaleError(f"modality {self.name} cannot write samples piece by piece")
 
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
@@ -112,12 +167,6 @@ class Modality(ABC):
         """
         raise NextscaleError(f"modality {self.name} cannot read samples from files")
 
-    def concatenate(self, batches: list[Any]) -> Any:
-        """One batch of samples from several; the default is for tensors."""
-        import torch
-
-        return batches[0] if len(batches) == 1 else torch.cat(batches)
-
     def bench_cases(self) -> list[BenchCase]:
         """What ``nextscale bench train`` times where the user names no preset."""
         return []
@@ -126,25 +175,27 @@ class Modality(ABC):
         """What ``nextscale bench sample`` times where the user names no preset; each with a description of data."""
         return []
 
-    def check_evaluation(self, options: dict[str, Any]) -> None:  # noqa: B027 (nothing to refuse by default)
-        """Refuse options that ``evaluate_samples`` does not know, before anything is measured.
-
-        Raises:
-            ConfigError: one line that names the option and what would be right.
-        """
+    # Measurements. ``options`` is an instance of ``ModalityConfig.evaluation``.
 
     def evaluate_tokenizer(
-        self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
+        self, tokenizer: MultiscaleTokenizer, data: DataSplits, options: Any, context: EvaluationContext
     ) -> dict[str, Any]:
         """Reconstruction metrics on held-out data."""
         return {}
 
-    def evaluate_model(self, model: Model, data: DataSplits, options: dict[str, Any]) -> dict[str, Any]:
+    def evaluate_model(
+        self, model: TrainedModel, data: DataSplits, options: Any, context: EvaluationContext
+    ) -> dict[str, Any]:
         """Metrics that need the model itself: predictions of held-out samples, say."""
         return {}
 
     def evaluate_samples(
-        self, samples: Any, conditions: dict[str, Tensor], data: DataSplits, options: dict[str, Any]
+        self,
+        samples: Any,
+        conditions: dict[str, Tensor],
+        data: DataSplits,
+        options: Any,
+        context: EvaluationContext,
     ) -> dict[str, Any]:
         """Sample-quality metrics; every distance beside its real-against-real floor at the same count."""
         return {}

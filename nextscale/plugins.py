@@ -20,12 +20,11 @@ import pluggy
 
 from nextscale import hookspecs
 from nextscale.errors import PluginError, unknown
-from nextscale.hookspecs import PROJECT, CommandSpec, FormatSpec
+from nextscale.hookspecs import PROJECT, CommandSpec, FormatSpec, RunSettings
 
 if TYPE_CHECKING:
+    from nextscale.callbacks import TrainingCallback
     from nextscale.modality import Modality, ModalityConfig, ModalitySpec
-    from nextscale.runconfig import RunConfig
-    from nextscale.training.callbacks import TrainingCallback
 
 GROUP = "nextscale"
 logger = logging.getLogger(__name__)
@@ -105,9 +104,9 @@ class Plugins:
         """The formats of trained models, sorted by name; clashing ones are left out."""
         return [self._formats[name] for name in sorted(self._formats)]
 
-    def callbacks(self, config: RunConfig, folder: Path) -> list[TrainingCallback]:
+    def callbacks(self, config: RunSettings, folder: Path) -> list[TrainingCallback]:
         """Every plugin's training callbacks; a plugin that fails is recorded, logged as a warning, and left out."""
-        from nextscale.training.callbacks import TrainingCallback
+        from nextscale.callbacks import TrainingCallback
 
         callbacks: list[TrainingCallback] = []
         for loaded in self._loaded:

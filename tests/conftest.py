@@ -56,7 +56,7 @@ def tiny(digits_file: Path) -> Settings:
 @pytest.fixture(scope="session")
 def tiny_run(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny run, trained; not to be written to."""
-    from nextscale.runconfig import load_config
+    from nextscale.config.run import load_config
     from nextscale.training.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from typer.testing import CliRunner
 
-from nextscale import bench
-from nextscale.benchsample import _Sampler, bench_sample
+from nextscale.bench.floor import Convolution, Factor, Floor, MatrixProducts, Product
+from nextscale.bench.sampling import _Sampler, bench_sample
+from nextscale.bench.training import bench_train
 from nextscale.conditioning import ConditionSpec
 from nextscale.errors import ConfigError
-from nextscale.matmulfloor import Convolution, Factor, Floor, MatrixProducts, Product
+from nextscale.modality import BenchCase
 from nextscale_cli.main import app
 
 DIGITS = {"channels": 1, "height": 8, "width": 8, "classes": []}
@@ -31,9 +32,9 @@ def shapes(counts: Counter[Product]) -> Counter[tuple[tuple[int, ...], tuple[int
 
 
 def test_rows_without_data() -> None:
-    case = bench.BenchCase("digits", 3, DIGITS, (ConditionSpec(name="label", size=10),))
+    case = BenchCase("digits", 3, DIGITS, (ConditionSpec(name="label", size=10),))
     lines: list[str] = []
-    rows = bench.bench_train("image", [case], repeats=1, overrides=TINY, device="cpu", log=lines.append)
+    rows = bench_train("image", [case], repeats=1, overrides=TINY, device="cpu", log=lines.append)
     assert lines == ["digits fp32", "digits bf16"]
     assert [(row["precision"], row["target"]) for row in rows] == [("fp32", 1.3), ("bf16", 1.5)]
     for row in rows:
@@ -45,18 +46,18 @@ def test_rows_without_data() -> None:
 
 
 def test_the_step_is_timed_in_turns_and_tokenizes_only_on_the_fly(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nextscale_image.tokenizer import ImageTokenizer
+    from nextscale.grid import GridTokenizer
 
     encoded: list[int] = []
-    encode = ImageTokenizer.encode
-    monkeypatch.setattr(ImageTokenizer, "encode", lambda self, x: encoded.append(len(x)) or encode(self, x))
-    case = bench.BenchCase("digits", 2, DIGITS)
-    bench.bench_train("image", [case], ["fp32"], repeats=2, overrides=TINY, device="cpu")
+    encode = GridTokenizer.encode
+    monkeypatch.setattr(GridTokenizer, "encode", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    case = BenchCase("digits", 2, DIGITS)
+    bench_train("image", [case], ["fp32"], repeats=2, overrides=TINY, device="cpu")
     assert encoded == [2] * 4  # to fill the cache, then once in each of three turns
 
 
 def test_the_presets_own_data() -> None:
-    (row,) = bench.bench_train("image", ["digits"], ["fp32"], 1, [*TINY, "training.transformer.batch_size=4"])
+    (row,) = bench_train("image", ["digits"], ["fp32"], 1, [*TINY, "training.transformer.batch_size=4"])
     assert row["batch"] == 4 and row["floor_ratio"] > 0
 
 
@@ -70,7 +71,7 @@ def test_the_presets_own_data() -> None:
 )
 def test_bad_arguments(arguments: tuple, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        bench.bench_train(*arguments)
+        bench_train(*arguments)
 
 
 def test_a_linear_layer_is_three_products() -> None:
@@ -145,7 +146,7 @@ def test_a_cold_floor_takes_turns_at_different_weights(monkeypatch: pytest.Monke
 
 
 def test_sampling_is_timed_and_its_memory_counted() -> None:
-    case = bench.BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
+    case = BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
     rows = bench_sample("image", [case], ["fp32", "bf16"], 2, 3, 1, TINY, device="cpu")
     assert [(row["precision"], row["target"]) for row in rows] == [("fp32", 1.2), ("bf16", 1.3)]
     for row in rows:
@@ -160,7 +161,7 @@ def test_sampling_is_timed_and_its_memory_counted() -> None:
 
 
 def test_what_is_counted_is_the_transformer_and_the_decoder_alone() -> None:
-    case = bench.BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
+    case = BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
     sampler = _Sampler("image", case, "fp32", TINY, CPU, False)
     counts = sampler.products(1)
     matrices = sum(count for product, count in counts.items() if isinstance(product, Product))
@@ -173,7 +174,7 @@ def test_what_is_counted_is_the_transformer_and_the_decoder_alone() -> None:
 
 def test_bad_arguments_of_bench_sample() -> None:
     for arguments, message in (
-        (("image", [bench.BenchCase("digits")]), "no description of the data of preset 'digits'"),
+        (("image", [BenchCase("digits")]), "no description of the data of preset 'digits'"),
         (("image", [], ["fp23"]), "unknown precision 'fp23'"),
         (("image", [], ["fp32"], 0), "at least 1"),
     ):

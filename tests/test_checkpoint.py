@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import nextscale.files as files
+import nextscale.storage.files as files
 from nextscale.errors import CheckpointError, TrainingError
-from nextscale.files import load_tensors, save_tensors_atomic, write_json_atomic, write_text_atomic
-from nextscale.training.checkpoint import check_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from nextscale.storage.checkpoint import check_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from nextscale.storage.files import load_tensors, save_tensors_atomic, write_json_atomic, write_text_atomic
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
 
@@ -201,7 +201,7 @@ def test_an_interrupted_replacement_is_undone(tmp_path: Path, name: str | None) 
 
 SAVE_FOR_EVER = """
 import sys, torch
-from nextscale.training.checkpoint import save_checkpoint
+from nextscale.storage.checkpoint import save_checkpoint
 
 model = torch.nn.Linear(300, 300)
 for step in range(10**6):
@@ -310,7 +310,7 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if stage == "state.json":
-        monkeypatch.setattr("nextscale.training.checkpoint.write_json_atomic", full)
+        monkeypatch.setattr("nextscale.storage.checkpoint.write_json_atomic", full)
     else:
         monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(TrainingError) as caught:
@@ -328,8 +328,8 @@ WRITE_PAST_THE_LIMIT = """
 import resource, sys, torch
 from pathlib import Path
 from nextscale.errors import TrainingError
-from nextscale.files import save_tensors_atomic, write_text_atomic
-from nextscale.training.checkpoint import save_checkpoint
+from nextscale.storage.files import save_tensors_atomic, write_text_atomic
+from nextscale.storage.checkpoint import save_checkpoint
 
 folder, model = Path(sys.argv[1]), torch.nn.Linear(300, 300)
 save_checkpoint(folder, 1, {"model": model}, {}, {}, {}, 1)

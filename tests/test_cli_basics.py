@@ -14,9 +14,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from nextscale.config.run import load_config
 from nextscale.errors import ConfigError, DataError
 from nextscale.plugins import BrokenPlugin, Clash, discover, load_object
-from nextscale.runconfig import load_config
 from nextscale_cli import errors, tables
 from nextscale_cli.main import COMMANDS, app
 
@@ -147,7 +147,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 def test_interrupt_during_a_command() -> None:
     code = (
-        "import nextscale_cli.main as m, nextscale.runconfig as r\n"
+        "import nextscale_cli.main as m, nextscale.config.run as r\n"
         "def stop(*a, **k): raise KeyboardInterrupt\n"
         "r.load_config = stop\nm.main()"
     )
@@ -292,18 +292,18 @@ class FakeModel:
         from nextscale.conditioning import ConditionSpec
 
         self.conditions = (ConditionSpec(name="label", size=10),)
-        self.modality = self
+        self.modality, self.description = self, {}
         self.asked: dict[str, Any] = {}
 
     def generate(self, number: int, **asked: Any) -> Any:
         self.asked = {"number": number, **asked}
         return type("Samples", (), {"samples": None, "steps": []})
 
-    def write_grid(self, samples: Any, path: Path) -> Path:
-        return path
+    def write_grid(self, samples: Any, path: Path, description: dict[str, Any]) -> Path:
+        return path.with_suffix(".png")
 
-    def write_film(self, steps: Any, path: Path) -> Path:
-        return path
+    def write_film(self, steps: Any, path: Path, description: dict[str, Any]) -> Path:
+        return path.with_suffix(".png")
 
 
 def test_results_stand_beside_their_floors(capsys: pytest.CaptureFixture[str]) -> None:

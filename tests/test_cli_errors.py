@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-import nextscale.files
+import nextscale.storage.files
 from nextscale.plugins import discover
-from nextscale.training.checkpoint import check_checkpoint, latest_checkpoint
+from nextscale.storage.checkpoint import check_checkpoint, latest_checkpoint
 from nextscale_cli.main import app
 
 Settings = Callable[..., list[str]]
@@ -80,7 +80,7 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
         ({"sampling.top_k": "1,2,3"}, "sampling.top_k has 3 values; this model has 4 scales"),
         ({"sampling.steps": 4}, "needs a transformer trained with transformer.in_scale_steps=true"),
         ({"tokenizer.scales": "1,4,2"}, "tokenizer.scales must not shrink"),
-        ({"tokenizer.scales": "1,2,9"}, "images of 8 x 8 are too small"),
+        ({"tokenizer.scales": "1,2,9"}, "samples of 8 x 8 are too small"),
         ({"data.crop": 9}, "data.crop of 9 x 9 is larger than the images"),
     ],
 )
@@ -102,7 +102,7 @@ def test_names_that_are_not_known(tmp_path: Path) -> None:
 
 
 def test_extras_that_are_not_installed(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nextscale.grid import efficientnet
+    from nextscale.toolkit import efficientnet
 
     monkeypatch.setattr(efficientnet, "weight_file", lambda: None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -256,7 +256,7 @@ def test_writes_that_fail(tiny: Settings, tmp_path: Path, tiny_run: Path) -> Non
 
 def test_a_full_disk(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second checkpoint on: the first stays, and is named."""
-    run, real = tmp_path / "run", nextscale.files.save_file
+    run, real = tmp_path / "run", nextscale.storage.files.save_file
 
     def full(tensors: Any, path: Path, *rest: Any) -> None:
         if "step-00000004" in str(path):
@@ -264,7 +264,7 @@ def test_a_full_disk(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(tensors, path, *rest)
 
-    monkeypatch.setattr(nextscale.files, "save_file", full)
+    monkeypatch.setattr(nextscale.storage.files, "save_file", full)
     last = stops("error: the disk is full: ", "train", "--out", run, *tiny())
     good = run / "checkpoints/tokenizer/step-00000002"
     assert f"the last good checkpoint is {good}" in last

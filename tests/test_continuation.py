@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextscale.api import Model
-from nextscale.continuation import go_on, held, predict
+from nextscale.config.run import load_config
 from nextscale.errors import NextscaleError
 from nextscale.grid import Layout
-from nextscale.runconfig import load_config
+from nextscale.sampling.continuation import go_on, held, predict
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale_image.modality import ImageModality
 

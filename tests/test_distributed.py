@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nextscale.runconfig import load_config
+from nextscale.config.run import load_config
 from nextscale.training.run import train
 
 Settings = Callable[..., list[str]]

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import nextscale
 from nextscale.api import Model
-from nextscale.editing import as_mask, box_mask, paste_back, psnr, with_guess
 from nextscale.errors import ConfigError, NextscaleError
+from nextscale.sampling.editing import as_mask, box_mask, paste_back, with_guess
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
+from nextscale.toolkit.metrics import psnr_where
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,8 @@ def test_pasting_fades_in_from_the_border_inwards():
 def test_psnr_is_over_the_places_asked_for():
     one, other = torch.zeros(1, 2, 4), torch.full((1, 2, 4), 0.2)
     other[..., :2] = 0
-    assert psnr(one, other, torch.tensor([[False, False, True, True]])) == pytest.approx(20)
-    assert psnr(one, other, torch.tensor([[True, True, False, False]])) == float("inf")
+    assert psnr_where(one, other, torch.tensor([[False, False, True, True]])) == pytest.approx(20)
+    assert psnr_where(one, other, torch.tensor([[True, True, False, False]])) == 100
 
 
 # Models.
@@ -126,7 +127,7 @@ def test_batches_do_not_change_an_edit_and_steps_end_in_it(model: Model):
 def test_odd_samples_come_back_in_their_own_size():
     tokenizer = grid_tokenizer((6, 6))
     rotary = transformer_for(tokenizer, positions="rotary")
-    from nextscale.runconfig import load_config
+    from nextscale.config.run import load_config
     from nextscale_image.modality import ImageModality
 
     model = Model(ImageModality(), tokenizer, rotary, load_config("image"))
@@ -157,7 +158,7 @@ def test_edits_that_cannot_be(model: Model, changes: dict[str, Any], message: st
 def test_half_precision_is_half_the_weights_and_nearly_the_same_sample(
     tiny_run: Path, model: Model, precision: str, native: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("nextscale.precision.multiplies", lambda dtype, device: native)
+    monkeypatch.setattr("nextscale.sampling.precision.multiplies", lambda dtype, device: native)
     half = nextscale.load(tiny_run, "cpu", precision=precision)
     stored = [value for name, value in half.transformer.state_dict().items() if "qkv" in name and value.dim() == 2]
     assert stored and all(value.element_size() == 2 for value in stored)
@@ -177,7 +178,7 @@ def test_decoding_in_chunks_changes_nothing(model: Model, monkeypatch: pytest.Mo
     state = model.tokenizer.states(model.tokenizer.encode(digits(model, 5)))[-1]
     with torch.no_grad():
         whole = model.tokenizer.decode(state)
-        monkeypatch.setattr("nextscale.grid.tokenizer.CHUNK", 2 * 64)
+        monkeypatch.setattr("nextscale.grid.tokenizer.DECODE_CHUNK", 2 * 64)
         torch.testing.assert_close(model.tokenizer.decode(state), whole)
 
 

@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from nextscale import evaluation, plugins
+from nextscale.config.run import load_config
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.evaluation import evaluate
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.runconfig import load_config
-from nextscale.store import load_tokenizer
+from nextscale.storage.models import load_tokenizer
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.training.run import train
 from nextscale_cli.main import app
 
@@ -36,7 +36,7 @@ SETTINGS = [
         for setting in ("steps=5", "batch_size=8", "precision=fp32")
     ),
 ]
-FAST = {"classifier_epochs": 1}
+FAST = ["eval.classifier_epochs=1"]
 
 
 @pytest.fixture(scope="session")
@@ -121,21 +121,21 @@ def test_the_modality_gets_spread_classes_and_the_options(run: Path, monkeypatch
     seen: list[tuple[Any, ...]] = []
     modality = type(plugins.modality("image"))
 
-    def evaluate_samples(self: Any, samples: Any, conditions: Any, data: Any, options: Any) -> dict[str, float]:
-        seen.append((samples, conditions, options))
+    def evaluate_samples(self: Any, samples: Any, conditions: Any, data: Any, *told: Any) -> dict[str, float]:
+        seen.append((samples, conditions, told))
         return {"x": 1.0}
 
     monkeypatch.setattr(modality, "evaluate_samples", evaluate_samples)
     copy = run.with_name("options")
     shutil.copytree(run, copy)
-    results = evaluate(copy, samples=20, guidance=[2.0], seed=4, device="cpu", options={"features": "both"})
-    again = evaluate(copy, samples=20, guidance=[2.0], seed=4, device="cpu", options={"cache": "elsewhere"})
+    results = evaluate(copy, samples=20, guidance=[2.0], seed=4, device="cpu", options=["eval.features=both"])
+    again = evaluate(copy, samples=20, guidance=[2.0], seed=4, device="cpu")
     assert results["samples"] == again["samples"] == {"2": {"x": 1.0}}
-    (samples, conditions, options), (repeated, _, given) = seen
+    (samples, conditions, (options, context)), (repeated, _, (defaults, _)) = seen
     assert samples.shape == (20, 1, 8, 8) and torch.equal(samples, repeated)
     assert torch.bincount(conditions["label"]).tolist() == [2] * 10
-    assert options == {"features": "both", "cache": copy / "eval-cache", "device": "cpu"}
-    assert given["cache"] == "elsewhere"
+    assert options.features == "both" and defaults.features == "classifier"
+    assert context.cache == copy / "eval-cache" and context.device.type == "cpu"
 
 
 def test_a_tokenizer_alone(run: Path, tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_nothing_is_written_where_something_is_wrong(run: Path, tmp_path: Path) 
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "eval.json").write_text("before")
-    with pytest.raises(ConfigError, match="featres"):
-        evaluate(copy, samples=4, guidance=[0.0], device="cpu", options={"featres": "both"})
+    with pytest.raises(ConfigError, match=r"unknown key eval.featres; did you mean 'features'"):
+        evaluate(copy, samples=4, guidance=[0.0], device="cpu", options=["eval.featres=both"])
     (copy / "transformer" / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(CheckpointError):
         evaluate(copy, samples=4, device="cpu", options=FAST)

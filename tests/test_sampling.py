@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.config import SamplingConfig
-from nextscale.drawing import at_scale
+from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError, NextscaleError
-from nextscale.sampling import Generation, generate, guidance_at
+from nextscale.sampling.generate import Generation, generate, guidance_at
+from nextscale.sampling.scale import at_scale
 from nextscale.testing.helpers import random_pyramid
 from nextscale.testing.tiny import CODES, grid_tokenizer, transformer_for
-from nextscale.tokenspace import Bits, Codes
+from nextscale.tokens.space import Bits, Codes
 
 TOKENIZER = grid_tokenizer((6, 6))
 PLAIN, STEPWISE = transformer_for(TOKENIZER), transformer_for(TOKENIZER, in_scale_steps=True)
@@ -98,7 +98,7 @@ def test_what_a_model_cannot_do_is_refused(monkeypatch):
     with pytest.raises(NextscaleError, match="label 3 is out of range"):
         draw(conditions={"label": torch.tensor([0, 3, 1])})
     monkeypatch.setattr(PLAIN, "token_space", Bits(CODES))
-    with pytest.raises(ConfigError, match="tokens are not codes"):
+    with pytest.raises(ConfigError, match="mixes codes"):
         draw(smooth=True)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nextscale.tokenspace import TIE, Bits, Codes, draw_rows, filter_logits
+from nextscale.tokens.space import TIE, Bits, Codes, draw_rows, filter_logits
 
 SEEDS = st.integers(0, 2**32)
 

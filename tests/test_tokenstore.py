@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import nextscale.tokenstore as tokenstore
+import nextscale.storage.tokens as tokenstore
 from nextscale.errors import CheckpointError, TrainingError
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.tokenstore import TokenStore, hash_module
+from nextscale.storage.tokens import TokenStore, hash_module
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.training.order import StreamOrder
 
 SCHEDULE = Schedule.of([(1, 1), (2, 2), (3, 3)])
@@ -231,8 +231,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 WRITE_UNTIL_KILLED = """
 import sys, torch
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.tokenstore import TokenStore
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.storage.tokens import TokenStore
 
 schedule = Schedule.of([(14,)])
 zeros = TokenPyramid(torch.ones(16, 14, dtype=torch.int64), schedule)

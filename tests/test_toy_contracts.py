@@ -10,11 +10,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nextscale.config import TransformerConfig
-from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.config.sections import TransformerConfig
 from nextscale.testing import TokenizerContract
-from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
-from nextscale.tokenspace import Bits, Codes
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.space import Bits, Codes
+from nextscale.tokens.stem import Stem
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class SetTokenizer(MultiscaleTokenizer):
         legal = torch.zeros(count, state.schedule.lengths[k], 16, dtype=torch.bool)
         if state.sizes is None:
             legal[..., 1 : width + 1] = True
-            return ScaleInput(None, torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), legal=legal)
+            return ScaleInput(count, None, torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), legal=legal)
         legal[..., :4] = True
         # Positions count from the first number: the centres of the schedule's cells would depend on the padding.
         places = torch.arange(width)
         features = torch.stack([state.sizes.expand(-1, width), state.values], -1).float() / 16
-        return ScaleInput(features, places[:, None].float(), torch.full((width,), k), self.mask(state), legal)
+        return ScaleInput(count, features, places[:, None].float(), torch.full((width,), k), self.mask(state), legal)
 
     def mask(self, state: SetState) -> Tensor:
         sizes = torch.zeros(1, 1) if state.sizes is None else state.sizes
@@ -76,6 +78,27 @@ class SetTokenizer(MultiscaleTokenizer):
 
     def decode(self, state: SetState) -> Sets:
         return Sets(state.values, self.mask(state))
+
+
+class SetStem(Stem):
+    """A network of the modality's own, from features to embeddings and from hidden states to logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(2, 8), nn.GELU(), nn.Linear(8, width))
+        self.revealed, self.score = nn.Embedding(17, width), nn.Linear(width, 16)
+
+    def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, None]:
+        features = inputs.features
+        if features is None:
+            features = torch.zeros(inputs.num_samples, inputs.length, 2)
+        x_BLD = self.embed(features)
+        if revealed is not None:
+            x_BLD = x_BLD + self.revealed(torch.where(revealed[1], revealed[0] + 1, 0))
+        return x_BLD, None
+
+    def logits(self, hidden_BLD: Tensor, memory: None) -> Tensor:
+        return self.score(hidden_BLD)
 
 
 class TestSets(TokenizerContract):
@@ -92,8 +115,8 @@ class TestSets(TokenizerContract):
         drawn = super().transformer_configs(num_scales, in_scale_steps)
         return drawn.map(lambda config: config.model_copy(update={"positions": "rotary"}))
 
-    def build_stem(self, tokenizer: SetTokenizer, width: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(2, 8), nn.GELU(), nn.Linear(8, width))
+    def build_stem(self, tokenizer: SetTokenizer, width: int) -> Stem:
+        return SetStem(width)
 
     def samples(self, tokenizer: SetTokenizer, num_samples: int, seed: int) -> Sets:
         generator = torch.Generator().manual_seed(seed)
@@ -138,7 +161,7 @@ class BitTokenizer(MultiscaleTokenizer):
 
     def scale_input(self, state: BitState, k: int) -> ScaleInput:
         features = None if k == 0 else state.values[..., None] / 64
-        return ScaleInput(features, state.schedule.coordinates(k), torch.full((4,), k))
+        return ScaleInput(len(state.values), features, state.schedule.coordinates(k), torch.full((4,), k))
 
     def update(self, state: BitState, k: int, tokens: Tensor) -> BitState:
         return replace(state, values=state.values + (2 * tokens[..., 0] + tokens[..., 1]) * 4 ** (2 - k))

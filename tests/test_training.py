@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import nextscale
-from nextscale.config import StageConfig, TransformerStageConfig
+from nextscale.config.run import dump_config, load_config, load_run_config
+from nextscale.config.sections import StageConfig, TransformerStageConfig
+from nextscale.device import autocast_dtype, pick_device
 from nextscale.errors import ConfigError, NextscaleError, TrainingError
-from nextscale.grid import efficientnet
-from nextscale.precision import prepare
-from nextscale.runconfig import dump_config, load_config, load_run_config
+from nextscale.sampling.precision import prepare
+from nextscale.storage.checkpoint import check_checkpoint
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
-from nextscale.training.checkpoint import check_checkpoint
-from nextscale.training.distributed import pick_device
+from nextscale.toolkit import efficientnet
 from nextscale.training.loop import Trainer
-from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, compile_model, lr_factor
+from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
 from nextscale.training.run import tokenize, train
 from nextscale.training.signals import Interrupted
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextscale.errors import ConfigError
-from nextscale.store import load_transformer, save_transformer
+from nextscale.storage.models import load_transformer, save_transformer
 from nextscale.testing.tiny import LABEL, grid_tokenizer, transformer_for
 from nextscale.transformer import ScaleTransformer
 from nextscale.transformer.head import CodebookHead
@@ -16,14 +16,14 @@ from nextscale.transformer.head import CodebookHead
 
 @settings(deadline=None)
 @given(st.integers(2, 12), st.integers(1, 5), st.integers(0, 10))
-def test_it_is_a_gaussian_over_the_codes_times_a_linear_law(number: int, channels: int, seed: int) -> None:
+def test_it_is_a_gaussian_over_the_codes_times_a_linear_model(number: int, channels: int, seed: int) -> None:
     torch.manual_seed(seed)
     head = CodebookHead(6, 3 * torch.randn(number, channels)).double()
     states = torch.randn(2, 3, 6, dtype=torch.double)
     linear = states @ head.weight.T + head.bias
     distance = (head.point(states)[:, :, None] - head.codes).square().sum(-1)
     expected = linear - head.log_precision(states).exp() * distance / 2
-    torch.testing.assert_close(head(states).log_softmax(-1), expected.log_softmax(-1))
+    torch.testing.assert_close(head(states, None).log_softmax(-1), expected.log_softmax(-1))
 
 
 def test_a_model_with_it_begins_without_opinion_and_trains_and_is_stored(tmp_path) -> None:

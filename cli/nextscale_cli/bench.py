@@ -37,7 +37,7 @@ def train(
 ) -> None:
     """Time a training step: on cached tokens, tokenizing on the fly, and against the floor of its matrix products."""
     from nextscale import plugins
-    from nextscale.bench import bench_train
+    from nextscale.bench.training import bench_train
     from nextscale_cli.tables import print_rows
 
     name = modality or DEFAULT_MODALITY
@@ -63,9 +63,9 @@ def sample(
 ) -> None:
     """Time drawing samples, against the floor of its products, and measure memory beside what it is on paper."""
     from nextscale import plugins
-    from nextscale.bench import BenchCase
-    from nextscale.benchsample import bench_sample
-    from nextscale.precision import check_precision
+    from nextscale.bench.sampling import bench_sample
+    from nextscale.bench.training import BenchCase
+    from nextscale.sampling.precision import check_precision
     from nextscale_cli.tables import print_results
 
     name = modality or DEFAULT_MODALITY

@@ -15,8 +15,8 @@ app = typer.Typer(**PLAIN, no_args_is_help=True, help="List presets, show and ch
 @app.command("ls")
 def ls() -> None:
     """List the presets of every modality."""
+    from nextscale.config.run import preset_summary, presets
     from nextscale.plugins import discover
-    from nextscale.runconfig import preset_summary, presets
     from nextscale_cli.tables import print_rows
 
     rows = [
@@ -37,7 +37,7 @@ def show(
     overrides: Overrides = None, modality: Modality = None, preset: Preset = None, config: ConfigFile = None
 ) -> None:
     """Show a resolved configuration as YAML, every setting with its description."""
-    from nextscale.runconfig import dump_config, load_config
+    from nextscale.config.run import dump_config, load_config
 
     settings = load_config(modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY)
     typer.echo(dump_config(settings, comments=True), nl=False)
@@ -46,7 +46,7 @@ def show(
 @app.command("validate")
 def validate(file: Annotated[Path, typer.Argument(help="A YAML file of settings.")]) -> None:
     """Check a configuration file; exit code 2 and one line where it is wrong."""
-    from nextscale.runconfig import load_config
+    from nextscale.config.run import load_config
 
     load_config(file=file, default_modality=DEFAULT_MODALITY)
     typer.echo("ok")

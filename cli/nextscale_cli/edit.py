@@ -63,10 +63,11 @@ def edit(
     corners = None if box is None else _corners(box)
     sampling, conditions = split([*(settings or []), *_named(label=label, guidance=guidance)])
     import nextscale
+    from nextscale.tokens.capabilities import Completes
 
     model = nextscale.load(run, device=device, precision=precision, compile=compile)
     if mask is None and box is None:
-        if not model.completes:
+        if not isinstance(model.tokenizer, Completes):
             raise missing
         _complete(model, sample, sampling, conditions, number, seed, out or run / "edits" / f"seed-{seed}")
         return
@@ -81,8 +82,9 @@ def edit(
     folder = make_folder(out or run / "edits" / f"seed-{seed}")
     shown = original.where(keep, original.new_zeros(()))
     sheet = model.modality.concatenate([original, shown, edited.to(original)])
-    typer.echo(model.modality.write_grid(sheet, folder / "grid.png", len(sheet) if len(sheet) <= 8 else None))
-    written = model.modality.write_samples(edited, folder / "single")
+    columns = len(sheet) if len(sheet) <= 8 else None
+    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, columns))
+    written = model.modality.write_samples(edited, folder / "single", model.description)
     typer.echo(f"{folder / 'single'} ({len(written)} files)")
 
 
@@ -102,16 +104,16 @@ def _complete(
     drawn = model.complete(copies, seed=seed, sampling=sampling, conditions=conditions, return_steps=True)
     make_folder(folder)
     sheet = model.modality.concatenate([part, drawn.samples])
-    typer.echo(model.modality.write_grid(sheet, folder / "grid.png"))
-    typer.echo(model.modality.write_film([copies, *drawn.steps], folder / "film.png"))
-    written = model.modality.write_samples(drawn.samples, folder / "single")
+    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description))
+    typer.echo(model.modality.write_film([copies, *drawn.steps], folder / "film", model.description))
+    written = model.modality.write_samples(drawn.samples, folder / "single", model.description)
     typer.echo(f"{folder / 'single'} ({len(written)} files)")
 
 
 def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, outpaint: bool) -> Tensor:
     """*grid booleans, or 1 *grid: what is kept."""
-    from nextscale.editing import as_mask, box_mask, check_grid
     from nextscale.errors import NextscaleError
+    from nextscale.sampling.editing import as_mask, box_mask, check_grid
 
     check_grid(original)
     chosen = box_mask(corners or [], original.shape[2:]) if marked is None else as_mask(marked, original)

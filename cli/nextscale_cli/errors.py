@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -23,9 +23,9 @@ def one_line_errors() -> Iterator[None]:
     141 (128 + SIGPIPE, as a shell reports it) for a reader that went away. With ``NEXTSCALE_TRACEBACK=1`` errors
     show where they were raised.
     """
-    warnings.showwarning = _one_line_warning(warnings.showwarning)
     try:
-        yield
+        with _one_line_warnings():
+            yield
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -49,14 +49,22 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(2 if isinstance(error, NextscaleError) else 1)
 
 
-def _one_line_warning(otherwise: Callable[..., None]) -> Callable[..., None]:
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Within the block, a ``NextscaleWarning`` is one line on stderr; others are shown as before."""
+    before = warnings.showwarning
+
     def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
         if issubclass(category, NextscaleWarning):
             print(f"warning: {message}", file=sys.stderr)
         else:
-            otherwise(message, category, *rest, **named)
+            before(message, category, *rest, **named)
 
-    return show
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def describe(error: BaseException) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,16 +10,15 @@ from nextscale_cli.options import Device, Run
 from nextscale_cli.sample import split
 
 
-class Features(StrEnum):
-    classifier = "classifier"
-    efficientnet = "efficientnet"
-    both = "both"
-
-
 def evaluate(
     run: Run,
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Sampling settings, such as temperature=0.8.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Sampling settings (temperature=0.8), and options of the modality's measurements (eval.seed=1); "
+            "'nextscale plugins info MODALITY' lists them.",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="How many samples at each guidance.")] = 1000,
     guidance: Annotated[str, typer.Option(metavar="T,T,...", help="Guidance values.")] = "0,2",
@@ -29,13 +26,6 @@ def evaluate(
     repeats: Annotated[
         int, typer.Option(min=1, help="Draw so often, with seeds from --seed on: means, and their spread.")
     ] = 1,
-    features: Annotated[Features, typer.Option(help="Features that distances are measured on.")] = Features.classifier,
-    inception: Annotated[
-        Path | None, typer.Option(help="Standard Inception weights, for a distance that may be called FID.")
-    ] = None,
-    extractor: Annotated[
-        Path | None, typer.Option(help="TorchScript features of clips (I3D: a distance that may be called FVD).")
-    ] = None,
     reconstruction_only: Annotated[
         bool, typer.Option("--reconstruction-only", help="Measure the tokenizer only; draw no samples.")
     ] = False,
@@ -48,18 +38,14 @@ def evaluate(
 
     Writes RUN/eval.json. Every distance stands beside its real-against-real floor at the same sample count.
     """
-    from nextscale.config import SamplingConfig
+    from nextscale.config.sections import SamplingConfig
     from nextscale.errors import ConfigError, unknown
 
     values = _guidance(guidance)
-    sampling, conditions = split(settings or [])
+    options = [text for text in settings or [] if text.startswith("eval.")]
+    sampling, conditions = split([text for text in settings or [] if text not in options])
     if conditions:
         raise ConfigError(unknown("sampling setting", next(iter(conditions)), SamplingConfig.model_fields))
-    options: dict[str, Any] = {"features": features.value}
-    if inception is not None:
-        options["inception"] = str(inception)
-    if extractor is not None:
-        options["extractor"] = str(extractor)
     from nextscale.evaluation import eval_file
     from nextscale.evaluation import evaluate as evaluate_run
     from nextscale_cli.tables import print_results

@@ -14,8 +14,8 @@ app = typer.Typer(**PLAIN, no_args_is_help=True, help="List the modalities that 
 @app.command("ls")
 def ls() -> None:
     """List modalities, and what is wrong with plugins that do not work."""
+    from nextscale.config.run import presets
     from nextscale.plugins import discover
-    from nextscale.runconfig import presets
     from nextscale_cli.tables import print_rows
 
     plugins = discover()
@@ -42,8 +42,8 @@ def ls() -> None:
 @app.command("info")
 def info(name: Annotated[str, typer.Argument(help="A modality's name.")]) -> None:
     """Show where a modality comes from, its presets and its settings."""
+    from nextscale.config.run import preset_summary, presets
     from nextscale.plugins import discover, modality_config
-    from nextscale.runconfig import preset_summary, presets
 
     plugins = discover()
     spec = plugins.get(name)
@@ -54,6 +54,10 @@ def info(name: Annotated[str, typer.Argument(help="A modality's name.")]) -> Non
     typer.echo(f"implementation  {spec.implementation}")
     typer.echo(f"data settings   {' '.join(sections.data.model_fields)}")
     typer.echo(f"tokenizer       {' '.join(sections.tokenizer.model_fields)}")
+    for option, field in sections.evaluation.model_fields.items():
+        typer.echo(
+            f"evaluation      eval.{option}={field.default}  {' '.join((field.description or '').split())}".rstrip()
+        )
     for preset, path in presets(name).items():
         default = " (default)" if preset == spec.default_preset else ""
         typer.echo(f"preset          {preset}{default}  {preset_summary(path)}".rstrip())

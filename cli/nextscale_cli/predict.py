@@ -44,8 +44,8 @@ def predict(
         [*(settings or []), *(f"{name}={value}" for name, value in given.items() if value is not None)]
     )
     import nextscale
-    from nextscale.continuation import go_on, held
-    from nextscale.training.randomness import mixed_seed
+    from nextscale.randomness import mixed_seed
+    from nextscale.sampling.continuation import go_on, held
 
     model = nextscale.load(run, device=device, precision=precision, compile=compile)
     check_names(model, conditions)
@@ -59,7 +59,8 @@ def predict(
         first = next(parts).to(known)
         if i == 0:  # what can be wrong with the settings has shown by now
             make_folder(folder)
-        typer.echo(model.modality.write_parts(chain([first], parts), folder / f"{i:06d}"))
+        typer.echo(model.modality.write_parts(chain([first], parts), folder / f"{i:06d}", model.description))
         drawn += [first] if pieces == 1 else []
     if pieces == 1:
-        typer.echo(model.modality.write_grid(model.modality.concatenate(drawn), folder / "grid.png"))
+        joined = model.modality.concatenate(drawn)
+        typer.echo(model.modality.write_grid(joined, folder / "grid", model.description))

@@ -47,18 +47,18 @@ def sample(
     drawn = model.generate(number, seed=seed, sampling=sampling, conditions=conditions, return_steps=film)
 
     folder = make_folder(out or run / "samples" / f"seed-{seed}")
-    typer.echo(model.modality.write_grid(drawn.samples, folder / "grid.png"))
+    typer.echo(model.modality.write_grid(drawn.samples, folder / "grid", model.description))
     if film:
-        typer.echo(model.modality.write_film(drawn.steps, folder / "film.png"))
+        typer.echo(model.modality.write_film(drawn.steps, folder / "film", model.description))
     if files:
         single = folder / "single"
-        written = model.modality.write_samples(drawn.samples, single)
+        written = model.modality.write_samples(drawn.samples, single, model.description)
         typer.echo(f"{single} ({len(written)} files)")
 
 
 def check_names(model: Model, conditions: Mapping[str, Any]) -> None:
     """Raise ConfigError for a name that is neither a condition of this model nor a sampling setting."""
-    from nextscale.config import SamplingConfig
+    from nextscale.config.sections import SamplingConfig
     from nextscale.errors import ConfigError, unknown
 
     names = [spec.name for spec in model.conditions]
@@ -68,7 +68,7 @@ def check_names(model: Model, conditions: Mapping[str, Any]) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    from nextscale.files import writing
+    from nextscale.storage.files import writing
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,10 +79,10 @@ def split(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sampling settings, checked, and conditions, whose names and ranges only the trained model knows."""
     import yaml
 
-    from nextscale.config import SamplingConfig
-    from nextscale.configtree import parse_override
+    from nextscale.config.run import parse_section
+    from nextscale.config.sections import SamplingConfig
+    from nextscale.config.tree import parse_override
     from nextscale.errors import ConfigError
-    from nextscale.runconfig import parse_section
 
     sampling: list[str] = []
     conditions: dict[str, Any] = {}

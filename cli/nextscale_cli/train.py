@@ -12,7 +12,7 @@ import typer
 from nextscale_cli.options import DEFAULT_MODALITY, ConfigFile, Modality, Overrides, Preset
 
 if TYPE_CHECKING:
-    from nextscale.runconfig import RunConfig
+    from nextscale.config.sections import RunConfig
 
 
 class Stage(StrEnum):
@@ -48,7 +48,7 @@ def train(
 
     --init-from RUN stands in for a preset. Its tokenizer is kept as it is, unless --stage says that it is trained on.
     """
-    from nextscale.runconfig import dump_config, load_config, load_run_config
+    from nextscale.config.run import dump_config, load_config, load_run_config
 
     folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
     if resume is None or folder is None or not (folder / "config.yaml").exists():
@@ -80,7 +80,7 @@ def train(
 
 
 def _default_folder(settings: RunConfig, init_from: Path | None) -> Path:
-    from nextscale.runconfig import NO_PRESET
+    from nextscale.config.run import NO_PRESET
 
     if init_from is not None:
         return Path("runs") / f"{init_from.resolve().name}-tuned"

@@ -1,6 +1,8 @@
 """N-dimensional residual pyramids (1-D, 2-D, 3-D): what every modality on a regular grid shares."""
 
+from nextscale.grid.build import build_grid_tokenizer
 from nextscale.grid.layers import Layout
+from nextscale.grid.modality import GridModality
 from nextscale.grid.phi import Phi
 from nextscale.grid.pyramid import ResidualPyramid
 from nextscale.grid.quantizer import VectorQuantizer
@@ -9,6 +11,7 @@ from nextscale.grid.segments import SegmentedTokenizer
 from nextscale.grid.tokenizer import GridState, GridTokenizer
 
 __all__ = [
+    "GridModality",
     "GridState",
     "GridTokenizer",
     "Layout",
@@ -16,5 +19,6 @@ __all__ = [
     "ResidualPyramid",
     "SegmentedTokenizer",
     "VectorQuantizer",
+    "build_grid_tokenizer",
     "resample",
 ]

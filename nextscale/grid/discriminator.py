@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.distributed import total, world_size
 from nextscale.errors import ConfigError
-from nextscale.training.distributed import total, world_size
 
 NORM_GROUPS = 8
 

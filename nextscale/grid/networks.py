@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.config.grid import ConvolutionalConfig
 from nextscale.errors import ConfigError
 from nextscale.grid.layers import Downsample, Layout, Lead, SelfAttention, Trim, Upsample, from_channels, to_channels
-from nextscale.gridconfig import ConvolutionalConfig
 
 
 def set_norm_groups(network: nn.Module, groups: int) -> None:

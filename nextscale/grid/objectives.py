@@ -8,35 +8,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.config.grid import AdversarialConfig, ConvolutionalConfig
 from nextscale.data import Batch
+from nextscale.distributed import gather
 from nextscale.grid.discriminator import (
     PatchDiscriminator,
     adaptive_weight,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from nextscale.grid.measures import decibels
 from nextscale.grid.networks import Decoder
-from nextscale.grid.perceptual import PerceptualLoss
 from nextscale.grid.pyramid import Quantized
 from nextscale.grid.tokenizer import GridTokenizer
-from nextscale.gridconfig import AdversarialConfig, ConvolutionalConfig
-from nextscale.training.distributed import gather
-from nextscale.training.objective import Objective
-from nextscale.training.randomness import Draws
+from nextscale.objective import Objective
+from nextscale.randomness import Draws
 
 
 class TokenizerObjective(Objective):
-    """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE."""
+    """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE.
+
+    ``toolkit.losses.grid_objectives`` builds it with the opponent and the perceptual loss that ``config`` asks for.
+
+    Args:
+        critic: the opponent; None leaves the adversarial loss out.
+        perceptual: maps reconstructions and samples, as ``views`` gives them, to a scalar; None leaves it out.
+    """
 
     name = "tokenizer"
     model: GridTokenizer
 
     def __init__(
-        self, tokenizer: GridTokenizer, config: ConvolutionalConfig, critic: CriticObjective | None = None
+        self,
+        tokenizer: GridTokenizer,
+        config: ConvolutionalConfig,
+        critic: CriticObjective | None = None,
+        perceptual: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model, self.config = tokenizer, config
-        perceptual = PerceptualLoss() if config.perceptual.weight > 0 else None
         self._unregistered = (critic, perceptual)  # in a tuple: neither trained nor saved here
         # This step's micro-batches, for ``after_step``.
         self._step = -1
@@ -50,7 +60,7 @@ class TokenizerObjective(Objective):
             number = len(self.model.sides)
             dropped = draws.uniform() < quantizer_config.scale_dropout
             kept = torch.where(dropped, 1 + draws.integers(number), number)
-        reconstruction, quantized = self.model.reconstruct(samples, kept, record=False)
+        reconstruction, quantized = self.model.quantize(samples, kept, record=False)
         if step != self._step:
             self._seen.clear()
         self._step = step
@@ -94,9 +104,7 @@ class TokenizerObjective(Objective):
         pyramid = model.encode(samples)
         reconstruction = model.decode_tokens(pyramid).float()
         scalars = self.reconstruction(reconstruction.clamp(-1, 1), samples)
-        # Peak is 2 in [-1, 1]; PSNR a sample, then the mean.
-        per_sample = (reconstruction.clamp(-1, 1) - samples).square().flatten(1).mean(1).clamp_min(1e-10)
-        psnr = (10 * torch.log10(4 / per_sample)).mean()
+        psnr = decibels((reconstruction.clamp(-1, 1) - samples).square().flatten(1).mean(1)).mean()
         used = torch.tensor(pyramid.tokens.unique().numel() / model.token_space.vocabulary)  # by this batch alone
         return {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale import distributed
 from nextscale.grid.phi import Phi
-from nextscale.grid.quantizer import VectorQuantizer, _sum_over_processes
+from nextscale.grid.quantizer import VectorQuantizer
 from nextscale.grid.resample import resample
-from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
 
 
 @dataclass
@@ -99,7 +100,7 @@ class ResidualPyramid(nn.Module):
             residuals.append(flat)
             codes.append(drawn)
             loss = loss + self._loss(f_hat, features, kept_scales, k)
-        _sum_over_processes(counts)
+        distributed.total(counts)
         if self.training and record:
             quantizer.record(counts)
         straight = features + (f_hat - features).detach()

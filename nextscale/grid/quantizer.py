@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nextscale import distributed
 
 
 class VectorQuantizer(nn.Module):
@@ -72,7 +73,8 @@ class VectorQuantizer(nn.Module):
         """One step of the moving averages: ``vectors`` R C were assigned to ``tokens`` R."""
         count = torch.bincount(tokens, minlength=self.num_codes).to(vectors)
         total = torch.zeros_like(self.ema_sum).index_add_(0, tokens, vectors)
-        _sum_over_processes(count, total)
+        for part in (count, total):
+            distributed.total(part)
         self.ema_count.lerp_(count, 1 - self.ema_decay)
         self.ema_sum.lerp_(total, 1 - self.ema_decay)
         known = self.ema_count > 1e-3  # a code never used keeps its place
@@ -100,9 +102,3 @@ class VectorQuantizer(nn.Module):
             self.ema_count[dead] = 1.0
             self.ema_sum[dead] = self.codebook[dead]
         return number
-
-
-def _sum_over_processes(*tensors: Tensor) -> None:
-    if dist.is_available() and dist.is_initialized():
-        for tensor in tensors:
-            dist.all_reduce(tensor)

@@ -19,8 +19,8 @@ from nextscale.grid.layers import Layout
 from nextscale.grid.pyramid import Quantized, ResidualPyramid
 from nextscale.grid.resample import resample
 from nextscale.grid.tokenizer import GridState, GridTokenizer
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.tokenizer import ScaleInput
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
 
 Carry = Literal["none", "input", "state"]
 
@@ -135,6 +135,7 @@ class SegmentedTokenizer(GridTokenizer):
                 known = state.f_hat[:, :, places.start - 1 : places.start].expand_as(known)
             features = resample(known, shape, "area").flatten(2).mT
         return ScaleInput(
+            num_samples=len(state.f_hat),
             features=features,
             coordinates=self._coordinates(state.schedule, k, places.start, device),
             scale_ids=torch.full((state.schedule.scales[k].length,), k, device=device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +15,20 @@ from torch import Tensor, nn
 from nextscale.grid.layers import Layout, streaming
 from nextscale.grid.pyramid import Quantized, ResidualPyramid
 from nextscale.grid.resample import resample
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
-from nextscale.tokenspace import Codes
+from nextscale.tokens.capabilities import AddsParts, DecodesPieces, EditsPlaces, MixesCodes, TakesSizes
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.space import Codes
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
-WHOLE = 3
-"""Published VAR's."""
+KEEP_WHOLE_UP_TO = 3
+"""Tokens, as in published VAR."""
 
-CHUNK = 2**17
-"""Places of the sample's grid that are decoded at once, where no gradients are needed: two of 256 x 256."""
+DECODE_CHUNK = 2**17
+"""Places of the sample's grid that are decoded at once, where no gradients are needed: two images of 256 x 256."""
 
-ENCODED = 2**20
-"""The same of encoding, whose activations are fewer."""
+ENCODE_CHUNK = 2**20
+"""The same for encoding, whose activations are fewer."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class GridState:
     sample_shape: tuple[int, ...]
 
 
-class GridTokenizer(MultiscaleTokenizer):
+class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces, TakesSizes, AddsParts):
     """Tokenizes samples B channels *grid through a latent grid that is ``factor`` times smaller.
 
     Samples whose sides are not multiples of ``factor`` are padded (by repeating their border) and decoded samples
@@ -53,8 +56,8 @@ class GridTokenizer(MultiscaleTokenizer):
         layout: how the networks lie on the grid; None looks both ways along every axis.
     """
 
-    whole: int = WHOLE
-    """Tokens up to which an edit keeps a scale whole, if it keeps anything."""
+    keep_whole_up_to: int = KEEP_WHOLE_UP_TO
+    """An edit that keeps anything keeps a scale of so many tokens, or fewer, whole."""
 
     def __init__(
         self,
@@ -107,6 +110,11 @@ class GridTokenizer(MultiscaleTokenizer):
         return self._default
 
     @property
+    def channels(self) -> int:
+        """Of the samples."""
+        return self.encoder.channels  # type: ignore[return-value]
+
+    @property
     def codebook(self) -> Tensor:
         return self.pyramid.quantizer.codebook
 
@@ -117,7 +125,7 @@ class GridTokenizer(MultiscaleTokenizer):
     def features(self, samples: Tensor) -> Tensor:
         """B C *latent: what the encoder makes of samples, before quantization."""
         padded = self._pad(samples)
-        number = max(1, ENCODED // math.prod(padded.shape[2:]))
+        number = max(1, ENCODE_CHUNK // math.prod(padded.shape[2:]))
         if torch.is_grad_enabled() or len(padded) <= number:
             return self.encoder(padded)
         return torch.cat([self.encoder(chunk) for chunk in padded.split(number)])
@@ -137,7 +145,11 @@ class GridTokenizer(MultiscaleTokenizer):
         with torch.autocast(features.device.type, enabled=False):
             return self._tokens(features, self.schedule_for(samples.shape[2:]))
 
-    def reconstruct(
+    def reconstruct(self, samples: Tensor) -> tuple[Tensor, TokenPyramid]:
+        reconstruction, quantized = self.quantize(samples)
+        return reconstruction, quantized.pyramid
+
+    def quantize(
         self, samples: Tensor, kept_scales: Tensor | None = None, record: bool = True
     ) -> tuple[Tensor, Quantized]:
         """Encode, quantize and decode with gradients: reconstructions like ``samples``, and the quantization.
@@ -174,6 +186,7 @@ class GridTokenizer(MultiscaleTokenizer):
         scale, device = state.schedule.scales[k], state.f_hat.device
         features = None if k == 0 else resample(state.f_hat, scale.shape, "area").flatten(2).mT
         return ScaleInput(
+            num_samples=len(state.f_hat),
             features=features,
             coordinates=state.schedule.coordinates(k, device),
             scale_ids=torch.full((scale.length,), k, device=device),
@@ -192,8 +205,8 @@ class GridTokenizer(MultiscaleTokenizer):
 
     def keep_tokens(self, keep: Tensor) -> Tensor:
         """Published VAR's rule: the mask on the finest grid (here its share of each cell), resized linearly to each
-        scale, keeps a token where it is above one half. Scales of three tokens or fewer (``whole``),
-        which say what the whole sample is, are kept if anything is."""
+        scale, keeps a token where it is above one half. Scales of three tokens or fewer
+        (``keep_whole_up_to``), which say what the whole sample is, are kept if anything is."""
         return self._keep(self._cells(keep), self.schedule_for(keep.shape[1:]))
 
     def _cells(self, keep: Tensor) -> Tensor:
@@ -209,7 +222,9 @@ class GridTokenizer(MultiscaleTokenizer):
         mode = ("linear", "bilinear", "trilinear")[cells.dim() - 3]
         parts = [F.interpolate(cells, scale.shape, mode=mode).flatten(1) > 0.5 for scale in schedule.scales]
         some = (cells > 0).flatten(1).any(1, keepdim=True)
-        return torch.cat([some.expand_as(part) if part.shape[1] <= self.whole else part for part in parts], 1)
+        return torch.cat(
+            [some.expand_as(part) if part.shape[1] <= self.keep_whole_up_to else part for part in parts], 1
+        )
 
     def splice(self, state: GridState, known: GridState, keep: Tensor) -> GridState:
         finest = state.schedule.span(len(state.schedule) - 1)
@@ -219,6 +234,17 @@ class GridTokenizer(MultiscaleTokenizer):
     def unquantized(self, state: GridState, samples: Tensor, keep: Tensor) -> GridState:
         """The encoder's own features in every cell of which some is kept."""
         return replace(state, f_hat=torch.where(self._cells(keep) > 0, self.features(samples).float(), state.f_hat))
+
+    def schedules_nearby(self) -> list[Schedule]:
+        latent = self.latent_shape(self._default)
+        sizes = [range(max(1, size // 2), size + 2) for size in latent]
+        return [self.schedule_on(shape) for shape in itertools.product(*sizes)]
+
+    def part_of(self, tokens: Tensor, k: int, schedule: Schedule) -> Tensor:
+        return self.part(self.pyramid.quantizer.lookup(tokens), k, schedule)
+
+    def sum_of(self, state: GridState) -> Tensor:
+        return state.f_hat
 
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
         """B C *latent: what the codes of scale k add to f_hat."""
@@ -252,14 +278,14 @@ class GridTokenizer(MultiscaleTokenizer):
             return self._crop(self.decoder(f_hat), sample_shape)
         # In chunks, as finest activations take far more memory than samples: of samples, and where one is too large
         # and the decoder is causal, of its first axis.
-        number = CHUNK // math.prod(sample_shape)
+        number = DECODE_CHUNK // math.prod(sample_shape)
         decoded = [self._decode_long(c) if number == 0 else self.decoder(c) for c in f_hat.split(max(1, number))]
         return self._crop(torch.cat([chunk.to(f_hat.dtype) for chunk in decoded]), sample_shape)
 
     def _decode_long(self, f_hat: Tensor) -> Tensor:
         if not self.layout.causal:
             return self.decoder(f_hat)
-        places = max(1, CHUNK // math.prod([*f_hat.shape[3:], *self.factor]))
+        places = max(1, DECODE_CHUNK // math.prod([*f_hat.shape[3:], *self.factor]))
         with streaming(self.decoder):
             return torch.cat([self.decoder(part) for part in f_hat.split(places, 2)], 2)
 

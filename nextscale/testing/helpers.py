@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.tokenspace import TokenSpace
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.space import TokenSpace
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 
 def assert_same(

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from nextscale.conditioning import check_conditions
 from nextscale.data import DataSplits
 from nextscale.modality import Modality
+from nextscale.randomness import Draws, sample_seeds
 from nextscale.testing import strategies
 from nextscale.testing.contract import TokenizerContract
 from nextscale.testing.helpers import assert_same, assert_same_tree, leaves
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.randomness import Draws, sample_seeds
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 
 class ModalityContract(TokenizerContract):
@@ -109,9 +109,13 @@ class ModalityContract(TokenizerContract):
         with torch.inference_mode():
             states = tokenizer.states(tokenizer.encode(self.samples(tokenizer, 3, 0)))
             steps = [tokenizer.decode(state) for state in states[1:]]
-        files = modality.write_samples(steps[-1], tmp_path / "samples")
+        description = self.splits().description
+        files = modality.write_samples(steps[-1], tmp_path / "samples", description)
         assert len(set(files)) == 3
-        files += [modality.write_grid(steps[-1], tmp_path / "grid"), modality.write_film(steps, tmp_path / "film")]
+        files += [
+            modality.write_grid(steps[-1], tmp_path / "grid", description),
+            modality.write_film(steps, tmp_path / "film", description),
+        ]
         assert all(file.stat().st_size > 0 for file in files)
 
     def property_samples_survive(self, data: st.DataObject) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextscale.config import SamplingConfig
-from nextscale.pyramid import TokenPyramid
-from nextscale.sampling import generate
+from nextscale.config.sections import SamplingConfig
+from nextscale.sampling.generate import generate
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
-from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import TokenPyramid
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import KVCache, ScaleTransformer
 
 

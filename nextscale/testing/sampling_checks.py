@@ -9,13 +9,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nextscale.config import SamplingConfig
-from nextscale.drawing import at_scale
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.sampling import Generation, generate
+from nextscale.config.sections import SamplingConfig
+from nextscale.sampling.generate import Generation, generate
+from nextscale.sampling.scale import at_scale
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
-from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
+from nextscale.tokens.capabilities import EditsPlaces, ability
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import KVCache, ScaleTransformer
 
 
@@ -132,7 +134,8 @@ def check_edit_places(
     change, and a larger mask never keeps less. With and without anchoring.
     """
     name, known = "invariant 11 (edit by place)", tokenizer.encode(samples)
-    masks = {what: tokenizer.keep_tokens(mask) for what, mask in
+    editor = ability(tokenizer, EditsPlaces)
+    masks = {what: editor.keep_tokens(mask) for what, mask in
              (("nothing", torch.zeros_like(keep)), ("some", keep), ("everything", torch.ones_like(keep)))}  # fmt: skip
     assert not bool(masks["nothing"].any()), f"{name}: a token is kept where nothing is"
     assert bool(masks["everything"].all()), f"{name}: a token is not kept where everything is"

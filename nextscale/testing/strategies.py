@@ -8,11 +8,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.config import SamplingConfig, TransformerConfig
-from nextscale.grid import GridTokenizer
-from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.config.sections import SamplingConfig, TransformerConfig
 from nextscale.testing.helpers import random_pyramid
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokens.capabilities import TakesSizes
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 
 def seeds() -> st.SearchStrategy[int]:
@@ -35,12 +35,10 @@ def set_schedules(max_scales: int = 5, max_length: int = 6) -> st.SearchStrategy
 
 
 def schedules_for(tokenizer: MultiscaleTokenizer) -> st.SearchStrategy[Schedule | None]:
-    """None (the tokenizer's default), and for a grid tokenizer those of smaller or stretched samples, too."""
-    if not isinstance(tokenizer, GridTokenizer):
+    """None (the tokenizer's default), and those of smaller or stretched samples where it takes several sizes."""
+    if not isinstance(tokenizer, TakesSizes):
         return st.none()
-    latent = tokenizer.latent_shape(tokenizer.schedule())
-    sides = st.tuples(*[st.integers(max(1, size // 2), size + 1) for size in latent])
-    return st.none() | sides.map(tokenizer.schedule_on)
+    return st.none() | st.sampled_from(tokenizer.schedules_nearby())
 
 
 def pyramids(tokenizer: MultiscaleTokenizer, max_samples: int = 3) -> st.SearchStrategy[TokenPyramid]:

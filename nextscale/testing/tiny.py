@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from nextscale.conditioning import ConditionSpec
-from nextscale.config import TransformerConfig
+from nextscale.config.sections import TransformerConfig
 from nextscale.grid import GridTokenizer, Phi, ResidualPyramid, VectorQuantizer
 from nextscale.grid.phi import CONVOLUTIONS
-from nextscale.pyramid import Schedule
 from nextscale.testing.helpers import randomize
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokens.pyramid import Schedule
+from nextscale.tokens.stem import Stem
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
 CODES, LATENT, CHANNELS, SIDES = 11, 4, 2, (1, 2, 3)
@@ -43,7 +44,7 @@ def transformer_for(
     tokenizer: MultiscaleTokenizer,
     conditions: Sequence[ConditionSpec] = (LABEL,),
     schedule: Schedule | None = None,
-    stem: nn.Module | None = None,
+    stem: Stem | None = None,
     config: TransformerConfig | None = None,
     seed: int = 0,
     **settings: Any,

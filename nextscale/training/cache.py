@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from nextscale import distributed
+from nextscale.config.sections import RunConfig
 from nextscale.data import DataSplits, SampleSource
 from nextscale.errors import CheckpointError, ConfigError
-from nextscale.runconfig import RunConfig
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.tokenstore import TokenStore, hash_module
-from nextscale.training import distributed
+from nextscale.randomness import mixed_seed, sample_seeds
+from nextscale.storage.tokens import TokenStore, hash_module
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.log import RunLog
-from nextscale.training.randomness import mixed_seed, sample_seeds
 
 BATCH = 256
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nextscale.config.sections import RunConfig
 from nextscale.data import DataSplits
 from nextscale.errors import CheckpointError, ConfigError
+from nextscale.meta import without_memory
 from nextscale.modality import Modality
-from nextscale.runconfig import RunConfig
-from nextscale.sampling import check_sampling
-from nextscale.store import has, new_transformer, start_from, stored_config, stored_settings
+from nextscale.sampling.generate import check_sampling
+from nextscale.storage.models import has, new_transformer, start_from, stored_config, stored_settings
 from nextscale.training.loop import micro_batch_size
-from nextscale.training.meta import without_memory
 
 
 def check_run(

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nextscale import plugins
-from nextscale.config import StageConfig
-from nextscale.grid import GridTokenizer
-from nextscale.grid.networks import Encoder
-from nextscale.runconfig import RunConfig
-from nextscale.store import new_transformer
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.distributed import pick_device
-from nextscale.training.meta import without_memory
-from nextscale.training.optim import autocast_dtype
+from nextscale.config.sections import RunConfig, StageConfig
+from nextscale.data import DataSplits
+from nextscale.device import autocast_dtype, pick_device
+from nextscale.meta import without_memory
+from nextscale.storage.models import new_transformer
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 SMALL = 5_000_000
 """Parameters below which a tokenizer is quickly built and run."""
 
@@ -56,7 +54,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
         "conditions": ", ".join(f"{spec.name} ({spec.kind}, {spec.size})" for spec in data.conditions) or "none",
     }
     for name, model, stage, flops in (
-        ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer, build)),
+        ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer, build, data)),
         ("transformer", transformer, stages.transformer, _transformer_flops(transformer)),
     ):
         report[name] = _stage(model, stage, flops, schedule.length, len(data.train), speed)
@@ -92,35 +90,30 @@ def _matmul_flops(config: RunConfig) -> float:
     return 2 * 512**3 / best
 
 
-def _tokenizer_flops(tokenizer: MultiscaleTokenizer, build: Callable[[], MultiscaleTokenizer]) -> float | None:
-    """Of the convolutions on one sample's way through encoder and decoder; unknown where there are neither.
+def _tokenizer_flops(
+    tokenizer: MultiscaleTokenizer, build: Callable[[], MultiscaleTokenizer], data: DataSplits
+) -> float | None:
+    """Of one sample's way through encoder and decoder; unknown where there is nothing to train.
 
     A small tokenizer is built and run: on the meta device torch would import its compiler, which takes longer.
     """
-    if not isinstance(tokenizer, GridTokenizer):
+    if not any(parameter.requires_grad for parameter in tokenizer.parameters()):
         return None
     small = sum(parameter.numel() for parameter in tokenizer.parameters()) < SMALL
-    tokenizer = cast(GridTokenizer, build()) if small else tokenizer
+    tokenizer = (build() if small else tokenizer).eval()
     found: list[float] = []
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, CONVOLUTIONS):
+        # By hand, because torch.utils.flop_counter imports the compiler too.
+        if isinstance(module, LAYERS):
             found.append(2.0 * output.numel() * module.weight[0].numel())
 
     for module in tokenizer.modules():
         module.register_forward_hook(count)
+    samples = data.train.batch(np.arange(1), None).samples.to("cpu" if small else "meta")
     with torch.no_grad():
-        device = "cpu" if small else "meta"
-        features = tokenizer.features(torch.empty(1, _channels(tokenizer), *tokenizer.sample_shape, device=device))
-        tokenizer.decoder(features)
+        tokenizer.decode_tokens(tokenizer.encode(samples))
     return sum(found)
-
-
-def _channels(tokenizer: GridTokenizer) -> int:
-    """Of the samples: the encoder's, or those of its first convolution."""
-    if isinstance(tokenizer.encoder, Encoder):
-        return tokenizer.encoder.channels
-    return next(m.in_channels for m in tokenizer.modules() if isinstance(m, CONVOLUTIONS))
 
 
 def _transformer_flops(transformer: ScaleTransformer) -> float:

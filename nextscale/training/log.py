@@ -8,18 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nextscale import distributed
+from nextscale.callbacks import TrainingCallback, TrainingEvent
 from nextscale.errors import NextscaleError
-from nextscale.files import write_text_atomic, writing
-from nextscale.training import distributed
-from nextscale.training.callbacks import TrainingCallback, TrainingEvent
-
-if TYPE_CHECKING:
-    from nextscale.training.loop import Trainer
+from nextscale.storage.files import write_text_atomic, writing
 
 
 class RunLog:
@@ -78,8 +75,9 @@ class RunLog:
         self.console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def stage(self, trainer: Trainer) -> Iterator[StageDisplay]:
-        with StageDisplay(self, trainer) as display:
+    def stage(self, name: str, total: int, done: int, tokens_per_step: int) -> Iterator[StageDisplay]:
+        """The display of a stage of ``total`` steps that starts after ``done`` of them."""
+        with StageDisplay(self, name, total, done, tokens_per_step) as display:
             yield display
         if self.writer:
             self.writer.flush()
@@ -90,10 +88,10 @@ class StageDisplay:
 
     QUIET_SECONDS = 20.0
 
-    def __init__(self, log: RunLog, trainer: Trainer) -> None:
-        self.log, self.name, self.total = log, trainer.stage.name, trainer.config.steps
-        self.tokens_per_step = trainer.config.batch_size * trainer.stage.tokens_per_sample
-        self.started, self.first_step = time.perf_counter(), trainer.step
+    def __init__(self, log: RunLog, name: str, total: int, done: int, tokens_per_step: int) -> None:
+        self.log, self.name, self.total = log, name, total
+        self.tokens_per_step = tokens_per_step
+        self.started, self.first_step = time.perf_counter(), done
         self.last_line = self.started
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -104,7 +102,7 @@ class StageDisplay:
             console=log.console,
             disable=not (log.main and log.console.is_terminal),
         )
-        self.task = self.progress.add_task(self.name, total=self.total, completed=trainer.step, status="")
+        self.task = self.progress.add_task(self.name, total=self.total, completed=done, status="")
 
     def __enter__(self) -> StageDisplay:
         self.progress.start()

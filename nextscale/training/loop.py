@@ -19,12 +19,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nextscale.config import StageConfig
+from nextscale import distributed
+from nextscale.config.sections import StageConfig
 from nextscale.data import Batch
+from nextscale.device import autocast_dtype
 from nextscale.errors import CheckpointError, ConfigError, TrainingError
-from nextscale.files import restore_folder
-from nextscale.training import distributed
-from nextscale.training.checkpoint import (
+from nextscale.memory import keep_freed_memory
+from nextscale.randomness import Draws, mixed_seed
+from nextscale.storage.checkpoint import (
     check_checkpoint,
     clear_partials,
     latest_checkpoint,
@@ -32,10 +34,9 @@ from nextscale.training.checkpoint import (
     save_checkpoint,
     set_aside_later,
 )
-from nextscale.training.environment import keep_freed_memory
+from nextscale.storage.files import restore_folder
 from nextscale.training.log import RunLog
-from nextscale.training.optim import EMA, autocast_dtype, build_optimizer, compile_model, lr_factor
-from nextscale.training.randomness import Draws, mixed_seed
+from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
 
@@ -68,8 +69,6 @@ class Trainer:
         self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
         self.seed = mixed_seed(seed, *stage.name.encode())
         self.micro_batch = micro_batch_size(self.config, stage.name)
-        if device.type == "cpu":
-            keep_freed_memory()
         for objective in stage.objectives:
             objective.to(device).train()
         self.optimizers = [
@@ -118,7 +117,10 @@ class Trainer:
                 self.log.note(f"a later checkpoint is now {aside}")
 
     def run(self) -> None:
-        with InterruptFlag() as flag, ThreadPoolExecutor(1) as reader, self.log.stage(self) as show:
+        tokens = self.config.batch_size * self.stage.tokens_per_sample
+        display = self.log.stage(self.stage.name, self.config.steps, self.step, tokens)
+        memory = keep_freed_memory() if self.device.type == "cpu" else nullcontext()
+        with memory, InterruptFlag() as flag, ThreadPoolExecutor(1) as reader, display as show:
             upcoming = reader.submit(self._read, self.step)
             while self.step < self.config.steps:
                 batches = upcoming.result()
@@ -126,7 +128,7 @@ class Trainer:
                     upcoming = reader.submit(self._read, self.step + 1)
                 metrics = self._train_step(batches)
                 self.step += 1
-                interrupted = self._agree(metrics, flag)
+                interrupted = self._sync_metrics(metrics, flag)
                 last = self.step == self.config.steps
                 if self.step % self.config.log_every == 0 or last:
                     show.step(self.step, metrics)
@@ -195,7 +197,7 @@ class Trainer:
     def _draws(self, rows: slice, salt: int) -> Draws:
         return Draws(mixed_seed(self.seed, salt), self.step, rows, self.config.batch_size, self.device)
 
-    def _agree(self, metrics: dict[str, float], flag: InterruptFlag) -> bool:
+    def _sync_metrics(self, metrics: dict[str, float], flag: InterruptFlag) -> bool:
         """Average metrics over processes, stop all of them if the loss is not finite; was one interrupted?"""
         if distributed.world_size() > 1:
             told = [float(flag.raised), float(flag.signal) if flag.raised else 0.0]

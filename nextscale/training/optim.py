@@ -1,4 +1,4 @@
-"""Optimizer, learning rate, moving average and precision."""
+"""Optimizer, learning rate, moving average, and what torch.compile compiles."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import math
 import torch
 from torch import nn
 
-from nextscale.config import StageConfig
-from nextscale.errors import ConfigError
+from nextscale.config.sections import StageConfig
+from nextscale.device import check_compiler
 from nextscale.transformer.block import Block
 
 
@@ -42,20 +42,6 @@ def compile_model(model: nn.Module) -> None:
             part.compile()
 
 
-def check_compiler(model: nn.Module) -> None:
-    """Raise ConfigError where torch.compile would find no compiler for ``model``'s device."""
-    if any(p.is_cuda for p in model.parameters()):
-        return
-    from torch._inductor.cpp_builder import get_cpp_compiler  # takes seconds to import
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        message = "torch.compile needs a C++ compiler, and none was found: install g++, or set compile=false"
-        raise ConfigError(message) from error
-
-
 def lr_factor(step: int, config: StageConfig) -> float:
     """Learning rate at ``step`` over its peak: linear warm-up from 0.5%, then the schedule down to ``final_lr``."""
     warmup = round(config.warmup * config.steps)
@@ -82,13 +68,3 @@ class EMA:
         torch._foreach_lerp_(averaged, current, 1 - decay)  # pyright: ignore
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype to autocast to, or None for fp32. ``auto`` is bf16 where the device computes it faster."""
-    if precision == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-        fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if fast else None
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from nextscale.training.randomness import mixed_seed, sample_seeds
+from nextscale.randomness import mixed_seed, sample_seeds
 
 # What a permutation is of; keeps them apart where seed and epoch agree.
 _SHARDS, _ROWS, _BATCHES = 0, 1, 2

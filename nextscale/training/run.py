@@ -16,13 +16,16 @@ from pathlib import Path
 
 import torch
 
-from nextscale import plugins
+from nextscale import distributed, plugins
+from nextscale.config.run import dump_config, load_run_config
+from nextscale.config.sections import RunConfig
 from nextscale.data import DataSplits
+from nextscale.device import pick_device
 from nextscale.errors import CheckpointError, ConfigError
-from nextscale.files import write_json_atomic, write_text_atomic, writing
 from nextscale.modality import Modality
-from nextscale.runconfig import RunConfig, dump_config, load_run_config
-from nextscale.store import (
+from nextscale.storage.checkpoint import latest_checkpoint, sound_checkpoint, stage_of
+from nextscale.storage.files import write_json_atomic, write_text_atomic, writing
+from nextscale.storage.models import (
     has,
     load_tokenizer,
     new_transformer,
@@ -31,11 +34,9 @@ from nextscale.store import (
     start_from,
     stored_config,
 )
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training import distributed
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
 from nextscale.training.check import check_run, check_tokenizer
-from nextscale.training.checkpoint import latest_checkpoint, sound_checkpoint, stage_of
 from nextscale.training.environment import describe_environment, seed_everything
 from nextscale.training.log import RunLog
 from nextscale.training.loop import Trainer
@@ -61,7 +62,7 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
         DataError, CheckpointError, TrainingError: see there.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
-    device = distributed.pick_device(config.training.device)
+    device = pick_device(config.training.device)
     with interruptible(), distributed.process_group(device):
         run = _Run(config, Path(folder), STAGES if stage == "all" else (stage,), resume, device)
         if "tokenizer" in run.to_train:
@@ -243,7 +244,7 @@ def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
     run = Path(run)
     stored_config(run, "tokenizer")  # says so where there is no run, or no tokenizer yet
     config = load_run_config(run, overrides)
-    device = distributed.pick_device(config.training.device)
+    device = pick_device(config.training.device)
     tokenizer = load_tokenizer(run, device)
     splits = plugins.modality(config.modality).open_data(config.data)
     check_tokenizer(run, splits, config)

@@ -60,7 +60,7 @@ class InterruptFlag:
 
 def _leave(what: str, number: int) -> NoReturn:
     """The first process says what happened; the others leave without a word."""
-    from nextscale.training import distributed  # which imports torch; the command line reads this module for errors
+    from nextscale import distributed  # which imports torch; the command line reads this module for errors
 
     if not distributed.is_main():
         sys.exit(128 + number)

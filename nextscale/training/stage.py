@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from nextscale.config import StageConfig
+from nextscale.config.sections import StageConfig
 from nextscale.data import Batch
-from nextscale.training.objective import Objective
+from nextscale.objective import Objective
 
 
 class Stage(ABC):

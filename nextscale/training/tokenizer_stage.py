@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nextscale.config import TokenizerStageConfig
+from nextscale.config.sections import TokenizerStageConfig
 from nextscale.data import Batch, DataSplits
 from nextscale.modality import Modality
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.randomness import mixed_seed, sample_seeds
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.order import StreamOrder
-from nextscale.training.randomness import mixed_seed, sample_seeds
 from nextscale.training.stage import Stage
 
 
@@ -67,4 +67,5 @@ def draw_reconstructions(
     indices = validation_batches(len(data.validation), count)[0]
     samples = data.validation.batch(indices, None).to(tokenizer.device).samples
     states = tokenizer.states(tokenizer.encode(samples))
-    return modality.write_film([*(tokenizer.decode(state) for state in states[1:]), samples], path)
+    steps = [*(tokenizer.decode(state) for state in states[1:]), samples]
+    return modality.write_film(steps, path, data.description)

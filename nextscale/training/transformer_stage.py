@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nextscale.config import SamplingConfig, TransformerStageConfig
+from nextscale import distributed
+from nextscale.config.sections import SamplingConfig, TransformerStageConfig
 from nextscale.data import Batch, DataSplits
 from nextscale.modality import Modality
-from nextscale.pyramid import TokenPyramid
-from nextscale.reveal import reveal_groups
-from nextscale.sampling import generate
-from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
-from nextscale.tokenstore import TokenStore
-from nextscale.training import distributed
-from nextscale.training.objective import Objective
+from nextscale.objective import Objective
+from nextscale.randomness import Draws, mixed_seed, sample_seeds
+from nextscale.sampling.generate import generate
+from nextscale.sampling.reveal import reveal_groups
+from nextscale.storage.tokens import TokenStore
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import TokenPyramid
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.order import StreamOrder
-from nextscale.training.randomness import Draws, mixed_seed, sample_seeds
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import validation_batches
 from nextscale.transformer import ScaleTransformer
@@ -227,7 +228,7 @@ class TransformerStage(Stage):
         conditions = spread_conditions(model.conditioner.specs, number, tokenizer.device)
         generator = torch.Generator(tokenizer.device).manual_seed(0)
         drawn = generate(tokenizer, model, number, conditions, self.sampling, generator)
-        return self.modality.write_grid(tokenizer.decode(drawn.state), path)
+        return self.modality.write_grid(tokenizer.decode(drawn.state), path, self.data.description)
 
 
 def cached_batch(store: TokenStore, rows: np.ndarray) -> Batch:

@@ -2,6 +2,5 @@
 
 from nextscale.transformer.attention import KVCache
 from nextscale.transformer.model import ScaleTransformer
-from nextscale.transformer.stem import Stem
 
-__all__ = ["KVCache", "ScaleTransformer", "Stem"]
+__all__ = ["KVCache", "ScaleTransformer"]

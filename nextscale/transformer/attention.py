@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from nextscale.config import TransformerConfig
+from nextscale.config.sections import TransformerConfig
 from nextscale.errors import ConfigError
-from nextscale.tokenizer import ScaleInput
+from nextscale.tokens.inputs import ScaleInput
 from nextscale.transformer.blockwise import RowBlock, block_attention, pays, row_blocks
 from nextscale.transformer.functions import split_heads
 from nextscale.transformer.positions import rotate

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextscale.config import TransformerConfig
+from nextscale.config.sections import TransformerConfig
 from nextscale.transformer.attention import Attention, AttentionMask, KVCache
 from nextscale.transformer.functions import add_gated, gelu_tanh, modulate
 

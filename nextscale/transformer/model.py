@@ -8,24 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale.conditioning import Conditioner, ConditionSpec
-from nextscale.config import TransformerConfig
+from nextscale.config.sections import TransformerConfig
 from nextscale.errors import ConfigError
-from nextscale.pyramid import Schedule
-from nextscale.tokenizer import ScaleInput
-from nextscale.tokenspace import TokenSpace
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import Schedule
+from nextscale.tokens.space import TokenSpace
+from nextscale.tokens.stem import Stem
 from nextscale.transformer.attention import AttentionMask, KVCache, ScaleAttention, attention_mask
 from nextscale.transformer.block import Block, normalize
 from nextscale.transformer.functions import modulate
-from nextscale.transformer.head import CodebookHead
+from nextscale.transformer.head import StemMemory, build_head
 from nextscale.transformer.positions import rotation_angles
-from nextscale.transformer.stem import Stem
+from nextscale.transformer.stem import LinearStem
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class ScaleTransformer(nn.Module):
         feature_dim: F of ``ScaleInput.features``.
         schedule: the training data's; learned absolute positions are tied to it.
         conditions: the named conditions.
-        stem: maps features B L F to embeddings B L D; a linear layer where None. A ``Stem`` maps inputs and revealed
-            tokens to embeddings, and hidden states to logits.
+        stem: the modality's own (``tokens.stem.Stem``); a linear layer on features where None.
         codebook: V C, where the codes lie, for ``head: codebook``.
     """
 
@@ -58,7 +57,7 @@ class ScaleTransformer(nn.Module):
         feature_dim: int,
         schedule: Schedule,
         conditions: Sequence[ConditionSpec] = (),
-        stem: nn.Module | None = None,
+        stem: Stem | None = None,
         codebook: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -69,27 +68,21 @@ class ScaleTransformer(nn.Module):
             raise ConfigError(f"transformer: width {width} must be an even multiple of heads {config.num_heads}")
         self.config, self.schedule, self.token_space = config, schedule, token_space
         self.conditioner = Conditioner(conditions, width)
-        self.stem = stem if stem is not None else nn.Linear(feature_dim, width)
+        self.stem: Stem = LinearStem(feature_dim, width) if stem is None else stem
         self.attention = ScaleAttention(config.attention)
         if config.positions == "absolute":
             self.position = nn.Parameter(torch.empty(schedule.length, width))
         if config.scale_embedding:
             self.scale_embedding = nn.Embedding(len(schedule), width)
-        if config.in_scale_steps and not isinstance(self.stem, Stem):
+        self.embeds_revealed = config.in_scale_steps and not self.stem.complete
+        if self.embeds_revealed:
             self.revealed = token_space.embedding(width)
             self.hidden = nn.Parameter(torch.empty(width))
         if config.adaln == "shared":
             self.adaln = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_adaln = nn.Linear(width, 2 * width)
-        if isinstance(self.stem, Stem):
-            self.head = None
-        elif config.head == "codebook":
-            if codebook is None:
-                raise ConfigError("transformer.head=codebook needs a tokenizer whose tokens are codes of a codebook")
-            self.head = CodebookHead(width, codebook)
-        else:
-            self.head = nn.Linear(width, token_space.num_logits)
+        self.head = build_head(config, token_space, self.stem, codebook)
         self._initialize()
 
     def forward(
@@ -122,10 +115,7 @@ class ScaleTransformer(nn.Module):
             x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept)
         scale, shift = cond.head_B2D.unflatten(-1, (2, -1))[:, :, None].unbind(1)
         hidden_BLD = modulate(normalize(x_BLD, self.config.norm), scale, shift)
-        if isinstance(self.stem, Stem):
-            return torch.cat([self.stem.logits(part, memory) for part in hidden_BLD.split(self._rows(inputs))]).float()
-        assert self.head is not None
-        return self.head(hidden_BLD).float()
+        return self.head(hidden_BLD, memory).float()
 
     def modulation(self, cond_BD: Tensor) -> Modulation:
         """What adaLN makes of a condition: the same at every scale, so sampling computes it once."""
@@ -133,21 +123,17 @@ class ScaleTransformer(nn.Module):
         shared = self.adaln(active_BD).unflatten(-1, (6, -1)) if self.config.adaln == "shared" else active_BD
         return Modulation(cond_BD, [block.modulation(shared) for block in self._blocks()], self.head_adaln(active_BD))
 
-    def embed(self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Any]:
-        """B L D: start tokens where nothing is known yet, the stem's embeddings elsewhere, plus where they are; and
-        what a stem remembers for its logits."""
-        memory = None
-        if isinstance(self.stem, Stem):
-            # Under guidance, two halves of the batch share what the stem saw.
-            rows = self._rows(inputs)
-            seen = None if revealed is None else (revealed[0][:rows], revealed[1][:rows])
-            x_BLD, memory = self.stem(inputs, seen)
-            x_BLD = x_BLD.repeat(len(cond_BD) // rows, 1, 1) + cond_BD[:, None]
-        elif inputs.features is None:
-            x_BLD = cond_BD[:, None].expand(-1, inputs.length, -1)
-        else:
-            start_BLD = cond_BD[:, None].expand(-1, inputs.start, -1)
-            x_BLD = torch.cat([start_BLD, self.stem(inputs.features[:, inputs.start :])], 1)
+    def embed(
+        self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, StemMemory]:
+        """B L D: the stem's embeddings, the condition where nothing is known yet, and where tokens lie; and what the
+        stem remembers for its logits."""
+        number, start = inputs.num_samples, inputs.num_start
+        seen = None if revealed is None else (revealed[0][:number], revealed[1][:number])
+        x_BLD, of_stem = self.stem(inputs, seen)
+        if len(cond_BD) > number:  # guidance: both halves of the batch share what the stem saw
+            x_BLD = x_BLD.repeat(len(cond_BD) // number, 1, 1)
+        x_BLD = torch.cat([x_BLD[:, :start] + cond_BD[:, None], x_BLD[:, start:]], 1)
         if self.config.positions == "absolute":
             x_BLD = x_BLD + self.position[self._span(inputs)]
         if self.config.scale_embedding:
@@ -157,14 +143,9 @@ class ScaleTransformer(nn.Module):
                     "set transformer.scale_embedding=false to use other schedules"
                 )
             x_BLD = x_BLD + self.scale_embedding(inputs.scale_ids)
-        if self.config.in_scale_steps and not isinstance(self.stem, Stem):
+        if self.embeds_revealed:
             x_BLD = x_BLD + self._reveal(revealed)
-        return x_BLD, memory
-
-    @staticmethod
-    def _rows(inputs: ScaleInput) -> int:
-        """B of what a ``Stem`` sees."""
-        return inputs.structure[0].num_samples
+        return x_BLD, StemMemory(number, of_stem)
 
     def _reveal(self, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
         if revealed is None:
@@ -194,7 +175,7 @@ class ScaleTransformer(nn.Module):
         def normal(tensor: Tensor, std: float = std) -> None:
             nn.init.trunc_normal_(tensor, std=std, a=-3 * std, b=3 * std)
 
-        own = set(self.stem.modules()) if isinstance(self.stem, Stem) else set()
+        own = set(self.stem.modules()) if self.stem.complete else set()
         for module in self.modules():
             if module in own:
                 continue
@@ -213,10 +194,7 @@ class ScaleTransformer(nn.Module):
             projection.weight.mul_(0.5)
             projection.weight[: 2 * self.config.model_width].mul_(2e-5)  # the gammas
         self.head_adaln.weight.mul_(0.5)
-        if isinstance(self.head, CodebookHead):
-            self.head.initialize()
-        elif self.head is not None:
-            self.head.weight.mul_(0.02)
+        self.head.initialize()
         for block in self._blocks():
             block.attention.proj.weight.div_(math.sqrt(2 * len(self.blocks)))
             block.mlp.fc2.weight.div_(math.sqrt(2 * len(self.blocks)))

@@ -1,31 +1,28 @@
-"""A stem of a modality's own: the network from what is known to token embeddings, and back to logits."""
+"""The default stem, of grids: a linear layer on features."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextscale.tokenizer import ScaleInput
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.stem import Stem
 
 
-class Stem(nn.Module, ABC):
-    """For modalities whose inputs are no grid of features, and whose tokens are no places of a fixed vocabulary.
+class LinearStem(nn.Linear, Stem):
+    """Embeds ``ScaleInput.features``; start tokens, of which nothing is known, are zero.
 
-    It reads ``ScaleInput.structure``, which its tokenizer wrote, and the tokens already revealed within the scale, and
-    gives the transformer one embedding a token. ``logits`` then maps the transformer's hidden states back, together
-    with whatever ``forward`` left for it: so a token may point at a part of the structure, or be scored by it. A stem
-    initialises its own weights. A plain module instead of a ``Stem`` maps ``ScaleInput.features`` alone.
+    The transformer adds its embedding of revealed tokens, and its own head computes the logits.
     """
 
-    @abstractmethod
-    def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Any]:
-        """B L D embeddings, and a memory for ``logits``.
+    complete = False
 
-        ``revealed`` holds tokens B L and which of them are known (B L booleans); None where nothing is.
-        """
+    def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, None]:  # type: ignore[override]
+        if inputs.features is None:
+            return self.weight.new_zeros(inputs.num_samples, inputs.length, self.out_features), None
+        return F.pad(super().forward(inputs.features[:, inputs.start :]), (0, 0, inputs.start, 0)), None
 
-    @abstractmethod
     def logits(self, hidden_BLD: Tensor, memory: Any) -> Tensor:
-        """B L num_logits; finite somewhere in every row, on padding too."""
+        raise NotImplementedError("the transformer's own head computes the logits of a linear stem")

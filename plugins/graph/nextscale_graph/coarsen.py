@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 
-from nextscale.errors import ConfigError, unknown
+from nextscale.plugin import ConfigError, unknown
 
 FIRST, SECOND, BOTH = 0, 1, 2
 """Where an edge of a split node goes."""

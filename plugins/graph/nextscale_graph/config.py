@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from nextscale.config import Fraction, Section
-from nextscale.modality import ModalityConfig
+from nextscale.plugin import Fraction, ModalityConfig, Section
 
 
 class GraphDataConfig(Section):
     """Where graphs come from."""
 
-    shorthand: ClassVar[str] = "source"
-    """``data=X`` means ``data.source=X``."""
+    shorthand = "source"
 
     source: str = "planar"
     """planar, tree, sbm, community-small (built-in generators), an .npz file, a folder of edge lists or GraphML, a

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nextscale.conditioning import ConditionSpec
-from nextscale.data import DataSplits
-from nextscale.errors import DataError
+from nextscale.plugin import ConditionSpec, DataError, DataSplits
 from nextscale_graph.config import GraphDataConfig
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.readers import read_source

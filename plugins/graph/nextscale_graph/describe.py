@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from nextscale.pyramid import Schedule, TokenPyramid
+from nextscale.plugin import Schedule, TokenPyramid
 from nextscale_graph.coarsen import Coarsening, coarsen
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.scales import Scales

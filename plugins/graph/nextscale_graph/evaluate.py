@@ -7,8 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from nextscale.data import DataSplits
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.plugin import DataSplits, MultiscaleTokenizer
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.source import GraphSource
 from nextscale_graph.statistics import distances, gdss_distances

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nextscale.data import DataSplits
-from nextscale.errors import DataError
-from nextscale.modality import Modality
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.objective import Objective
+from nextscale.plugin import (
+    DataError,
+    DataSplits,
+    EvaluationContext,
+    Modality,
+    MultiscaleTokenizer,
+    NoOptions,
+    Objective,
+)
 from nextscale_graph import writers
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
@@ -34,17 +38,19 @@ class GraphModality(Modality):
     def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: GraphTokenizerConfig) -> list[Objective]:
         return []
 
-    def write_samples(self, samples: GraphBatch, folder: Path) -> list[Path]:
-        return writers.write_samples(samples, folder)
-
-    def write_grid(self, samples: GraphBatch, path: Path, columns: int | None = None) -> Path:
-        return writers.write_grid(samples, _png(path), columns)
-
-    def write_film(self, steps: list[GraphBatch], path: Path) -> Path:
-        return writers.write_film(steps, _png(path))
-
     def concatenate(self, batches: list[GraphBatch]) -> GraphBatch:
         return batches[0] if len(batches) == 1 else concatenate(batches)
+
+    def write_samples(self, samples: GraphBatch, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        return writers.write_samples(samples, folder)
+
+    def write_grid(
+        self, samples: GraphBatch, path: Path, description: Mapping[str, Any], columns: int | None = None
+    ) -> Path:
+        return writers.write_grid(samples, path.with_suffix(".png"), columns)
+
+    def write_film(self, steps: list[GraphBatch], path: Path, description: Mapping[str, Any]) -> Path:
+        return writers.write_film(steps, path.with_suffix(".png"))
 
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
@@ -54,20 +60,21 @@ class GraphModality(Modality):
             raise DataError(f"{path} does not exist: no such file")
         return (read_npz(path).graphs[0] if path.suffix == ".npz" else read_graph(path)), None
 
-    def evaluate_samples(
-        self, samples: GraphBatch, conditions: dict[str, Tensor], data: DataSplits, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        from nextscale_graph.evaluate import evaluate_samples
-
-        return evaluate_samples(samples, data)
-
     def evaluate_tokenizer(
-        self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
+        self, tokenizer: MultiscaleTokenizer, data: DataSplits, options: NoOptions, context: EvaluationContext
     ) -> dict[str, Any]:
         from nextscale_graph.evaluate import evaluate_tokenizer
 
         return evaluate_tokenizer(tokenizer, data)
 
+    def evaluate_samples(
+        self,
+        samples: GraphBatch,
+        conditions: dict[str, Tensor],
+        data: DataSplits,
+        options: NoOptions,
+        context: EvaluationContext,
+    ) -> dict[str, Any]:
+        from nextscale_graph.evaluate import evaluate_samples
 
-def _png(path: Path) -> Path:
-    return path if path.suffix else path.with_suffix(".png")
+        return evaluate_samples(samples, data)

@@ -10,7 +10,7 @@ import networkx as nx
 import numpy as np
 import torch
 
-from nextscale.data import Batch
+from nextscale.plugin import Batch
 from nextscale_graph.graphs import GraphBatch, concatenate
 
 

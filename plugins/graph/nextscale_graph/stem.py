@@ -6,20 +6,19 @@ told apart only by edges already revealed, so swapping them swaps "first" and "s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
-from nextscale.tokenizer import ScaleInput
-from nextscale.transformer.stem import Stem
+from nextscale.plugin import ScaleInput, Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
+from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.division import OUTSIDE, Division
 from nextscale_graph.inputs import MASSES, NUMBERS, describe_masses, describe_numbers, reveal
-from nextscale_graph.laws import root_logits, size_logits
 from nextscale_graph.layer import Layer
 from nextscale_graph.structure import (
     CHOSEN,
@@ -36,9 +35,6 @@ from nextscale_graph.structure import (
     TYPES,
     Structure,
 )  # fmt: skip
-
-if TYPE_CHECKING:
-    from nextscale_graph.tokenizer import GraphTokenizer
 
 CANDIDATE = 7
 """Features of a number of nodes to split."""
@@ -65,24 +61,39 @@ class GraphStem(Stem):
 
     Args:
         width: D, of nodes, edges and embeddings.
-        tokenizer: whose data's sizes are what sizes are drawn from.
+        config: the tokenizer section.
+        vocabulary: V.
+        node_types, edge_types: names of the types; no node types mean that there are neither.
+        sizes: V, logits of the number of nodes.
+        roots: V V, logits of the number of components, a row per number of nodes.
     """
 
-    def __init__(self, width: int, tokenizer: GraphTokenizer) -> None:
+    size_logits: Tensor
+    root_logits: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        config: GraphTokenizerConfig,
+        vocabulary: int,
+        node_types: Sequence[str],
+        edge_types: Sequence[str],
+        sizes: Tensor,
+        roots: Tensor,
+    ) -> None:
         super().__init__()
-        self.vocabulary = tokenizer.vocabulary
+        self.vocabulary = vocabulary
         self.node_state, self.edge_state = nn.Embedding(NODE_STATES, width), nn.Embedding(EDGE_STATES, width)
-        if tokenizer.scales.typed:
-            self.node_type = nn.Embedding(len(tokenizer.node_types) + 1, width)
-            self.edge_type = nn.Embedding(len(tokenizer.edge_types) + 1, width)
-            self.score_node_type = _mlp(width, width, len(tokenizer.node_types))
-            self.score_edge_type = _mlp(width, width, len(tokenizer.edge_types))
-        if tokenizer.config.masses:
+        if node_types:
+            self.node_type = nn.Embedding(len(node_types) + 1, width)
+            self.edge_type = nn.Embedding(len(edge_types) + 1, width)
+            self.score_node_type = _mlp(width, width, len(node_types))
+            self.score_edge_type = _mlp(width, width, len(edge_types))
+        if config.masses:
             self.mass, self.span = (_mlp(MASSES, width, width) for _ in range(2))
-            self.division = Division(tokenizer.config.max_nodes)
+            self.division = Division(config.max_nodes)
         self.numbers = _mlp(NUMBERS, width, width)
-        stem = tokenizer.config.stem
-        self.layers = nn.ModuleList(Layer(width, stem.pooled) for _ in range(stem.layers))
+        self.layers = nn.ModuleList(Layer(width, config.stem.pooled) for _ in range(config.stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
         # From the transformer's hidden states to what is scored.
@@ -90,13 +101,8 @@ class GraphStem(Stem):
         self.node_score = _mlp(width, width, 1)
         self.edge_score = _mlp(width, 2 * width, 3)
         self.count_score = _mlp(CANDIDATE, 32, 1)
-        sizes = size_logits(tokenizer.sizes, self.vocabulary)
-        roots = root_logits(tokenizer.components, self.vocabulary)
         self.register_buffer("size_logits", sizes, persistent=False)
         self.register_buffer("root_logits", roots, persistent=False)
-
-    size_logits: Tensor
-    root_logits: Tensor
 
     def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Memory]:
         memory, number_states, structure = self._states(inputs, revealed)

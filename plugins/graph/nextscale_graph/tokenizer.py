@@ -12,19 +12,30 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nextscale.errors import ConfigError, DataError, NextscaleError, NextscaleWarning
-from nextscale.pyramid import Schedule, TokenPyramid
-from nextscale.tokenizer import MultiscaleTokenizer, ScaleInput
-from nextscale.tokenspace import Codes
+from nextscale.plugin import (
+    Codes,
+    Completes,
+    ConfigError,
+    DataError,
+    MeetsRequirements,
+    MultiscaleTokenizer,
+    NextscaleError,
+    NextscaleWarning,
+    ScaleInput,
+    Schedule,
+    TokenPyramid,
+)
 from nextscale_graph.coarsen import strategy
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.describe import describe_graph, describe_types, pack
+from nextscale_graph.frequencies import root_logits, size_logits
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.growth import advance, begin, begin_with
 from nextscale_graph.scales import Scales
 from nextscale_graph.state import GrowthState, graphs_of
+from nextscale_graph.stem import GraphStem
 from nextscale_graph.structure import (
     COUNT,
     EDGE,
@@ -56,7 +67,7 @@ def usual_count(size: int, target: int, ratio: float) -> int:
     return fine - size
 
 
-class GraphTokenizer(MultiscaleTokenizer):
+class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
     """Scale 0 is the number of nodes, scale 1 that of components; every level then has three scales: how many nodes
     split, which ones (tokens that point at nodes, one at a time), and where their edges go (``coarsen``); with
     ``config.masses`` another before the edges: how many nodes each first child stands for in the end. Types of nodes
@@ -96,10 +107,16 @@ class GraphTokenizer(MultiscaleTokenizer):
         # Nothing here is trained; this says where the model is.
         self.register_buffer("place", torch.zeros(0), persistent=False)
 
-    def build_stem(self, width: int) -> nn.Module:
-        from nextscale_graph.stem import GraphStem
-
-        return GraphStem(width, self)
+    def build_stem(self, width: int) -> GraphStem:
+        return GraphStem(
+            width,
+            self.config,
+            self.vocabulary,
+            self.node_types if self.scales.typed else (),
+            self.edge_types,
+            size_logits(self.sizes, self.vocabulary),
+            root_logits(self.components, self.vocabulary),
+        )
 
     def scale_names(self, num_scales: int) -> list[str]:
         return [self.scales.kind(k) for k in range(num_scales)]
@@ -195,6 +212,7 @@ class GraphTokenizer(MultiscaleTokenizer):
         if kind == MASS and state.masses is not None:
             weight[mask] = (state.masses[state.splits] / HEAVY).clamp_min(1)
         return ScaleInput(
+            num_samples=len(mask),
             features=None,
             coordinates=torch.zeros(length, 1, device=device),
             scale_ids=torch.full((length,), k, device=device),

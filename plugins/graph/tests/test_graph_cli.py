@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import nextscale
-from nextscale.sampling import generate
+from nextscale.sampling.generate import generate
 from nextscale_cli.main import app
 
 TINY = [

@@ -10,9 +10,9 @@ import torch
 from graph_samples import random_graph
 from hypothesis import strategies as st
 
-from nextscale.config import TransformerConfig
+from nextscale.config.sections import TransformerConfig
 from nextscale.testing import ModalityContract, strategies
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig, StemConfig
 from nextscale_graph.graphs import GraphBatch, from_networkx
 from nextscale_graph.modality import GraphModality

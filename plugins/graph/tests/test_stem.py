@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.testing.helpers import randomize
-from nextscale.tokenizer import ScaleInput
+from nextscale.tokens.inputs import ScaleInput
 from nextscale_graph.coarsen import FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.division import Division

@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nextscale.conditioning import ConditionSpec
-from nextscale.data import DataSplits
-from nextscale.errors import DataError
-from nextscale.holdout import hold_out
+from nextscale.plugin import ConditionSpec, DataError, DataSplits, hold_out
 from nextscale_image.config import ImageDataConfig
 from nextscale_image.decoding import (
     LazyImages,

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_image.readers.raw import ImageSet
 
 T = TypeVar("T")

@@ -9,23 +9,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import FilePath, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from nextscale.config import EvaluationOptions
-from nextscale.data import DataSplits, SampleSource
-from nextscale.errors import DataError, NextscaleError
-from nextscale.grid.classifier import cached_classifier, predict
-from nextscale.grid.efficientnet import load_efficientnet_lite0, weight_file
-from nextscale.holdout import some_rows
-from nextscale.metrics import frechet_distance, kernel_distance, memorisation, psnr, ssim, within_class_diversity
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.distributed import pick_device
+from nextscale.plugin import (
+    DataError,
+    DataSplits,
+    EvaluationContext,
+    MultiscaleTokenizer,
+    NextscaleError,
+    SampleSource,
+    cached_classifier,
+    classify,
+    frechet_distance,
+    kernel_distance,
+    load_efficientnet_lite0,
+    memorisation,
+    psnr,
+    some_rows,
+    ssim,
+    weight_file,
+    within_class_diversity,
+)
+from nextscale_image.config import ImageEvaluationConfig
+
+CPU = EvaluationContext(torch.device("cpu"))
 
 log = logging.getLogger("nextscale.image")
 
@@ -40,23 +51,6 @@ HELD_OUT_LIMIT = 10_000
 FLOATS_IN_MEMORY = 400_000_000
 """Of the training split, at most as many images are used as fit this many numbers."""
 READ_BATCH = 512
-
-
-class SampleOptions(EvaluationOptions):
-    """What ``evaluate_samples`` may be told."""
-
-    features: Literal["classifier", "efficientnet", "both"] = "classifier"
-    """The network whose features distances are measured on; EfficientNet-Lite0 takes about 30 ms an image on a CPU."""
-    inception: FilePath | None = None
-    """TorchScript file of the standard Inception (uint8 B 3 H W to B 2048): adds what may be called FID."""
-    seed: NonNegativeInt = 0
-    """Of the real images that are drawn, and of the classifier."""
-    train_images: PositiveInt = 60_000
-    """Training images that the classifier learns from and that samples are held against for memorisation."""
-    classifier_epochs: PositiveInt | None = None
-    cache: Path | None = None
-    """Folder that keeps the trained classifier; None trains it each time."""
-    device: str = "auto"
 
 
 @torch.inference_mode()
@@ -88,7 +82,8 @@ def evaluate_samples(
     samples_BCHW: Tensor,
     conditions: Mapping[str, Tensor],
     data: DataSplits,
-    options: SampleOptions | Mapping[str, Any] | None = None,
+    options: ImageEvaluationConfig | None = None,
+    context: EvaluationContext = CPU,
 ) -> dict[str, float]:
     """Sample quality against real images.
 
@@ -96,7 +91,8 @@ def evaluate_samples(
         samples_BCHW: in [-1, 1], of the data's size; at least 2.
         conditions: what they were drawn for; ``label`` (B integers) where the model knows classes.
         data: the splits the model was trained on. Held-out images are the test split's, else the validation split's.
-        options: see ``SampleOptions``.
+        options: see ``ImageEvaluationConfig``.
+        context: the device, and the folder that keeps the trained classifier.
 
     Returns:
         ``classifier_accuracy``: share that an independent classifier puts into the class asked for (its floor: the
@@ -106,12 +102,10 @@ def evaluate_samples(
         ``compared_images``: how many samples, and how many real images, each distance compares.
 
     Raises:
-        ConfigError: an unknown option, or one of the wrong type.
         DataError: samples of another size than the data's, or too few.
         NextscaleError: weights that are asked for are missing or unreadable.
     """
-    options = SampleOptions.of(options)
-    device = pick_device(options.device)
+    options, device = options or ImageEvaluationConfig(), context.device
     samples_BCHW = samples_BCHW.float().cpu().clamp(-1, 1)
     held_source = data.held_out
     count = min(len(samples_BCHW), len(data.train), len(held_source))
@@ -124,7 +118,7 @@ def evaluate_samples(
     spaces: dict[str, Features] = {}
     if train_labels is not None:
         classes = int(next(spec.size for spec in data.conditions if spec.name == "label"))
-        classifier, accuracies = _classifier(samples_BCHW, labels, data, classes, options, device)
+        classifier, accuracies = _classifier(samples_BCHW, labels, data, classes, options, context)
         results |= accuracies
         if options.features in ("classifier", "both"):
             spaces["classifier"] = classifier
@@ -151,8 +145,8 @@ def _classifier(
     labels: Tensor | None,
     data: DataSplits,
     classes: int,
-    options: SampleOptions,
-    device: torch.device,
+    options: ImageEvaluationConfig,
+    context: EvaluationContext,
 ) -> tuple[Features, dict[str, float]]:
     """The independent classifier's features, and its accuracies."""
     images, targets = _read(data.train, options.train_images, options.seed, CLASSIFIER_SIDE)
@@ -160,17 +154,17 @@ def _classifier(
     assert targets is not None and held_targets is not None
     log.info("independent classifier: %d real images", len(images))
     network = cached_classifier(
-        options.cache, images, targets, classes, options.seed, epochs=options.classifier_epochs, device=device
+        context.cache, images, targets, classes, options.seed, epochs=options.classifier_epochs, device=context.device
     )
 
     def features(images_BCHW: Tensor) -> Tensor:
-        return predict(network, _reduced(images_BCHW, CLASSIFIER_SIDE))[0]
+        return classify(network, _reduced(images_BCHW, CLASSIFIER_SIDE))[0]
 
     accuracies = {}
     if labels is not None:
-        predicted = predict(network, _reduced(samples, CLASSIFIER_SIDE))[1]
+        predicted = classify(network, _reduced(samples, CLASSIFIER_SIDE))[1]
         accuracies["classifier_accuracy"] = float((predicted == labels).double().mean())
-    accuracies["classifier_accuracy_floor"] = float((predict(network, held)[1] == held_targets).double().mean())
+    accuracies["classifier_accuracy_floor"] = float((classify(network, held)[1] == held_targets).double().mean())
     return features, accuracies
 
 
@@ -217,7 +211,7 @@ def _pixel_metrics(
     train: tuple[Tensor, Tensor | None],
     held: tuple[Tensor, Tensor | None],
     data: DataSplits,
-    options: SampleOptions,
+    options: ImageEvaluationConfig,
 ) -> dict[str, float]:
     samples, train_drawn, held_drawn = (_reduced(images, PIXEL_SIDE) for images in (samples, train[0], held[0]))
     everything, _ = _read(data.train, options.train_images, options.seed, PIXEL_SIDE)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_image.decoding import Shape, decode, upright_size
 
 

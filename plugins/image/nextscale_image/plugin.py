@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from nextscale.hookspecs import FormatSpec, hookimpl
-from nextscale.modality import ModalitySpec
+from nextscale.plugin import FormatSpec, ModalitySpec, hookimpl
 
 
 @hookimpl

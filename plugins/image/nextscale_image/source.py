@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nextscale.data import Batch
-from nextscale.training.randomness import sample_seeds
+from nextscale.plugin import Batch, sample_seeds
 
 AUGMENTATION = 0x1A6E
 """Keeps augmentation apart from whatever else is drawn from the same seeds."""

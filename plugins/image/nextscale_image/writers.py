@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from nextscale.pictures import tile, to_uint8, write_png
+from nextscale.plugin import tile, to_uint8, write_png
 
 FILM_ROWS = 16
 """Samples in a film strip: more than fit a screen tell no more."""

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from nextscale.conditioning import ConditionSpec
-from nextscale.runconfig import make_config
-from nextscale.store import new_transformer, save_run
-from nextscale_image.tokenizer import ImageTokenizer
+from nextscale.config.run import make_config
+from nextscale.storage.models import new_transformer, save_run
+from nextscale_image.tokenizer import build_tokenizer
 
 # pytest's importlib mode puts no folder on the path: helpers of several test files would not be found.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -38,7 +38,7 @@ def run_of(folder: Path, tokenizer: Mapping[str, Any] | None = None, **transform
     }  # fmt: skip
     config = make_config("image", settings, "test")
     description = {"channels": 3, "height": 8, "width": 8}
-    tokens = ImageTokenizer(config.tokenizer, description)
+    tokens = build_tokenizer(config.tokenizer, description)
     model = new_transformer(config.transformer, tokens, [ConditionSpec(name="label", size=5)])
     with torch.no_grad():  # what begins at the same value everywhere would hide a mix-up
         for parameter in (*tokens.parameters(), *model.parameters()):

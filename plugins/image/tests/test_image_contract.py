@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nextscale.testing import ModalityContract
 from nextscale.testing.helpers import randomize
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale_image.config import ImageDataConfig, ImageTokenizerConfig
 from nextscale_image.modality import ImageModality
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from nextscale.conditioning import ConditionSpec
+from nextscale.config.run import parse_options
 from nextscale.data import Batch, DataSplits
 from nextscale.errors import ConfigError, DataError, NextscaleError
-from nextscale.grid import efficientnet
-from nextscale.grid.classifier import cached_classifier, predict, train_classifier
-from nextscale.metrics import (
+from nextscale.modality import EvaluationContext
+from nextscale.toolkit import efficientnet
+from nextscale.toolkit.classifier import cached_classifier, classify, train_classifier
+from nextscale.toolkit.metrics import (
     frechet_distance,
     kernel_distance,
     mean_pairwise_distance,
@@ -27,8 +29,8 @@ from nextscale.metrics import (
     ssim,
     within_class_diversity,
 )
+from nextscale_image.config import ImageEvaluationConfig
 from nextscale_image.evaluate import evaluate_reconstruction, evaluate_samples
-from nextscale_image.modality import ImageModality
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -171,7 +173,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 def test_classifier_recognises_unseen_digits():
     images, labels = digits()
     network = train_classifier(images[:1400], labels[:1400], 10, seed=0, width=16, epochs=6)
-    features, predicted = predict(network, images[1400:])
+    features, predicted = classify(network, images[1400:])
     assert features.shape == (397, 128)
     assert (predicted == labels[1400:]).double().mean() > 0.9
 
@@ -182,7 +184,7 @@ def test_classifier_s_own_recipe_reaches_97_percent():
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     images, labels = images[order], labels[order]
     network = train_classifier(images[:1437], labels[:1437], 10)
-    assert (predict(network, images[1437:])[1] == labels[1437:]).double().mean() >= 0.97
+    assert (classify(network, images[1437:])[1] == labels[1437:]).double().mean() >= 0.97
 
 
 @pytest.mark.parametrize("size", [(1, 3, 3), (3, 8, 12), (1, 28, 28), (3, 64, 64)])
@@ -213,7 +215,7 @@ def test_classifier_is_kept_and_a_damaged_file_replaced(tmp_path, monkeypatch):
         trained.append(1)
         return train_classifier(*args, **kwargs)
 
-    monkeypatch.setattr("nextscale.grid.classifier.train_classifier", counted)
+    monkeypatch.setattr("nextscale.toolkit.classifier.train_classifier", counted)
 
     def cached(images=images, labels=labels, seed=0):
         return cached_classifier(tmp_path / "cache", images, labels, 2, seed, width=4, epochs=1)(images)
@@ -292,8 +294,8 @@ def test_evaluate_reconstruction_on_the_test_split():
 def test_evaluate_samples_tells_real_digits_from_noise(tmp_path):
     images, labels = digits()
     data = splits(images[:1600], labels[:1600])
-    options = {"classifier_epochs": 4, "cache": tmp_path, "device": "cpu"}
-    real = evaluate_samples(images[1600:], {"label": labels[1600:]}, data, options)
+    options = ImageEvaluationConfig(classifier_epochs=4), EvaluationContext(torch.device("cpu"), tmp_path)
+    real = evaluate_samples(images[1600:], {"label": labels[1600:]}, data, *options)
     assert set(real) == {
         "compared_images",
         *("classifier_accuracy", "classifier_accuracy_floor"),
@@ -307,10 +309,10 @@ def test_evaluate_samples_tells_real_digits_from_noise(tmp_path):
     assert 0 < real["frechet_classifier"] < 2.5 * real["frechet_classifier_floor"]
     assert real["memorisation"] < 0.1
 
-    noisy = evaluate_samples(images[1600:] + 0.8 * normal(197, 1, 8, 8), {"label": labels[1600:]}, data, options)
+    noisy = evaluate_samples(images[1600:] + 0.8 * normal(197, 1, 8, 8), {"label": labels[1600:]}, data, *options)
     assert noisy["frechet_classifier"] > 2 * real["frechet_classifier"]
     assert noisy["kid_classifier"] > real["kid_classifier"]
-    copied = evaluate_samples(images[:200], {"label": labels[:200].flip(0)}, data, options)
+    copied = evaluate_samples(images[:200], {"label": labels[:200].flip(0)}, data, *options)
     assert copied["memorisation"] == 1
     assert copied["classifier_accuracy"] < 0.5
 
@@ -319,7 +321,7 @@ def test_evaluate_samples_tells_real_digits_from_noise(tmp_path):
 def test_evaluate_samples_without_labels(monkeypatch):
     monkeypatch.setattr(efficientnet, "METRIC_SIDE", 32)
     images, _ = digits()
-    results = evaluate_samples(images[:20], {}, splits(images, None), {"train_images": 100, "device": "cpu"})
+    results = evaluate_samples(images[:20], {}, splits(images, None), ImageEvaluationConfig(train_images=100))
     assert {"frechet_efficientnet_lite0", "kid_efficientnet_lite0_floor", "diversity"} <= set(results)
     assert not any("classifier" in key for key in results)
 
@@ -333,7 +335,7 @@ def test_inception_gives_fid(tmp_path, monkeypatch):
     torch.jit.script(Network()).save(str(path))
     images, _ = digits()
     data = splits(images, None)
-    options = {"inception": path, "train_images": 50, "device": "cpu"}
+    options = ImageEvaluationConfig(inception=path, train_images=50)
     monkeypatch.setattr("nextscale_image.evaluate.weight_file", lambda: None)
     results = evaluate_samples(images[:30], {}, data, options)
     assert results["fid"] > 0
@@ -347,10 +349,11 @@ def test_evaluate_samples_refuses_what_it_cannot_compare(tmp_path):
     images, labels = digits()
     data = splits(images, labels)
     with pytest.raises(DataError, match="1 x 7 x 8"):
-        evaluate_samples(images[:10, :, :7], {}, data, {})
-    with pytest.raises(ConfigError, match="did you mean 'features'"):
-        evaluate_samples(images[:10], {}, data, {"feature": "both"})
-    with pytest.raises(ConfigError, match="features='inception'"):
-        evaluate_samples(images[:10], {}, data, {"features": "inception"})
-    with pytest.raises(ConfigError, match=r"inception='none\.pt': path does not point to a file"):
-        ImageModality().check_evaluation({"inception": "none.pt"})
+        evaluate_samples(images[:10, :, :7], {}, data)
+    for option, message in (
+        ("eval.feature=both", "unknown key eval.feature; did you mean 'features'"),
+        ("eval.features=inception", "eval.features = 'inception' is wrong"),
+        ("eval.inception=none.pt", "eval.inception = 'none.pt' is wrong: Path does not point to a file"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse_options("image", [option])

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_files import fill, opened, pixels_of
 
-from nextscale.holdout import hold_out
-from nextscale.training.randomness import sample_seeds
+from nextscale.randomness import sample_seeds
+from nextscale.toolkit.splits import hold_out
 from nextscale_image.source import ImageSource, augment, load_all
 
 

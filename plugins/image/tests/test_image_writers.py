@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nextscale.errors import NextscaleError
-from nextscale.pictures import GAP, GROUND, to_uint8
+from nextscale.toolkit.pictures import GAP, GROUND, to_uint8
 from nextscale_image.writers import write_film, write_grid, write_samples
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import nextscale
-from nextscale.config import TransformerConfig
+from nextscale.config.sections import TransformerConfig
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale_image.config import ImageTokenizerConfig
 from nextscale_image.published.convert import assemble, import_var
@@ -103,7 +103,7 @@ def test_a_tokenizer_alone(make_run: MakeRun, tmp_path: Path) -> None:
         assemble(first)
     assemble(first, scales=(1, 2, 4), overrides=["data=somewhere", "sampling.top_k=3"]).save(tmp_path / "alone")
     assert not (tmp_path / "alone" / "transformer").exists()
-    config = nextscale.runconfig.load_run_config(tmp_path / "alone")
+    config = nextscale.config.run.load_run_config(tmp_path / "alone")
     assert config.data.source == "somewhere" and config.sampling.top_k == 3
 
 

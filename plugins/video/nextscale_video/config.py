@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import FilePath, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from nextscale.config import Fraction, Section
-from nextscale.gridconfig import ConvolutionalConfig
-from nextscale.modality import ModalityConfig
+from nextscale.plugin import ConvolutionalConfig, Fraction, ModalityConfig, Section
 
 Stride = Literal[1, 2]
 
@@ -16,8 +14,7 @@ Stride = Literal[1, 2]
 class VideoDataConfig(Section):
     """Where videos come from, and how clips are cut from them."""
 
-    shorthand: ClassVar[str] = "source"
-    """``data=X`` means ``data.source=X``."""
+    shorthand = "source"
 
     source: str = "moving-digits"
     """moving-digits (built in), an .npz or .npy file, or a folder: of videos (mp4, avi, gif, webm ...) or of folders of
@@ -75,4 +72,15 @@ class VideoTokenizerConfig(ConvolutionalConfig):
     """Weight of the temporal difference loss: the mean squared error of differences between successive frames."""
 
 
-CONFIG = ModalityConfig(data=VideoDataConfig, tokenizer=VideoTokenizerConfig)
+class VideoEvaluationConfig(Section):
+    """What ``nextscale eval`` measures samples with."""
+
+    extractor: FilePath | None = None
+    """TorchScript file, B 3 T H W in [-1, 1] to B D: adds the Fréchet distance on its features (FVD if it is I3D)."""
+    seed: NonNegativeInt = 0
+    """Of the real clips that are drawn, and of the classifier."""
+    classifier_epochs: PositiveInt | None = None
+    """None: 10."""
+
+
+CONFIG = ModalityConfig(data=VideoDataConfig, tokenizer=VideoTokenizerConfig, evaluation=VideoEvaluationConfig)

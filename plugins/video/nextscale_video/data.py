@@ -10,10 +10,7 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 
-from nextscale.conditioning import ConditionSpec
-from nextscale.data import DataSplits
-from nextscale.errors import DataError
-from nextscale.holdout import hold_out
+from nextscale.plugin import ConditionSpec, DataError, DataSplits, hold_out
 from nextscale_video.config import VideoDataConfig
 from nextscale_video.moving import open_moving_digits
 from nextscale_video.readers import RawVideo, RawVideos, read_source

@@ -7,28 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import FilePath, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from nextscale.api import Model
-from nextscale.config import EvaluationOptions
-from nextscale.continuation import predict as go_on_from
-from nextscale.data import DataSplits, SampleSource
-from nextscale.errors import DataError, NextscaleError
-from nextscale.grid import GridTokenizer, SegmentedTokenizer
-from nextscale.grid.classifier import cached_classifier, predict
-from nextscale.grid.layers import fold
-from nextscale.holdout import some_rows
-from nextscale.metrics import frechet_distance, psnr, ssim
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.distributed import pick_device
-from nextscale.training.randomness import sample_seeds
+from nextscale.plugin import (
+    DataError,
+    DataSplits,
+    EvaluationContext,
+    GridTokenizer,
+    MultiscaleTokenizer,
+    NextscaleError,
+    SampleSource,
+    SegmentedTokenizer,
+    TrainedModel,
+    cached_classifier,
+    classify,
+    decibels,
+    fold,
+    frechet_distance,
+    predict,
+    psnr,
+    sample_seeds,
+    some_rows,
+    ssim,
+)
+from nextscale_video.config import VideoEvaluationConfig
 from nextscale_video.motion import flicker, histogram_distance, speed, steady
 
+CPU = EvaluationContext(torch.device("cpu"))
 BATCH = 16
 RECONSTRUCTED, PREDICTED = 200, 32
 """Most held-out clips that are reconstructed, and predicted."""
@@ -36,20 +44,6 @@ DRAWN = 8
 """Predictions of each clip whose mean is measured."""
 TAUGHT = 4096
 """Most training clips that the classifier learns from, over all its passes."""
-
-
-class SampleOptions(EvaluationOptions):
-    """What ``evaluate_samples`` may be told."""
-
-    features: Literal["classifier"] = "classifier"
-    """The network whose features the Fréchet distance is measured on: a small 3-D one, trained here."""
-    extractor: FilePath | None = None
-    """TorchScript file, B 3 T H W in [-1, 1] to B D: adds the Fréchet distance on its features. FVD if it is I3D."""
-    seed: NonNegativeInt = 0
-    classifier_epochs: PositiveInt | None = None
-    cache: Path | None = None
-    """Folder that keeps the trained classifier; None trains it each time."""
-    device: str = "auto"
 
 
 @torch.inference_mode()
@@ -78,7 +72,7 @@ def known_frames(tokenizer: GridTokenizer) -> int:
 
 @torch.inference_mode()
 def evaluate_prediction(
-    model: Model, data: DataSplits, limit: int = PREDICTED, known: int | None = None
+    model: TrainedModel, data: DataSplits, limit: int = PREDICTED, known: int | None = None
 ) -> dict[str, float]:
     """The rest of held-out clips, predicted from their first ``known`` frames, beside copying the last of these.
 
@@ -97,37 +91,34 @@ def evaluate_prediction(
     for first in range(0, len(indices), BATCH):
         batch = source.batch(indices[first : first + BATCH], None)
         clips, settings = batch.samples, {"conditions": batch.conditions, "temperature": 1.0, "guidance": 0.0}
-        drawn = [go_on_from(model, clips, known, seed=seed, **settings).samples.cpu() for seed in range(DRAWN)]
+        drawn = [predict(model, clips, known, seed=seed, **settings).samples.cpu() for seed in range(DRAWN)]
         copied = clips[:, :, known - 1 : known].expand_as(clips)
         mean = torch.stack(drawn).mean(0).clamp(-1, 1)
         made, copy = ((each - clips).square().mean((1, 3, 4))[:, known:] for each in (mean, copied))
         errors.append((made, copy))
-    made_NT, copy_NT = (torch.cat(parts) for parts in zip(*errors, strict=True))
+    made_NT, copy_NT = (torch.cat(parts).double() for parts in zip(*errors, strict=True))
     results = {"predicted_better": float((made_NT < copy_NT).double().mean())}
     for name, error_NT in (("prediction", made_NT), ("copy", copy_NT)):
-        results[f"{name}_psnr"] = float(_decibels(error_NT).mean())
-        results[f"{name}_psnr_total"] = float(_decibels(error_NT.mean()))
-    results["next_psnr"], results["copy_next_psnr"] = (float(_decibels(e[:, 0]).mean()) for e in (made_NT, copy_NT))
+        results[f"{name}_psnr"] = float(decibels(error_NT).mean())
+        results[f"{name}_psnr_total"] = float(decibels(error_NT.mean()))
+    results["next_psnr"], results["copy_next_psnr"] = (float(decibels(e[:, 0]).mean()) for e in (made_NT, copy_NT))
     return results | {"known_frames": float(known), "predicted_clips": float(len(indices))}
-
-
-def _decibels(error: Tensor) -> Tensor:
-    """PSNR of mean squared errors of values in [-1, 1], at most 100 (a frame that is copied may be exact)."""
-    return -10 * torch.log10(error.double().clamp_min(4e-10) / 4)
 
 
 def evaluate_samples(
     samples: Tensor,
     conditions: Mapping[str, Tensor],
     data: DataSplits,
-    options: SampleOptions | Mapping[str, Any] | None = None,
+    options: VideoEvaluationConfig | None = None,
+    context: EvaluationContext = CPU,
 ) -> dict[str, float]:
     """Sample quality against real clips.
 
     Args:
         samples: B C T H W in [-1, 1], of the data's size.
         conditions: what they were drawn for; ``label`` where the model knows classes.
-        options: see ``SampleOptions``.
+        options: see ``VideoEvaluationConfig``.
+        context: the device, and the folder that keeps the trained classifier.
 
     Returns:
         ``classifier_accuracy``: share that an independent 3-D classifier puts into the class asked for (its floor: the
@@ -137,10 +128,9 @@ def evaluate_samples(
         of held-out clips, ``_real``), ``steady`` (``motion.steady``); ``compared_clips``.
 
     Raises:
-        ConfigError: an unknown option. DataError: samples of another size than the data's.
+        DataError: samples of another size than the data's.
     """
-    options = SampleOptions.of(options)
-    device = pick_device(options.device)
+    options, device = options or VideoEvaluationConfig(), context.device
     samples = samples.float().cpu().clamp(-1, 1)
     held_source = data.held_out
     count = min(len(samples), len(data.train), len(held_source))
@@ -156,14 +146,14 @@ def evaluate_samples(
     if held_labels is not None:
         classes = next(spec.size for spec in data.conditions if spec.name == "label")
         network = cached_classifier(
-            options.cache, *_lesson(data.train, options.seed), classes, options.seed,
+            context.cache, *_lesson(data.train, options.seed), classes, options.seed,
             width=16, epochs=options.classifier_epochs or 10, device=device,
         )  # fmt: skip
         if "label" in conditions:
-            results["classifier_accuracy"] = _agreement(predict(network, samples, BATCH)[1], conditions["label"].cpu())
-            results["classifier_accuracy_floor"] = _agreement(predict(network, held, BATCH)[1], held_labels)
+            results["classifier_accuracy"] = _agreement(classify(network, samples, BATCH)[1], conditions["label"].cpu())
+            results["classifier_accuracy_floor"] = _agreement(classify(network, held, BATCH)[1], held_labels)
         if count > 1:
-            features = [predict(network, clips, BATCH)[0] for clips in (train, held, compared)]
+            features = [classify(network, clips, BATCH)[0] for clips in (train, held, compared)]
             results |= _frechet("frechet_small_3d", *features)
     if options.extractor is not None and count > 1:
         features = [_extracted(options.extractor, clips, device) for clips in (train, held, compared)]

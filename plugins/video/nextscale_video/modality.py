@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nextscale.data import DataSplits
-from nextscale.errors import DataError
-from nextscale.grid import GridTokenizer
-from nextscale.grid.networks import Decoder
-from nextscale.grid.objectives import CriticObjective
-from nextscale.modality import Modality
-from nextscale.tokenizer import MultiscaleTokenizer
-from nextscale.training.objective import Objective
+from nextscale.plugin import (
+    DataError,
+    DataSplits,
+    EvaluationContext,
+    GridModality,
+    GridTokenizer,
+    MultiscaleTokenizer,
+    Objective,
+    TrainedModel,
+    grid_objectives,
+)
 from nextscale_video import writers
-from nextscale_video.config import VideoDataConfig, VideoTokenizerConfig
+from nextscale_video.config import VideoDataConfig, VideoEvaluationConfig, VideoTokenizerConfig
 from nextscale_video.data import in_channels, open_videos, read
 from nextscale_video.objectives import VideoObjective
 from nextscale_video.readers import read_one
 from nextscale_video.tokenizer import build_tokenizer
 
-if TYPE_CHECKING:
-    from nextscale.api import Model
 
-
-class VideoModality(Modality):
+class VideoModality(GridModality):
     name = "video"
 
     def open_data(self, config: VideoDataConfig) -> DataSplits:
@@ -38,22 +38,21 @@ class VideoModality(Modality):
         return build_tokenizer(config, description)
 
     def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: VideoTokenizerConfig) -> list[Objective]:
-        assert isinstance(tokenizer, GridTokenizer) and isinstance(tokenizer.decoder, Decoder)
-        if config.adversarial.weight == 0:
-            return [VideoObjective(tokenizer, config)]
-        critic = CriticObjective(config.adversarial, tokenizer.decoder.channels, min(tokenizer.sample_shape[1:]))
-        return [VideoObjective(tokenizer, config, critic), critic]
+        assert isinstance(tokenizer, GridTokenizer)
+        return grid_objectives(tokenizer, config, tokenizer.channels, VideoObjective)
 
-    def write_samples(self, samples: Tensor, folder: Path) -> list[Path]:
+    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
         return writers.write_samples(samples, folder)
 
-    def write_grid(self, samples: Tensor, path: Path, columns: int | None = None) -> Path:
-        return writers.write_grid(samples, _png(path), columns)
+    def write_grid(
+        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+    ) -> Path:
+        return writers.write_grid(samples, path.with_suffix(".png"), columns)
 
-    def write_film(self, steps: list[Tensor], path: Path) -> Path:
-        return writers.write_film(steps, _png(path))
+    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
+        return writers.write_film(steps, path.with_suffix(".png"))
 
-    def write_parts(self, parts: Iterable[Tensor], path: Path) -> Path:
+    def write_parts(self, parts: Iterable[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
         return writers.write_clip(parts, path.with_suffix(".gif"))
 
     def read_sample(
@@ -61,8 +60,8 @@ class VideoModality(Modality):
     ) -> tuple[Tensor, Tensor | None]:
         """The first frames of a file (or folder of frames), as many as a training clip has and as far apart; the last
         one repeats in a shorter file. A mask is a video as large: where a frame is white, it is drawn anew."""
-        assert isinstance(tokenizer, GridTokenizer) and isinstance(tokenizer.decoder, Decoder)
-        sample, shape = _read(path, tokenizer, tokenizer.decoder.channels)
+        assert isinstance(tokenizer, GridTokenizer)
+        sample, shape = _read(path, tokenizer, tokenizer.channels)
         if mask is None:
             return sample, None
         marked, mask_shape = _read(mask, tokenizer, 1)
@@ -71,29 +70,35 @@ class VideoModality(Modality):
             raise DataError(f"mask {mask} is {sizes}: both must agree")
         return sample, marked[:, 0] > 0
 
-    def check_evaluation(self, options: dict[str, Any]) -> None:
-        from nextscale_video.evaluate import SampleOptions
-
-        SampleOptions.of(options)
-
     def evaluate_tokenizer(
-        self, tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device
+        self,
+        tokenizer: MultiscaleTokenizer,
+        data: DataSplits,
+        options: VideoEvaluationConfig,
+        context: EvaluationContext,
     ) -> dict[str, Any]:
         from nextscale_video.evaluate import evaluate_reconstruction
 
-        return evaluate_reconstruction(tokenizer, data, device)
+        return evaluate_reconstruction(tokenizer, data, context.device)
 
-    def evaluate_model(self, model: Model, data: DataSplits, options: dict[str, Any]) -> dict[str, Any]:
+    def evaluate_model(
+        self, model: TrainedModel, data: DataSplits, options: VideoEvaluationConfig, context: EvaluationContext
+    ) -> dict[str, Any]:
         from nextscale_video.evaluate import evaluate_prediction
 
         return evaluate_prediction(model, data)
 
     def evaluate_samples(
-        self, samples: Tensor, conditions: dict[str, Tensor], data: DataSplits, options: dict[str, Any]
+        self,
+        samples: Tensor,
+        conditions: dict[str, Tensor],
+        data: DataSplits,
+        options: VideoEvaluationConfig,
+        context: EvaluationContext,
     ) -> dict[str, Any]:
         from nextscale_video.evaluate import evaluate_samples
 
-        return evaluate_samples(samples, conditions, data, options)
+        return evaluate_samples(samples, conditions, data, options, context)
 
 
 def _read(path: Path, tokenizer: GridTokenizer, channels: int) -> tuple[Tensor, tuple[int, ...]]:
@@ -108,7 +113,3 @@ def _read(path: Path, tokenizer: GridTokenizer, channels: int) -> tuple[Tensor, 
 
 def _show(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _png(path: Path) -> Path:
-    return path if path.suffix else path.with_suffix(".png")

@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nextscale.builtin import digits_table
-from nextscale.conditioning import ConditionSpec
-from nextscale.data import Batch, DataSplits
-from nextscale.errors import DataError
-from nextscale.holdout import hold_out
-from nextscale.training.randomness import sample_seeds
+from nextscale.plugin import Batch, ConditionSpec, DataError, DataSplits, digits_table, hold_out, sample_seeds
 from nextscale_video.config import VideoDataConfig
 
 DIGIT = 8

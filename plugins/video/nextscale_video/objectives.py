@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nextscale.grid.layers import fold
-from nextscale.grid.objectives import TokenizerObjective
+from nextscale.plugin import TokenizerObjective, fold
 from nextscale_video.config import VideoTokenizerConfig
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from nextscale.data import Batch
-from nextscale.training.randomness import sample_seeds
+from nextscale.plugin import Batch, sample_seeds
 
 AUGMENTATION = 0x71DE0
 """Keeps augmentation apart from whatever else is drawn from the same seeds."""

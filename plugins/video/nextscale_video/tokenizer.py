@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
-from nextscale.errors import ConfigError, DataError
-from nextscale.grid import GridTokenizer, Layout, SegmentedTokenizer
-from nextscale.grid.convolutional import networks, residual_pyramid
-from nextscale.grid.networks import total_factor
+from nextscale.plugin import ConfigError, DataError, GridTokenizer, Layout, build_grid_tokenizer, total_factor
 from nextscale_video.config import VideoTokenizerConfig
 
 
@@ -26,21 +22,20 @@ def build_tokenizer(config: VideoTokenizerConfig, description: dict[str, Any]) -
     """
     shape = (description["frames"], description["height"], description["width"])
     strides = _strides(config)
-    factor = total_factor(strides, 3)
-    layout = Layout(3, causal=True, alone=config.first_alone)
-    _check(config, shape, factor)
-    pyramid = residual_pyramid(config, 3, len(config.scales))
-    encoder, decoder = networks(config, layout, description["channels"], strides)
-    if config.clips is None:
-        tokenizer = GridTokenizer(encoder, decoder, pyramid, config.scales, shape, factor, layout)
-    else:
-        sides = [scale[1:] for scale in config.scales]
-        tokenizer = SegmentedTokenizer(
-            encoder, decoder, pyramid, sides, shape, factor, layout, config.clips, config.carry
-        )
+    _check_frames(config, shape[0], total_factor(strides, 3)[0])
+    tokenizer = build_grid_tokenizer(
+        config,
+        channels=description["channels"],
+        shape=shape,
+        scales=config.scales,
+        strides=strides,
+        layout=Layout(3, causal=True, alone=config.first_alone),
+        segments=config.clips,
+        carry=config.carry,
+    )
     # Where what follows is to be drawn, what is known of it is a guess: a token that says what the whole clip is would
     # keep the guess.
-    tokenizer.whole = 0
+    tokenizer.keep_whole_up_to = 0
     return tokenizer
 
 
@@ -58,25 +53,11 @@ def _strides(config: VideoTokenizerConfig) -> list[tuple[int, int, int]]:
     return [(t, s, s) for t, s in zip(time, space, strict=True)]
 
 
-def _check(config: VideoTokenizerConfig, shape: tuple[int, ...], factor: tuple[int, ...]) -> None:
-    scales = config.scales
-    if any(b < a for one, two in pairwise(scales) for a, b in zip(one, two, strict=True)):
-        raise ConfigError(f"tokenizer.scales must not shrink, got {[list(scale) for scale in scales]}")
-    frames, *sides = shape
-    fits = (frames - 1) % factor[0] == 0 if config.first_alone else frames % factor[0] == 0
+def _check_frames(config: VideoTokenizerConfig, frames: int, factor: int) -> None:
+    fits = (frames - 1) % factor == 0 if config.first_alone else frames % factor == 0
     if not fits:
-        form = f"1 + {factor[0]} n" if config.first_alone else f"{factor[0]} n"
+        form = f"1 + {factor} n" if config.first_alone else f"{factor} n"
         raise DataError(
             f"clips of {frames} frames do not fit the tokenizer, which takes {form} (tokenizer.first_alone="
-            f"{str(config.first_alone).lower()}, temporal stride {factor[0]}): set data.frames"
-        )
-    latent = [1 + (frames - 1) // factor[0] if config.first_alone else frames // factor[0]]
-    latent += [-(-side // f) for side, f in zip(sides, factor[1:], strict=True)]
-    finest = scales[-1] if config.clips is None else (1, *scales[-1][1:])
-    if latent[0] < finest[0] or max(latent[1:]) < max(finest[1:]):
-        raise DataError(
-            f"clips of {frames} frames of {sides[0]} x {sides[1]} are too small: downsampled by "
-            f"{' x '.join(map(str, factor))} they are {' x '.join(map(str, latent))}, less than the finest scale "
-            f"{' x '.join(map(str, finest))}; use larger clips (data.frames, data.size), smaller tokenizer.scales, or "
-            "fewer tokenizer.multipliers"
+            f"{str(config.first_alone).lower()}, temporal stride {factor}): set data.frames"
         )

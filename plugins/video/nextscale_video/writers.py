@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -12,10 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from nextscale.errors import NextscaleError
-from nextscale.files import partial_name, remove, writing
-from nextscale.grid.layers import fold
-from nextscale.pictures import LEGIBLE, tile, to_uint8, write_png
+from nextscale.plugin import LEGIBLE_PIXELS, NextscaleError, fold, replacing, tile, to_uint8, write_png
 
 RATE = 8
 """Frames a second of what is written: clips are short, and motion should be seen."""
@@ -39,23 +36,14 @@ def write_clip(pieces: Iterable[Tensor], path: Path) -> Path:
     first = next(frames, None)
     if first is None:
         raise NextscaleError("no frames to write")
-    enlarge = max(1, -(-LEGIBLE // min(first.shape[:2])))
+    enlarge = max(1, -(-LEGIBLE_PIXELS // min(first.shape[:2])))
     shown = (frame.repeat(enlarge, 0).repeat(enlarge, 1) for frame in chain([first], frames))
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        movie = path.with_suffix(".mp4")
-        partials = [partial_name(path), partial_name(movie)]
-        try:
-            if find_spec("av") is not None:
-                shown = _mp4(shown, partials[1])
-            gif = map(_picture, shown)
-            next(gif).save(partials[0], "GIF", save_all=True, append_images=gif, duration=1000 // RATE, loop=0)
-            for partial, final in zip(partials, (path, movie), strict=True):
-                if partial.exists():
-                    os.replace(partial, final)
-        finally:
-            for partial in partials:
-                remove(partial)
+    with ExitStack() as files:
+        if find_spec("av") is not None:
+            shown = _mp4(shown, files.enter_context(replacing(path.with_suffix(".mp4"))))
+        partial = files.enter_context(replacing(path))
+        gif = map(_picture, shown)
+        next(gif).save(partial, "GIF", save_all=True, append_images=gif, duration=1000 // RATE, loop=0)
     return path
 
 
@@ -92,14 +80,9 @@ def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
     path = Path(path)
     gif = path.with_suffix(".gif")
     write_png(sheet, path)
-    with writing(gif):
-        partial = partial_name(gif)
-        try:
-            settings = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // RATE, "loop": 0}
-            pictures[0].save(partial, "GIF", **settings)
-            os.replace(partial, gif)
-        finally:
-            remove(partial)
+    with replacing(gif) as partial:
+        settings = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // RATE, "loop": 0}
+        pictures[0].save(partial, "GIF", **settings)
     return path
 
 

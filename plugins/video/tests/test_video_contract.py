@@ -12,7 +12,7 @@ from torch import Tensor
 from nextscale.grid import GridTokenizer
 from nextscale.testing import ModalityContract
 from nextscale.testing.helpers import randomize
-from nextscale.tokenizer import MultiscaleTokenizer
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale_video.config import VideoDataConfig, VideoTokenizerConfig
 from nextscale_video.modality import VideoModality
 

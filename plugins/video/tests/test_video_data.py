@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nextscale.errors import DataError, NextscaleError
-from nextscale.training.randomness import sample_seeds
+from nextscale.randomness import sample_seeds
 from nextscale_video import data
 from nextscale_video.config import VideoDataConfig
 from nextscale_video.data import open_videos, read

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 import nextscale
 from nextscale.api import Model
-from nextscale.continuation import go_on, held, predict
+from nextscale.config.run import load_config, parse_options
 from nextscale.errors import ConfigError, DataError, NextscaleError
 from nextscale.grid import SegmentedTokenizer
-from nextscale.runconfig import load_config
+from nextscale.sampling.continuation import go_on, held, predict
 from nextscale.training.run import train
 from nextscale_cli.main import app
 from nextscale_video import evaluate
+from nextscale_video.config import VideoEvaluationConfig
 from nextscale_video.evaluate import evaluate_prediction, evaluate_reconstruction, evaluate_samples, known_frames
 from nextscale_video.readers import read_file
 from nextscale_video.tokenizer import build_tokenizer
@@ -162,18 +163,18 @@ def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(made[:, :, :5], clips[:, :, :5]), "what is known stays as it was"
     assert not torch.equal(made, held(clips, 5)), "the rest is drawn"
     drawn = model.generate(4)
-    quality = evaluate_samples(drawn.samples, drawn.conditions, data, {"classifier_epochs": 1})
+    quality = evaluate_samples(drawn.samples, drawn.conditions, data, VideoEvaluationConfig(classifier_epochs=1))
     assert {"frechet_small_3d", "frechet_small_3d_floor", "motion_histogram_floor", "flicker_real"} <= quality.keys()
     assert 0 <= quality["steady"] <= 1 and 0 <= quality["classifier_accuracy"] <= 1
-    alone = evaluate_samples(drawn.samples[:1], drawn.conditions, data, {"classifier_epochs": 1})
+    alone = evaluate_samples(drawn.samples[:1], drawn.conditions, data, VideoEvaluationConfig(classifier_epochs=1))
     assert alone["compared_clips"] == 1 and quality.keys() - alone.keys() == {
         "frechet_small_3d",
         "frechet_small_3d_floor",
     }
-    with pytest.raises(ConfigError, match="unknown evaluation option 'sede'; did you mean 'seed'"):
-        model.modality.check_evaluation({"sede": 1})
-    with pytest.raises(ConfigError, match=r"extractor=.*does not point to a file"):
-        model.modality.check_evaluation({"extractor": "none.pt"})
+    with pytest.raises(ConfigError, match="unknown key eval.sede; did you mean 'seed'"):
+        parse_options("video", ["eval.sede=1"])
+    with pytest.raises(ConfigError, match=r"eval.extractor = .*does not point to a file"):
+        parse_options("video", ["eval.extractor=none.pt"])
     with pytest.raises(DataError, match="both must agree"):
         evaluate_samples(drawn.samples[:, :, :5], {}, data)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nextscale.errors import DataError, unknown
+from nextscale.plugin import DataError, unknown
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_folder
 from nextscale_graph.readers.generators import GENERATORS, generate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_graph.readers.raw import SPLITS, RawGraphs, checked
 
 REQUIRED = ("num_nodes", "edges", "edge_offsets")

@@ -7,7 +7,7 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.readers.raw import RawGraphs, checked
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_graph.readers.raw import RawGraphs, checked
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_graph.graphs import GraphBatch, single
 
 SPLITS = ("train", "val", "test")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.errors import DataError, NextscaleError
+from nextscale.plugin import DataError, NextscaleError
 from nextscale_graph.graphs import GraphBatch, single
 from nextscale_graph.readers.raw import RawGraphs
 

@@ -28,7 +28,7 @@ def import_run(
 
     Sizes and variants are told from names and shapes. Training checkpoints, which hold both models, are taken too.
     """
-    from nextscale.store import refuse_existing
+    from nextscale.plugin import refuse_existing
     from nextscale_cli.tables import print_results
     from nextscale_image.published.convert import import_var
 
@@ -47,7 +47,7 @@ def export_run(
     transformer: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the transformer.")] = None,
 ) -> None:
     """Write a run's models to .pth files under published VAR's names, in float32."""
-    from nextscale.errors import ConfigError
+    from nextscale.plugin import ConfigError
     from nextscale_image.published.export import export_var
 
     if tokenizer is None and transformer is None:
@@ -57,7 +57,7 @@ def export_run(
 
 
 def _sides(text: str | None) -> list[int] | None:
-    from nextscale.errors import ConfigError
+    from nextscale.plugin import ConfigError
 
     if text is None:
         return None

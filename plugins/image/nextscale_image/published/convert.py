@@ -10,12 +10,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nextscale.conditioning import ConditionSpec
-from nextscale.errors import CheckpointError, ConfigError
-from nextscale.runconfig import RunConfig, make_config
-from nextscale.store import new_transformer, save_run
-from nextscale.training.meta import without_memory
-from nextscale.transformer import ScaleTransformer
+from nextscale.plugin import (
+    CheckpointError,
+    ConditionSpec,
+    ConfigError,
+    GridTokenizer,
+    RunConfig,
+    ScaleTransformer,
+    make_config,
+    new_transformer,
+    save_run,
+    without_memory,
+)
 from nextscale_image.config import ImageTokenizerConfig
 from nextscale_image.published import detect
 from nextscale_image.published.files import read_state
@@ -27,7 +33,7 @@ from nextscale_image.published.names import (
     publish_tokenizer,
     publish_transformer,
 )
-from nextscale_image.tokenizer import ImageTokenizer
+from nextscale_image.tokenizer import build_tokenizer
 
 M = TypeVar("M", bound=nn.Module)
 PLACEHOLDER = "IMAGE_FOLDER"
@@ -43,7 +49,7 @@ class Imported:
 
     config: RunConfig
     description: dict[str, Any]
-    tokenizer: ImageTokenizer
+    tokenizer: GridTokenizer
     transformer: ScaleTransformer | None
     extra: dict[str, State]
 
@@ -52,7 +58,7 @@ class Imported:
         return {name: model for name, model in both.items() if model is not None}
 
     def save(self, run: Path) -> None:
-        """Write the run; raises as ``nextscale.store.save_run``."""
+        """Write the run; raises as ``nextscale.storage.models.save_run``."""
         save_run(run, self.config, self.description, self.tokenizer, self.transformer, self.extra)
 
 
@@ -101,11 +107,9 @@ def assemble(
     return Imported(config, description, tokenizer, transformer, {EXTRA: extra})
 
 
-def _tokenizer(
-    state: Mapping[str, Tensor], config: ImageTokenizerConfig, description: dict[str, Any]
-) -> ImageTokenizer:
+def _tokenizer(state: Mapping[str, Tensor], config: ImageTokenizerConfig, description: dict[str, Any]) -> GridTokenizer:
     with without_memory():
-        model = ImageTokenizer(config, description)
+        model = build_tokenizer(config, description)
     expected = publish_tokenizer(model.state_dict(), config)
     # How often each code was used belongs to the scales it was counted at; published code, too, forgets it with them.
     counts = "quantize.ema_vocab_hit_SV"
@@ -116,7 +120,7 @@ def _tokenizer(
 
 
 def _transformer(
-    state: Mapping[str, Tensor], config: RunConfig, tokenizer: ImageTokenizer
+    state: Mapping[str, Tensor], config: RunConfig, tokenizer: GridTokenizer
 ) -> tuple[ScaleTransformer, State]:
     """The model, and what it adds up."""
     condition = ConditionSpec(name="label", size=detect.num_classes(state))

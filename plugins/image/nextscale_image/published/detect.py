@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextscale.errors import CheckpointError
+from nextscale.plugin import CheckpointError
 
 SCHEDULES = (
     (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),

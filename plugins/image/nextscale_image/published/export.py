@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from nextscale.conditioning import ConditionSpec
-from nextscale.errors import ConfigError
-from nextscale.files import fsync, load_tensors, partial_name, remove, writing
-from nextscale.store import load_tokenizer, load_transformer, stored_config
-from nextscale.transformer import ScaleTransformer
+from nextscale.plugin import (
+    ConditionSpec,
+    ConfigError,
+    GridTokenizer,
+    ScaleTransformer,
+    load_tensors,
+    load_tokenizer,
+    load_transformer,
+    replacing,
+    stored_config,
+)
 from nextscale_image.config import ImageTokenizerConfig
 from nextscale_image.published.convert import EXTRA
 from nextscale_image.published.detect import NORM_GROUPS
 from nextscale_image.published.names import State, constants, publish_tokenizer, publish_transformer
-from nextscale_image.tokenizer import ImageTokenizer
 
 
 def publish(run: Path, transformer: bool = True) -> tuple[State, State | None]:
@@ -33,7 +38,7 @@ def publish(run: Path, transformer: bool = True) -> tuple[State, State | None]:
         raise ConfigError(f"{run} is a run of modality {stored['modality']}: published VAR is of images")
     config = ImageTokenizerConfig.model_validate(stored["tokenizer"])
     tokenizer = load_tokenizer(run)
-    assert isinstance(tokenizer, ImageTokenizer)
+    assert isinstance(tokenizer, GridTokenizer)
     _check_tokenizer(run, config, tokenizer)
     stage1 = publish_tokenizer(tokenizer.state_dict(), config)
     if not transformer:
@@ -61,23 +66,17 @@ def export_var(run: Path, tokenizer: Path | None = None, transformer: Path | Non
         if path.exists():
             raise ConfigError(f"{path} exists: name another file")
     stage1, stage2 = publish(run, transformer is not None)
-    try:
+    # Both, or neither: each takes its place once all are written.
+    with ExitStack() as written:
         for path, state in ((tokenizer, stage1), (transformer, stage2)):
             if path is not None and state is not None:
-                with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with partial_name(path).open("wb") as file:
-                        torch.save(state, file)
-                    fsync(partial_name(path))
-        for path in files:
-            os.replace(partial_name(path), path)
-    finally:
-        for path in files:
-            remove(partial_name(path))
+                partial = written.enter_context(replacing(path))
+                with partial.open("wb") as file:
+                    torch.save(state, file)
     return files
 
 
-def _check_tokenizer(run: Path, config: ImageTokenizerConfig, tokenizer: ImageTokenizer) -> None:
+def _check_tokenizer(run: Path, config: ImageTokenizerConfig, tokenizer: GridTokenizer) -> None:
     groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
     for name, value, needed in (
         ("norm_groups", sorted(groups), [NORM_GROUPS]),

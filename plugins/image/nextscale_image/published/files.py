@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextscale.errors import CheckpointError
-from nextscale.files import load_tensors, one_line
+from nextscale.plugin import CheckpointError, load_tensors, one_line
 from nextscale_image.published.names import State
 
 MARKERS = {"tokenizer": "quantize.embedding.weight", "transformer": "word_embed.weight"}

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from nextscale.conditioning import ConditionSpec
-from nextscale.pyramid import Schedule
+from nextscale.plugin import ConditionSpec, Schedule
 from nextscale_image.config import ImageTokenizerConfig
 
 State = dict[str, Tensor]

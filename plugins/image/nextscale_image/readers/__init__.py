@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nextscale.errors import DataError, unknown
+from nextscale.plugin import DataError, unknown
 from nextscale_image.readers.arrays import read_digits, read_npz
 from nextscale_image.readers.folder import read_folder
 from nextscale_image.readers.huggingface import is_saved_dataset, read_hub, read_saved_dataset

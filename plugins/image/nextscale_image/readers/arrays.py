@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextscale.builtin import digits_table
-from nextscale.errors import DataError
-from nextscale.holdout import hold_out
+from nextscale.plugin import DataError, digits_table, hold_out
 from nextscale_image.readers.raw import ArrayImages, RawSplit, RawSplits
 
 DIGITS_TEST_SHARE = 0.1

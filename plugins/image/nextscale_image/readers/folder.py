@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_image.readers.raw import FileImages, RawSplit, RawSplits
 
 SUFFIXES = frozenset(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_image.readers.raw import RawSplit, RawSplits, TableImages
 
 log = logging.getLogger("nextscale.image")

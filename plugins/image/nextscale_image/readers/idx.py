@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextscale.errors import DataError
+from nextscale.plugin import DataError
 from nextscale_image.readers.raw import ArrayImages, RawSplit, RawSplits
 
 UNSIGNED_BYTE = 0x08

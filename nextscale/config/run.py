@@ -1,0 +1,251 @@
+"""Loading a run's configuration: preset < configuration file < ``key=value`` overrides. No torch here.
+
+Everything that is wrong in any of the three becomes a ``ConfigError`` of one line: the full dotted key, the
+value given, what is allowed, and where the value came from.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, Field, create_model
+
+from nextscale.config.sections import RunConfig
+from nextscale.config.tree import Tree, dump_value, members, parse_override, read_yaml
+from nextscale.errors import ConfigError, PluginError, unknown
+from nextscale.modality import ModalityConfig, ModalitySpec
+from nextscale.plugins import discover, modality_config
+
+NO_PRESET = "none"
+
+
+def run_config_model(modality: str) -> type[RunConfig]:
+    """The pydantic model of a run's configuration for one modality.
+
+    Raises:
+        PluginError: the modality is unknown or its configuration is broken.
+    """
+    return _run_config_model(modality_config(modality))
+
+
+@lru_cache
+def _run_config_model(sections: ModalityConfig) -> type[RunConfig]:
+    fields: dict[str, Any] = {
+        "data": (sections.data, Field(default_factory=sections.data)),
+        "tokenizer": (sections.tokenizer, Field(default_factory=sections.tokenizer)),
+    }
+    return create_model("RunConfig", __base__=RunConfig, __module__=__name__, __doc__=RunConfig.__doc__, **fields)
+
+
+def load_config(
+    modality: str | None = None,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    default_modality: str | None = None,
+    start: str | Path | None = None,
+) -> RunConfig:
+    """Resolve a run's configuration: preset < file < overrides.
+
+    Args:
+        modality: its name; None takes the file's ``modality`` key, then ``default_modality``.
+        preset: a preset's name, ``none`` for bare defaults; None takes the file's ``preset`` key, then the
+            modality's default preset.
+        file: a YAML file; a run's ``config.yaml`` is better read with ``load_run_config``.
+        overrides: ``a.b.c=value``, the value in YAML; sequences also as ``1,2,3``.
+        start: a run to fine-tune: without a preset, its settings stand in for one, and ``training.init`` is its folder.
+
+    Raises:
+        ConfigError: a file, key, value or preset is wrong.
+        PluginError: the modality is unknown or broken.
+    """
+    layer = read_yaml(file) if file is not None else {}
+    base: dict[str, Any] = {}
+    if start is not None:
+        base = read_yaml(Path(start) / "config.yaml")
+        default_modality = base.get("modality", default_modality)
+    spec, model = _modality(modality, layer, file, overrides, default_modality)
+    named = _override_of("preset", overrides) or preset
+    if named is None:
+        # A file that says `preset: null` wants none; one that is silent wants the default.
+        named = layer.get("preset", spec.default_preset if start is None else None)
+
+    tree = Tree(model)
+    if named not in (None, NO_PRESET):
+        path = _preset_path(spec, named)
+        settings = read_yaml(path)
+        if settings.get("modality", spec.name) != spec.name or "preset" in settings:
+            raise ConfigError(f"preset {named}: a preset names no other preset or modality ({path})")
+        tree.merge(settings, f"preset {named}")
+    elif start is not None:
+        if base.get("modality") != spec.name:
+            raise ConfigError(f"{start} is a run of modality {base.get('modality')!r}, not {spec.name!r}")
+        tree.merge(base, f"{start}/config.yaml")
+    if start is not None:
+        tree.merge({"training": {"init": str(Path(start).resolve())}}, "the run to start from")
+    tree.merge(layer, str(file))
+    tree.override(overrides)
+    tree.values.update(modality=spec.name, preset=named)
+    return tree.validate()
+
+
+def make_config(modality: str, settings: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration from ``settings`` instead of a preset (``source`` says in errors where they came from).
+
+    Raises:
+        ConfigError, PluginError: as ``load_config``.
+    """
+    tree = Tree(run_config_model(modality))
+    tree.merge(settings, source)
+    tree.override(overrides)
+    tree.values["modality"] = modality
+    return tree.validate()
+
+
+def load_run_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration a run was saved with (its ``config.yaml``, or the run's folder), then overrides.
+
+    Its preset is not applied again: what the run was trained with holds, even where the preset has changed
+    since or is gone.
+
+    Raises:
+        ConfigError, PluginError: as ``load_config``.
+    """
+    file = Path(file)
+    file = file / "config.yaml" if file.is_dir() else file
+    layer = read_yaml(file)
+    _, model = _modality(None, layer, file, overrides, None)
+    tree = Tree(model)
+    tree.merge(layer, str(file))
+    tree.override(overrides)
+    return tree.validate()
+
+
+def parse_section(model: type[BaseModel], overrides: Sequence[str]) -> dict[str, Any]:
+    """Only what ``overrides`` set of one section, checked: ``["top_k=3,2"]`` -> ``{"top_k": (3, 2)}``.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    tree = Tree(model)
+    tree.override(overrides)
+    checked = tree.validate()
+    return {name: getattr(checked, name) for name in tree.values}
+
+
+def parse_options(modality: str, overrides: Sequence[str]) -> BaseModel:
+    """The modality's evaluation options from ``eval.KEY=VALUE`` texts.
+
+    Raises:
+        ConfigError: an unknown option (names the nearest), or a wrong value. PluginError: an unknown modality.
+    """
+    section = modality_config(modality).evaluation
+    fields: dict[str, Any] = {"eval": (section, Field(default_factory=section))}
+    tree = Tree(create_model("Options", **fields))
+    tree.override(overrides)
+    return tree.validate().eval
+
+
+def presets(modality: str) -> dict[str, Path]:
+    """The presets of a modality, by name."""
+    return _presets(discover().get(modality))
+
+
+def preset_summary(path: Path) -> str:
+    """What a preset says of itself: the comment it opens with, its first line."""
+    first = next(iter(path.read_text(encoding="utf-8").splitlines()), "")
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def dump_config(config: BaseModel, comments: bool = False) -> str:
+    """YAML that ``load_config`` reads back to an equal configuration; ``comments`` adds the descriptions."""
+    values = config.model_dump(mode="json")
+    return "".join(_dump_field(config, name, values[name], comments) for name in type(config).model_fields)
+
+
+def _modality(
+    modality: str | None,
+    layer: dict[str, Any],
+    file: str | Path | None,
+    overrides: Sequence[str],
+    default: str | None,
+) -> tuple[ModalitySpec, type[RunConfig]]:
+    asked = _override_of("modality", overrides) or modality
+    named = layer.get("modality")
+    if asked is not None and named is not None and asked != named:
+        raise ConfigError(f"{file} is for modality {named!r}, not {asked!r}: name one modality only")
+    name = asked or named or default
+    if name is None:
+        known = ", ".join(sorted(discover().modalities)) or "none"
+        where = f"{file} names no modality" if file is not None else "no modality is named"
+        raise ConfigError(f"{where} (known: {known})")
+    if not isinstance(name, str):
+        raise ConfigError(f"modality = {name!r} is wrong: should be a name (from {file})")
+    try:
+        return discover().get(name), run_config_model(name)
+    except PluginError as error:
+        if asked is None and named is not None:
+            raise PluginError(f"{file}: {error}") from error
+        raise
+
+
+def _override_of(key: str, overrides: Sequence[str]) -> str | None:
+    """The value of the last override of a top-level key that must be known before the rest can be read."""
+    given = [value for path, value in map(parse_override, overrides) if path == (key,)]
+    return given[-1] if given else None
+
+
+def _presets(spec: ModalitySpec) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(spec.presets.glob("*.yaml"))}
+
+
+def _preset_path(spec: ModalitySpec, name: Any) -> Path:
+    known = _presets(spec)
+    if name not in known:
+        raise ConfigError(f"{unknown('preset', str(name), [*known, NO_PRESET])} of modality {spec.name}")
+    return known[name]
+
+
+def _dump_field(config: BaseModel, name: str, value: Any, comments: bool) -> str:
+    field = type(config).model_fields[name]
+    member = getattr(config, name)
+    note = ""
+    if comments:
+        text = field.description or (_first_paragraph(type(member)) if isinstance(member, BaseModel) else "")
+        choices = _choices(field.annotation)
+        text = " ".join(filter(None, [text, f"One of: {', '.join(choices)}." if choices else ""]))
+        note = "".join(f"# {line}\n" for line in textwrap.wrap(text, 100))
+    if isinstance(member, BaseModel) and type(member).model_fields:
+        inner = "".join(_dump_field(member, key, value[key], comments) for key in type(member).model_fields)
+        gap = "\n" if comments else ""
+        return f"{gap}{note}{name}:\n{textwrap.indent(inner, '  ')}"
+    return note + dump_value(name, value)
+
+
+def _first_paragraph(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words a field accepts, where it accepts only certain words (and perhaps None or something else)."""
+    words = [word for m in members(annotation) if get_origin(m) is Literal for word in get_args(m)]
+    return [str(word) for word in words]
+
+
+__all__ = [
+    "NO_PRESET",
+    "dump_config",
+    "load_config",
+    "load_run_config",
+    "make_config",
+    "parse_options",
+    "parse_section",
+    "preset_summary",
+    "presets",
+    "run_config_model",
+]

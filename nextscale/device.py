@@ -1,0 +1,60 @@
+"""Which device to compute on, what it computes in, and whether it can compile."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from nextscale.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes this process's own GPU where there is one, and so does ``cuda``.
+
+    Raises:
+        ConfigError: torch knows no such device, or this machine has none.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; it should be auto, cpu, cuda, cuda:1 or the like") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = torch.accelerator.device_count() if accelerator and accelerator.type == device.type else 0
+    if not count:
+        raise ConfigError(f"device {name!r} is not available on this machine; auto takes what there is")
+    if device.index is None:
+        device = torch.device(device.type, local)
+    if device.index >= count:
+        raise ConfigError(f"device {str(device)!r} is not available: this machine has {count} of them, from 0")
+    return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype to autocast to, or None for fp32. ``auto`` is bf16 where the device computes it faster."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def check_compiler(model: nn.Module) -> None:
+    """Raise ConfigError where torch.compile would find no compiler for ``model``'s device."""
+    if any(p.is_cuda for p in model.parameters()):
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes seconds to import
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        message = "torch.compile needs a C++ compiler, and none was found: install g++, or set compile=false"
+        raise ConfigError(message) from error

@@ -1,0 +1,84 @@
+"""The few questions that training asks of torch.distributed; everything works in a single process too."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# The other processes wait while the first one tokenizes a data set, or draws samples.
+TIMEOUT = timedelta(hours=12)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group that torchrun set up (nccl on CUDA, gloo elsewhere); nothing where there is none."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum over processes (in place)."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(tensor: Tensor) -> list[Tensor]:
+    """What every process holds, in their order; the same shape everywhere."""
+    if world_size() == 1:
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return parts
+
+
+def on_main(function: Callable[[], Any]) -> None:
+    """Call ``function`` on the first process while the others wait; if it fails they leave without a word."""
+    problem: BaseException | None = None
+    if is_main():
+        try:
+            function()
+        except BaseException as error:  # told to the others first, or they would wait for ever
+            problem = error
+    if world_size() > 1:
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        failed = bool(total(torch.tensor(float(problem is not None), device=device)))
+        if failed and problem is None:
+            sys.exit(1)
+    if problem is not None:
+        raise problem

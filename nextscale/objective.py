@@ -1,0 +1,41 @@
+"""What one optimizer minimises: a module whose forward is the loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from nextscale.data import Batch
+from nextscale.randomness import Draws
+
+
+class Objective(nn.Module, ABC):
+    """A loss and the module it trains. Its forward is what DistributedDataParallel wraps.
+
+    ``model`` is the module that is saved, averaged (EMA) and optimised. Anything else the loss needs (a frozen
+    tokenizer, an opponent) is kept out of the module tree, so that it is neither trained nor saved here.
+    Several objectives may alternate on the same batch (a tokenizer and its discriminator).
+    """
+
+    name: str
+    model: nn.Module
+    lr: float | None = None
+    """Peak learning rate; None takes the stage's."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss (a scalar) and named scalars to log, all over this process's share of the batch.
+
+        All randomness comes from ``draws``, which gives a sample the same numbers whatever the process count.
+        """
+
+    def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Scalars (means over the batch) of ``model``, which is ``self.model`` or its moving average.
+
+        ``loss`` decides which weights are kept. An opponent's objective returns nothing.
+        """
+        return {}
+
+    def after_step(self, step: int, draws: Draws) -> None:
+        """Called after the optimizer's step, on every process alike."""

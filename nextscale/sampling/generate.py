@@ -1,0 +1,242 @@
+"""Sampling: run the tokenizer's state machine with the transformer's predictions.
+
+``generate`` draws scale after scale. With ``known`` tokens it edits: it takes over kept tokens and draws the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextscale.config.sections import SamplingConfig
+from nextscale.errors import ConfigError, NextscaleError, unknown
+from nextscale.sampling.scale import ScaleSettings, draw_scale, soften, where_chosen
+from nextscale.tokens.capabilities import EditsPlaces, MeetsRequirements, MixesCodes, ability
+from nextscale.tokens.inputs import ScaleInput
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.space import Codes, Generators
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
+from nextscale.transformer import KVCache, ScaleTransformer
+
+NAMED_SCALES = 16
+"""Where the number of scales depends on what is drawn: so many scales bear every name that there is."""
+
+
+@dataclass
+class Generation:
+    """What ``generate`` drew: tokens of each scale (B L_k), which of them are no padding (None: all), and the state
+    before the first and after each scale."""
+
+    tokens: list[Tensor]
+    states: list[Any]
+    masks: list[Tensor | None] = field(default_factory=list)
+
+    @property
+    def state(self) -> Any:
+        return self.states[-1]
+
+    def pyramid(self, schedule: Schedule) -> TokenPyramid:
+        return TokenPyramid.pack(self.tokens, schedule)
+
+
+def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
+    """t of (1 + t) conditional - t unconditional at scale k."""
+    if config.guidance_schedule == "constant" or num_scales == 1:
+        return config.guidance
+    return config.guidance * k / (num_scales - 1)
+
+
+def check_sampling(
+    config: SamplingConfig, tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, num_scales: int
+) -> None:
+    """Raise ConfigError where per-scale settings do not match the scales, or steps need training."""
+    names = tokenizer.scale_names(max(num_scales, NAMED_SCALES) if tokenizer.adaptive else num_scales)
+    for name in ("temperature", "top_k", "top_p", "steps"):
+        value = getattr(config, name)
+        for key in value if isinstance(value, dict) else ():
+            if key not in names:
+                raise ConfigError(f"sampling.{name}: {unknown('scale', key, set(names))}")
+        if isinstance(value, tuple) and tokenizer.adaptive:
+            raise ConfigError(f"sampling.{name} has {len(value)} values; here scales differ between samples: give one")
+        if isinstance(value, tuple) and len(value) != num_scales:
+            raise ConfigError(f"sampling.{name} has {len(value)} values; this model has {num_scales} scales")
+    steps = config.steps if isinstance(config.steps, tuple) else (config.steps,)
+    if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
+        what = "steps > 1" if max(steps) > 1 else "reveal=groups"
+        raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
+    known = tokenizer.requirements if isinstance(tokenizer, MeetsRequirements) else ()
+    if config.require is not None and config.require not in known:
+        raise ConfigError(f"sampling.require: {unknown('requirement', config.require, known)}")
+    if config.require is not None and config.smooth:
+        raise ConfigError("sampling.require redraws tokens, of which smooth sampling has none")
+    if config.smooth and not (isinstance(transformer.token_space, Codes) and isinstance(tokenizer, MixesCodes)):
+        raise ConfigError("sampling.smooth mixes codes, which this model's tokenizer cannot: set smooth=false")
+
+
+@torch.inference_mode()
+def generate(
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    num_samples: int,
+    conditions: Mapping[str, Tensor] | None = None,
+    config: SamplingConfig | None = None,
+    generator: Generators = None,
+    schedule: Schedule | None = None,
+    known: TokenPyramid | None = None,
+    keep: Tensor | None = None,
+    anchored: bool = False,
+    start: Any = None,
+) -> Generation:
+    """Draw ``num_samples`` samples.
+
+    Args:
+        conditions: tensors with first axis B; an absent one is null.
+        generator: one for the batch, or one per sample (sample i then does not depend on its batch mates).
+        schedule: other than the tokenizer's default (needs positions computed from coordinates).
+        known, keep: editing: where ``keep`` (B L booleans) is True, the token of ``known`` is taken.
+        anchored: also hold the state, at the places that are kept at the finest scale, to what it is under ``known``
+            alone. Tokens drawn at coarse scales reach into what is kept, and its finer tokens, which were chosen to
+            follow others, would no longer fit. (The states then hold more than the tokens tell.)
+        start: a state to go on from (``Completes.begin_with``), instead of the initial one.
+
+    Raises:
+        ConfigError, NextscaleError: settings or conditions that this model cannot take.
+    """
+    config = config or SamplingConfig()
+    conditions = dict(conditions or {})
+    transformer.conditioner.check(conditions)
+    if isinstance(generator, Sequence) and len(generator) != num_samples:
+        raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one per sample")
+    edit = None if known is None or keep is None else _Edit(tokenizer, known, keep)
+    schedule = schedule if known is None else known.schedule
+    state = tokenizer.initial_state(num_samples, conditions, schedule) if start is None else start
+    check_sampling(config, tokenizer, transformer, tokenizer.num_scales(state))
+    capacity = (schedule or transformer.schedule).length
+    predictor = _Predictor(transformer, conditions, num_samples, config, capacity)
+    result = Generation([], [state])
+    anchor = state if anchored and edit is not None else None
+    k = 0 if start is None else tokenizer.num_scales(start) - 1
+    while k < tokenizer.num_scales(state):
+        inputs, num_scales = tokenizer.scale_input(state, k), tokenizer.num_scales(state)
+        kept = None if edit is None else edit.kept(k)
+        settings = ScaleSettings.at(config, k, tokenizer.scale_names(k + 1)[k])
+        predict = partial(predictor, inputs, guidance_at(config, k, num_scales))
+        draw = partial(draw_scale, predict, transformer, inputs, num_samples, settings, generator)
+        tokens, logits = draw(kept)
+        if config.smooth:
+            weights = soften(logits, tokens, settings, k / max(1, num_scales - 1), generator, kept)
+            state = ability(tokenizer, MixesCodes).update_soft(state, k, weights)
+        else:
+            tokens, state = _redraw_until_satisfied(tokenizer, state, k, tokens, draw, kept, config)
+        if anchor is not None and edit is not None:
+            anchor = tokenizer.update(anchor, k, edit.known.scale(k))
+            state = ability(tokenizer, EditsPlaces).splice(state, anchor, edit.keep)
+        result.tokens.append(tokens)
+        result.masks.append(inputs.mask)
+        result.states.append(state)
+        k += 1
+    return result
+
+
+class _Predictor:
+    """The transformer under conditions and guidance: what sampling sets up once, and the logits of one scale."""
+
+    def __init__(
+        self,
+        transformer: ScaleTransformer,
+        conditions: Mapping[str, Tensor],
+        num_samples: int,
+        config: SamplingConfig,
+        capacity: int,
+    ) -> None:
+        self.transformer = transformer
+        cond_BD = transformer.conditioner(conditions, num_samples)
+        self.guided = config.guidance > 0 and transformer.conditioner.guides(conditions)
+        if self.guided:
+            cond_BD = torch.cat([cond_BD, transformer.conditioner({}, num_samples)])
+        self.modulation = transformer.modulation(cond_BD)
+        self.cache = KVCache(capacity)
+
+    def __call__(self, inputs: ScaleInput, guidance: float, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
+        """B L_k num_logits, -inf where a token is not legal; ``revealed`` as the transformer takes it."""
+        seen = inputs
+        if self.guided:
+            seen = _doubled(inputs)
+            revealed = None if revealed is None else (torch.cat([revealed[0]] * 2), torch.cat([revealed[1]] * 2))
+        logits = self.transformer(seen, self.modulation, self.cache, revealed)
+        if self.guided:
+            logits, null = logits.chunk(2)
+            logits = (1 + guidance) * logits - guidance * null
+        return logits if inputs.legal is None else logits.masked_fill(~inputs.legal, -torch.inf)
+
+
+@dataclass(frozen=True)
+class _Edit:
+    """Known tokens, and which of them are kept (B L booleans)."""
+
+    tokenizer: MultiscaleTokenizer
+    known: TokenPyramid
+    keep: Tensor
+
+    def kept(self, k: int) -> tuple[Tensor, Tensor] | None:
+        """The tokens of scale k and which of them are kept; None where they have no place.
+
+        The known tokens of an adaptive tokenizer have a place only as long as all tokens before them are kept.
+        """
+        if self.tokenizer.adaptive and not self._all_kept(k):
+            return None
+        return self.known.scale(k), self.keep[:, self.known.schedule.span(k)]
+
+    def _all_kept(self, k: int) -> bool:
+        """Whether all tokens of scales up to k are kept."""
+        if k >= len(self.known.schedule):
+            return False
+        stop, mask = self.known.schedule.offsets[k + 1], self.known.mask
+        kept = self.keep[:, :stop] if mask is None else self.keep[:, :stop] | ~mask[:, :stop]
+        return bool(kept.all())
+
+
+def _doubled(inputs: ScaleInput) -> ScaleInput:
+    """The same inputs for the conditional and the unconditional half of guidance.
+
+    What a stem of the modality's own reads stays as it is: it sees one half, and the other is the same.
+    """
+
+    def tile(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else torch.cat([tensor] * 2)
+
+    number = inputs.num_samples if inputs.features is None else 2 * inputs.num_samples
+    coordinates = inputs.coordinates if inputs.coordinates.dim() == 2 else torch.cat([inputs.coordinates] * 2)
+    doubled = {"features": tile(inputs.features), "mask": tile(inputs.mask), "coordinates": coordinates}
+    return replace(inputs, num_samples=number, **doubled)
+
+
+def _redraw_until_satisfied(
+    tokenizer: MultiscaleTokenizer,
+    before: Any,
+    k: int,
+    tokens: Tensor,
+    draw: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]],
+    kept: tuple[Tensor, Tensor] | None,
+    config: SamplingConfig,
+) -> tuple[Tensor, Any]:
+    """Tokens B L_k, drawn again for the samples that lose the property ``config.require``, and the state after them."""
+    state = tokenizer.update(before, k, tokens)
+    if config.require is None:
+        return tokens, state
+    judge = ability(tokenizer, MeetsRequirements)
+    for _ in range(config.tries):
+        good_B = judge.satisfies(config.require, state)
+        if bool(good_B.all()):
+            break
+        held = good_B[:, None].expand(tokens.shape[:2])
+        if kept is not None:
+            tokens, held = where_chosen(kept[1], kept[0], tokens), held | kept[1]
+        tokens = draw((tokens, held))[0]
+        state = tokenizer.update(before, k, tokens)
+    return tokens, state

@@ -1,0 +1,83 @@
+"""In-scale steps by groups: which tokens of a scale may be drawn together, and the loss that trains for it.
+
+A tokenizer may put each token of a scale into a group (``ScaleInput.groups``): tokens of one group depend on each other
+and are drawn one after another, tokens of different groups together. A scale then takes as many sub-steps as its
+largest group has tokens. One group for all is a token at a time, a group each is the whole scale at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nextscale.randomness import Draws
+from nextscale.tokens.pyramid import TokenPyramid
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def rank_in_group(groups_BL: Tensor, priority_BL: Tensor, valid_BL: Tensor | None = None) -> Tensor:
+    """B L integers: the place of each token within its group, by ascending priority (in [0, 1)).
+
+    Tokens that are not ``valid`` are no part of any group; their rank is L.
+    """
+    length = groups_BL.shape[1]
+    key = groups_BL.double() + priority_BL.double()
+    if valid_BL is not None:
+        key = key.masked_fill(~valid_BL, torch.inf)
+    order = key.argsort(1)
+    sorted_BL = groups_BL.gather(1, order)
+    place = torch.arange(length, device=order.device).expand_as(order)
+    begins = torch.ones_like(sorted_BL, dtype=torch.bool)
+    begins[:, 1:] = sorted_BL[:, 1:] != sorted_BL[:, :-1]
+    rank = place - torch.where(begins, place, 0).cummax(1).values
+    ranks = torch.empty_like(rank).scatter_(1, order, rank)
+    return ranks if valid_BL is None else ranks.masked_fill(~valid_BL, length)
+
+
+def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """What a random sub-step of each scale has revealed, B L booleans, and what each token's loss then counts, B L.
+
+    A scale whose largest group has G tokens takes G sub-steps; one of them, r, is drawn for each sample and scale, in
+    which r tokens of each group are known. The weights, G over the number of tokens that a group has left (0 on known
+    tokens), make the expected loss that of drawing every token once: an order-agnostic autoregressive bound
+    (https://arxiv.org/abs/2110.02037), with as much parallelism as the groups allow.
+    """
+    schedule, device = pyramid.schedule, pyramid.tokens.device
+    count, scales = len(pyramid), len(schedule)
+    scale_BL = schedule.scale_ids(device).expand(count, -1)
+    valid_BL = torch.ones_like(groups_BL, dtype=torch.bool) if pyramid.mask is None else pyramid.mask
+    token_BL, first_B = _draw(valid_BL, draws)
+
+    width = int(groups_BL.max()) + 1
+    key_BL = scale_BL * width + groups_BL
+    rank_BL = rank_in_group(key_BL, token_BL, valid_BL)
+    sizes = torch.zeros(count, scales * width, dtype=torch.long, device=device)
+    sizes.scatter_add_(1, key_BL, valid_BL.long())
+    steps_BK = sizes.view(count, scales, width).amax(2)
+    now_BK = _spread(first_B, steps_BK)
+    now_BL, steps_BL = now_BK.gather(1, scale_BL), steps_BK.gather(1, scale_BL)
+    known_BL = (rank_BL < now_BL) & valid_BL
+    left_BL = (sizes.gather(1, key_BL) - now_BL).clamp_min(1)
+    return known_BL, (steps_BL / left_BL) * (valid_BL & ~known_BL)
+
+
+def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+    """B L and B uniform numbers; a sample's do not depend on how far its batch is padded."""
+    token_BL = torch.zeros(valid_BL.shape, device=valid_BL.device)
+    first_B = torch.zeros(len(valid_BL), dtype=torch.double, device=valid_BL.device)
+    for i, seed in enumerate(draws.integers(2**31 - 1).tolist()):
+        generator = torch.Generator().manual_seed(seed)
+        first_B[i] = torch.rand((), generator=generator, dtype=torch.double)
+        token_BL[i, valid_BL[i]] = torch.rand(int(valid_BL[i].sum()), generator=generator).to(token_BL)
+    return token_BL, first_B
+
+
+def _spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:
+    """B K: the sub-step that each scale is in, uniform over its ``steps_BK``.
+
+    One number a sample goes on by the golden ratio, from one scale that has a choice to the next: so evenly spread, a
+    loss that is largest where nothing is known yet varies less from step to step.
+    """
+    turn_BK = (steps_BK > 1).cumsum(1)
+    return ((first_B[:, None] + turn_BK * GOLDEN) % 1 * steps_BK).long()

@@ -1,0 +1,391 @@
+"""Checkpoints: safetensors and JSON, written whole or not at all, verified before use. Nothing is unpickled.
+
+::
+
+    folder/step-00000100/          or folder/best/
+        NAME.safetensors           a module's state_dict, or named tensors
+        optimizer-NAME.safetensors "<parameter number>.<key>", e.g. 3.exp_avg
+        state.json                 step, the caller's state, hyperparameters, size and sha256 of each file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nextscale.errors import CheckpointError
+from nextscale.storage.files import (
+    digest,
+    fsync,
+    load_tensors,
+    partial_name,
+    remove,
+    replace_folder,
+    restore_folder,
+    save_tensors,
+    write_json_atomic,
+    writing,
+)
+
+_STEP = re.compile(r"step-(\d{8,})")
+# How an optimizer computes is this machine's and this run's choice, not the checkpoint's.
+_IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}
+
+
+def save_checkpoint(
+    folder: Path | str,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    optimizers: Mapping[str, Optimizer],
+    state: Mapping[str, Any],
+    keep: int,
+    name: str | None = None,
+) -> Path:
+    """Write ``folder/step-XXXXXXXX`` (or ``folder/name``), then drop all but the last ``keep`` steps.
+
+    A checkpoint of the same name is replaced. Named ones are never dropped, nor are those of later steps.
+
+    Args:
+        step: optimizer steps done.
+        modules: what to save under which name.
+        tensors: further tensors (a moving average of the weights, say), by file name and then by their own.
+        optimizers: their state and hyperparameters.
+        state: anything JSON-able, given back by ``load_checkpoint``.
+        keep: number of step checkpoints that stay, this one included; at least 1.
+        name: of a checkpoint beside the sequence of steps (``best``).
+
+    Raises:
+        TrainingError: the disk is full or not writable; what was there before is untouched.
+        ValueError: two files of one name, ``keep`` below 1, or a module whose state is not all tensors.
+    """
+    folder = Path(folder)
+    target = folder / (name or f"step-{step:08d}")
+    files = _file_contents(modules, tensors, optimizers)
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    with writing(target, lambda: _last_good(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder)
+        partial = partial_name(target)
+        try:
+            partial.mkdir()
+            for file, contents in files.items():
+                save_tensors(partial / file, contents)
+            body = {
+                "step": step,
+                "state": dict(state),
+                "optimizers": {key: _plain_state(optimizer) for key, optimizer in optimizers.items()},
+                "files": {
+                    file: {"bytes": (partial / file).stat().st_size, "sha256": digest(partial / file)}
+                    for file in sorted(files)
+                },
+            }
+            write_json_atomic(partial / "state.json", {**body, "sha256": _body_digest(body)})
+            fsync(partial)
+            replace_folder(partial, target)
+        except BaseException:
+            remove(partial)
+            raise
+        if name is None:
+            past = [path for number, path in _steps(folder) if number <= step]
+            for path in past[:-keep]:
+                # Out of sight first, so that a kill never leaves half of one.
+                os.rename(path, partial_name(path))
+                remove(partial_name(path))
+    return target
+
+
+def load_checkpoint(
+    path: Path | str,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer] | None = None,
+    device: torch.device | str = "cpu",
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> dict[str, Any]:
+    """Fill modules, optimizers and ``tensors`` (in place) from a checkpoint; return its state and ``step``.
+
+    The whole checkpoint is verified and compared with what is to be filled first, so that an error leaves
+    everything as it was. Training then goes on as if it had not stopped, bit for bit on the CPU.
+
+    Args:
+        modules: to fill; a checkpoint may hold more than is asked for.
+        optimizers: to fill; the modules' parameters must be on their device already.
+        device: where files are read to, on the way to the modules' own.
+        tensors: further tensors, as they were saved.
+
+    Raises:
+        CheckpointError: missing, damaged (an intact earlier one is offered), or made by another model.
+    """
+    path = Path(path)
+    restore_folder(path)
+    body = sound_checkpoint(path)
+    targets = {key: _state_tensors(key, module) for key, module in modules.items()}
+    targets |= {key: dict(group) for key, group in (tensors or {}).items()}
+    for key in (*targets, *(f"optimizer-{key}" for key in optimizers or {})):
+        if f"{key}.safetensors" not in body["files"]:
+            known = ", ".join(sorted(body["files"]))
+            raise CheckpointError(f"checkpoint {path} holds no {key} (it holds {known})")
+    loaded = {key: load_tensors(path / f"{key}.safetensors", device) for key in targets}
+    for key, target in targets.items():
+        _check_fit(path, key, loaded[key], target)
+    for key, optimizer in (optimizers or {}).items():
+        _check_groups(path, key, body["optimizers"][key]["param_groups"], optimizer)
+
+    for key, module in modules.items():
+        module.load_state_dict(loaded[key])
+    with torch.no_grad():
+        for key, group in (tensors or {}).items():
+            for name, target in group.items():
+                target.copy_(loaded[key][name])
+    for key, optimizer in (optimizers or {}).items():
+        # To the CPU, where step counts stay; the optimizer itself moves the rest to its parameters' device.
+        stored = load_tensors(path / f"optimizer-{key}.safetensors")
+        _fill_optimizer(optimizer, stored, body["optimizers"][key])
+    return {**body["state"], "step": body["step"]}
+
+
+def latest_checkpoint(folder: Path | str) -> Path | None:
+    """The finished checkpoint of the highest step, sound or not; None where there is none."""
+    folder = Path(folder)
+    for leftover in folder.glob(".step-*.replaced"):
+        restore_folder(folder / leftover.name.removeprefix(".").removesuffix(".replaced"))
+    steps = _steps(folder)
+    return steps[-1][1] if steps else None
+
+
+def stage_of(path: Path) -> str | None:
+    """The stage that ``RUN/checkpoints/STAGE/step-NUMBER`` is of, going by its name; None for another path."""
+    resolved = path.resolve()
+    if not _STEP.fullmatch(resolved.name) or resolved.parent.parent.name != "checkpoints":
+        return None
+    return resolved.parent.name
+
+
+def set_aside_later(folder: Path | str, step: int) -> list[Path]:
+    """Rename the checkpoints after ``step``, so that training which goes on from there is not taken for theirs.
+
+    They stay on the disk as ``abandoned-step-XXXXXXXX``; their new names are returned.
+    """
+    moved = []
+    for number, path in _steps(Path(folder)):
+        if number > step:
+            target = path.with_name(f"abandoned-{path.name}")
+            remove(target)
+            moved.append(path.rename(target))
+    return moved
+
+
+def check_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Verify every file against the manifest; returns the parsed ``state.json``.
+
+    Raises:
+        CheckpointError: ``… is damaged (model.safetensors is truncated: 123 of 456 bytes)``
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    try:
+        text = (path / "state.json").read_bytes()
+    except OSError:
+        raise CheckpointError(f"checkpoint {path} is damaged (state.json is missing)") from None
+    try:
+        body = json.loads(text)
+        expected = body.pop("sha256")
+        sound = _body_digest(body) == expected
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"checkpoint {path} is damaged (state.json is not valid JSON)") from None
+    if not sound:
+        raise CheckpointError(f"checkpoint {path} is damaged (state.json was changed)")
+    for file, entry in body["files"].items():
+        problem = _file_problem(path / file, entry["bytes"], entry["sha256"])
+        if problem:
+            raise CheckpointError(f"checkpoint {path} is damaged ({file} {problem})")
+    return body
+
+
+def _file_problem(file: Path, size: int, sha256: str) -> str | None:
+    if not file.is_file():
+        return "is missing"
+    found = file.stat().st_size
+    if found != size:
+        return f"is {'truncated' if found < size else 'too long'}: {found} of {size} bytes"
+    return None if digest(file) == sha256 else "is corrupt: its checksum differs"
+
+
+def sound_checkpoint(path: Path | str) -> dict[str, Any]:
+    """As ``check_checkpoint``, but the error offers the checkpoint before."""
+    path = Path(path)
+    try:
+        return check_checkpoint(path)
+    except CheckpointError as error:
+        match = _STEP.fullmatch(path.name)
+        for step, earlier in reversed(_steps(path.parent)):
+            if earlier == path or (match and step > int(match[1])):
+                continue
+            try:
+                check_checkpoint(earlier)
+            except CheckpointError:
+                continue
+            which = "the one before it" if match else "another"
+            raise CheckpointError(f"{error}; {which} is intact: --resume {earlier}") from None
+        raise CheckpointError(f"{error}; no other one in {path.parent} is intact") from None
+
+
+def _file_contents(
+    modules: Mapping[str, nn.Module],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    optimizers: Mapping[str, Optimizer],
+) -> dict[str, Mapping[str, Tensor]]:
+    """File name -> the tensors it holds."""
+    contents: dict[str, Mapping[str, Tensor]] = {}
+    pairs = [(key, _state_tensors(key, module)) for key, module in modules.items()]
+    pairs += [(key, dict(group)) for key, group in tensors.items()]
+    pairs += [(f"optimizer-{key}", _optimizer_tensors(optimizer)) for key, optimizer in optimizers.items()]
+    for key, group in pairs:
+        if f"{key}.safetensors" in contents:
+            raise ValueError(f"two parts of a checkpoint are called {key}")
+        contents[f"{key}.safetensors"] = group
+    return contents
+
+
+def _state_tensors(key: str, module: nn.Module) -> dict[str, Tensor]:
+    state = module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{key}: {name} is no tensor, and only tensors are saved")
+    return state
+
+
+def _check_fit(path: Path, key: str, stored: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    differences = {
+        "missing": sorted(target.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - target.keys()),
+        "of another shape": [
+            f"{name} {tuple(stored[name].shape)} for {tuple(target[name].shape)}"
+            for name in sorted(stored.keys() & target.keys())
+            if stored[name].shape != target[name].shape
+        ],
+    }
+    found = [f"{what}: {_first_few(names)}" for what, names in differences.items() if names]
+    if found:
+        raise CheckpointError(f"{key} of checkpoint {path} does not fit this model ({'; '.join(found)})")
+
+
+def _first_few(names: list[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+# Optimizers. Tensors go to safetensors, everything else (a plain step count, a None) to state.json.
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{key}": value
+        for index, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _plain_state(optimizer: Optimizer) -> dict[str, Any]:
+    full = optimizer.state_dict()
+    groups = [
+        {
+            "parameters": len(group["params"]),
+            **{
+                key: value.item() if isinstance(value, Tensor) else value
+                for key, value in group.items()
+                if key not in _IMPLEMENTATION
+            },
+        }
+        for group in full["param_groups"]
+    ]
+    values = {
+        f"{index}.{key}": value
+        for index, entries in full["state"].items()
+        for key, value in entries.items()
+        if not isinstance(value, Tensor)
+    }
+    return {"param_groups": groups, "values": values}
+
+
+def _check_groups(path: Path, key: str, saved: list[dict[str, Any]], optimizer: Optimizer) -> None:
+    sizes = [group["parameters"] for group in saved]
+    expected = [len(group["params"]) for group in optimizer.param_groups]
+    if sizes != expected:
+        raise CheckpointError(
+            f"optimizer {key} of checkpoint {path} does not fit: it has groups of {sizes} parameters, "
+            f"this run's has {expected}"
+        )
+
+
+def _fill_optimizer(optimizer: Optimizer, stored: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**stored, **plain["values"]}.items():
+        index, key = name.split(".", 1)
+        if isinstance(value, Tensor):
+            value = _like_parameter(value, parameters[int(index)])
+        state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    for group, saved in zip(groups, plain["param_groups"], strict=True):
+        for key, value in saved.items():
+            if key == "parameters":
+                continue
+            now = group.get(key)
+            if isinstance(now, Tensor):
+                value = torch.full_like(now, value)
+            group[key] = tuple(value) if isinstance(now, tuple) else value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _like_parameter(value: Tensor, parameter: Tensor) -> Tensor:
+    """A copy in memory of its own, laid out as the optimizer does: like the parameter where it has its shape (fused
+    kernels walk both side by side)."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+
+
+# Names
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """The finished step checkpoints, oldest first."""
+    found = ((_STEP.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
+    return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """What a killed process left."""
+    for leftover in folder.glob(".*.replaced"):
+        restore_folder(folder / leftover.name.removeprefix(".").removesuffix(".replaced"))
+    clear_partials(folder)
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove checkpoints that a killed process left half written or half removed."""
+    for leftover in folder.glob(".*.partial"):
+        remove(leftover)
+
+
+def _last_good(folder: Path) -> str:
+    steps = _steps(folder)
+    return f"; the last good checkpoint is {steps[-1][1]}" if steps else "; there is no earlier checkpoint"
+
+
+def _body_digest(body: Mapping[str, Any]) -> str:
+    """Of the JSON as it reads back, so that it does not matter how the values were written."""
+    plain = json.loads(json.dumps(body))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

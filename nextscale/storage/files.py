@@ -1,0 +1,186 @@
+"""Writing so that a reader never meets half a file, and reading so that damage is one clear line.
+
+Everything is written under a temporary name beside its target (``.NAME.partial``), flushed to the disk, and
+renamed. A process killed in between leaves the target as it was, and a temporary that the next write removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nextscale.errors import CheckpointError, NextscaleError, TrainingError
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Gives a temporary name to write a file under; when the block ends well, the file takes its place at ``path``.
+
+    Raises:
+        TrainingError: the disk is full or the place not writable. What was at ``path`` is then untouched.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_name(path)
+        try:
+            yield partial
+            fsync(partial)
+            os.replace(partial, path)
+        except BaseException:
+            remove(partial)
+            raise
+        fsync(path.parent)
+
+
+def write_text_atomic(path: Path | str, text: str) -> None:
+    """Write UTF-8 text; raises as ``replacing`` does."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json_atomic(path: Path | str, obj: Any) -> None:
+    """Write indented JSON; raises as ``write_text_atomic`` does."""
+    write_text_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_tensors_atomic(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors as one safetensors file. Shared and strided ones are stored as plain copies.
+
+    Raises:
+        TrainingError: the disk is full or the place not writable.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_name(path)
+        try:
+            # A folder, as safetensors makes temporaries of its own beside the file it is given.
+            remove(partial)
+            partial.mkdir()
+            save_tensors(partial / path.name, tensors, metadata)
+            os.replace(partial / path.name, path)
+        finally:
+            remove(partial)
+        fsync(path.parent)
+
+
+def load_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Read a safetensors file. The tensors are mapped from it: copy those that are to outlive or change it.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or otherwise damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    try:
+        return load_file(path, device=str(device))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({one_line(error)})") from None
+
+
+# What these, checkpoints and the token cache are made of.
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file in place and flush it; raises OSError, as any write does."""
+    plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    try:
+        save_file(plain, path, dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
+    fsync(path)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, as ``sha256sum`` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def partial_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def replaced_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace_folder(partial: Path, target: Path) -> None:
+    """Put a finished folder in its place.
+
+    A folder cannot replace another in one step, so the old one steps aside first; ``restore_folder`` brings it
+    back should the process be killed in between.
+    """
+    aside = replaced_name(target)
+    if target.exists():
+        remove(aside)
+        os.rename(target, aside)
+    os.rename(partial, target)
+    fsync(target.parent)
+    remove(aside)
+
+
+def restore_folder(target: Path) -> None:
+    """Undo a ``replace_folder`` that was interrupted, and clear what it left."""
+    aside = replaced_name(target)
+    if not aside.exists():
+        return
+    if target.exists():
+        remove(aside)
+    else:
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.rename(aside, target)
+
+
+@contextlib.contextmanager
+def writing(path: Path, hint: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn a failure to write ``path`` into one line; ``hint()`` adds what is still good."""
+    try:
+        yield
+    except NextscaleError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else f"cannot write: {error.strerror or one_line(error)}"
+        raise TrainingError(f"{reason}: {path} was not saved{hint() if hint else ''}") from None
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

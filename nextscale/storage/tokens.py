@@ -1,0 +1,399 @@
+"""The token cache: a tokenizer's token pyramids, written once and read by whole shards (zarr 3, sharded).
+
+A store is a folder: the arrays ``tokens`` (rows L *token_shape), ``mask`` (rows L, only where samples are ragged)
+and ``conditions/NAME``, the attributes, and ``manifest.json``, which is written last and lists every file. A random
+single row costs hundreds of microseconds, a row of a decoded shard a few: read in the order of ``StreamOrder``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from torch import Tensor, nn
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
+
+from nextscale.errors import CheckpointError
+from nextscale.storage.files import (
+    digest,
+    fsync,
+    one_line,
+    partial_name,
+    remove,
+    replace_folder,
+    restore_folder,
+    write_json_atomic,
+    writing,
+)
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+
+FORMAT = "nextscale-tokens-1"
+_SHARD_BYTES = 2 << 20
+_MIN_SHARD_ROWS = 1024
+_CHUNKS_PER_SHARD = 4
+_KEEP_WHOLE_BYTES = 512 << 20
+# Shape of a row, and type.
+_ArraySpec = tuple[tuple[int, ...], np.dtype]
+
+
+def hash_module(module: nn.Module, extra: Mapping[str, Any]) -> str:
+    """16 hex digits over a module's weights and buffers and the JSON of ``extra`` (its configuration)."""
+    hasher = hashlib.sha256(json.dumps(dict(extra), sort_keys=True, default=str).encode())
+    for name, value in sorted(module.state_dict().items()):
+        if not isinstance(value, Tensor):
+            hasher.update(f"\n{name}={value!r}\n".encode())
+            continue
+        hasher.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        hasher.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return hasher.hexdigest()[:16]
+
+
+class TokenStoreWriter:
+    """Writes a store; made by ``TokenStore.create`` and used as a context manager.
+
+    The store appears under its own name when the block ends well and all rows have come; else nothing does.
+    """
+
+    def __init__(self, path: Path, attributes: dict[str, Any], arrays: dict[str, _ArraySpec], shard_rows: int):
+        self.path, self.partial = path, partial_name(path)
+        self.num_rows, self.shard_rows = attributes["num_rows"], shard_rows
+        self.schedule = Schedule.of(attributes["schedule"])
+        self.vocabulary, self.conditions = attributes["vocabulary"], attributes["conditions"]
+        self._attributes, self._specs = attributes, arrays
+        self._written = self._buffered = 0
+        self._arrays: dict[str, zarr.Array] = {}
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def __enter__(self) -> TokenStoreWriter:
+        if self.path.exists() and not _is_token_store(self.path):
+            raise CheckpointError(f"{self.path} exists and is no token cache: name another place, or move it away")
+        with writing(self.path):
+            restore_folder(self.path)
+            remove(self.partial)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._create_arrays()
+            except BaseException:
+                remove(self.partial)
+                raise
+        return self
+
+    def _create_arrays(self) -> None:
+        group = zarr.open_group(LocalStore(self.partial), mode="w", attributes=self._attributes)
+        chunks = _CHUNKS_PER_SHARD if self.shard_rows % _CHUNKS_PER_SHARD == 0 else 1
+        for name, (shape, dtype) in self._specs.items():
+            self._arrays[name] = group.create_array(
+                name,
+                shape=(self.num_rows, *shape),
+                dtype=dtype,
+                shards=(self.shard_rows, *shape),
+                chunks=(self.shard_rows // chunks, *shape),
+                compressors=[ZstdCodec(level=1), Crc32cCodec()],
+                fill_value=0,
+            )
+            self._buffers[name] = np.empty((self.shard_rows, *shape), dtype)
+
+    def append(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> None:
+        """Add B rows: their pyramid, and B values of every condition.
+
+        Raises:
+            ValueError: another schedule, a token outside the vocabulary, or other conditions or more rows than
+                announced.
+            TrainingError: the disk is full.
+        """
+        rows = self._checked(pyramid, conditions or {})
+        count, taken = len(pyramid), 0
+        with writing(self.path):
+            while taken < count:
+                room = min(count - taken, self.shard_rows - self._buffered)
+                for name, values in rows.items():
+                    self._buffers[name][self._buffered : self._buffered + room] = values[taken : taken + room]
+                taken, self._buffered = taken + room, self._buffered + room
+                if self._buffered == self.shard_rows:
+                    self._flush()
+
+    def _checked(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        if pyramid.schedule != self.schedule:
+            raise ValueError(f"this store holds the schedule {self.schedule}, not {pyramid.schedule}")
+        if set(conditions) != set(self.conditions):
+            raise ValueError(f"this store holds the conditions {self.conditions}, not {sorted(conditions)}")
+        if self._written + self._buffered + len(pyramid) > self.num_rows:
+            raise ValueError(f"this store was announced with {self.num_rows} rows; more came")
+        if (pyramid.mask is not None) != ("mask" in self._specs):
+            raise ValueError("a mask needs a store created with ragged=True, and such a store a mask")
+        tokens = pyramid.tokens.detach().cpu().numpy()
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.vocabulary:
+            raise ValueError(f"tokens {tokens.min()} to {tokens.max()} leave the vocabulary of {self.vocabulary}")
+        rows = {"tokens": tokens}
+        if pyramid.mask is not None:
+            rows["mask"] = pyramid.mask.cpu().numpy()
+        rows |= {f"conditions/{name}": value.detach().cpu().numpy() for name, value in conditions.items()}
+        for name, values in rows.items():
+            shape, dtype = self._specs[name]
+            expected = (len(pyramid), *shape)
+            if values.shape != expected:
+                raise ValueError(f"{name} has the shape {values.shape}; this store takes {expected}")
+            if name != "tokens" and values.dtype != dtype:
+                raise ValueError(f"{name} is {values.dtype}; this store takes {dtype}")
+        return rows
+
+    def _flush(self) -> None:
+        """Write the buffered rows: a whole shard, or the store's last one."""
+        for name, array in self._arrays.items():
+            array[self._written : self._written + self._buffered] = self._buffers[name][: self._buffered]
+        self._written, self._buffered = self._written + self._buffered, 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                with writing(self.path):
+                    self._finish()
+        finally:
+            remove(self.partial)
+
+    def _finish(self) -> None:
+        if self._buffered:
+            self._flush()
+        if self._written != self.num_rows:
+            raise CheckpointError(f"{self.path} was not saved: {self._written} rows came of {self.num_rows} announced")
+        files = sorted(file for file in self.partial.rglob("*") if file.is_file())
+        manifest = {}
+        for file in files:
+            fsync(file)
+            name = file.relative_to(self.partial).as_posix()
+            # Chunks carry a checksum of their own, which is verified when they are read.
+            sha256 = digest(file) if file.suffix == ".json" else None
+            manifest[name] = {"bytes": file.stat().st_size, "sha256": sha256}
+        write_json_atomic(self.partial / "manifest.json", {"format": FORMAT, "files": manifest})
+        replace_folder(self.partial, self.path)
+
+
+class TokenStore:
+    """A finished store, opened for reading.
+
+    Attributes:
+        schedule: of every row.
+        num_rows: ``passes`` x ``num_samples``, pass by pass where it was written so.
+        passes, num_samples: augmentation passes, and samples in each.
+        token_vocabulary: V.
+        token_shape: of one token; () for codes.
+        shard_rows: what ``StreamOrder`` takes.
+        tokenizer_hash: of the tokenizer that wrote it.
+        attributes: whatever the writer added.
+    """
+
+    def __init__(self, path: Path, attributes: dict[str, Any], shards_per_buffer: int) -> None:
+        self.path = path
+        self.schedule = Schedule.of(attributes["schedule"])
+        self.num_rows: int = attributes["num_rows"]
+        self.passes: int = attributes["passes"]
+        self.num_samples: int = attributes["num_samples"]
+        self.token_vocabulary: int = attributes["vocabulary"]
+        self.token_shape: tuple[int, ...] = tuple(attributes["token_shape"])
+        self.shard_rows: int = attributes["shard_rows"]
+        self.tokenizer_hash: str = attributes["tokenizer_hash"]
+        self.attributes: dict[str, Any] = attributes["attributes"]
+        group = zarr.open_group(LocalStore(path, read_only=True), mode="r")
+        names = ["tokens", *(["mask"] if attributes["ragged"] else [])]
+        names += [f"conditions/{name}" for name in attributes["conditions"]]
+        self._arrays = {name: _array(group, name) for name in names}
+        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in self._arrays.values())
+        # A small store is one block, read once; of a large one, the shards of a shuffle buffer are kept.
+        whole = size <= _KEEP_WHOLE_BYTES
+        self._block_rows = self.num_rows if whole else self.shard_rows
+        self._block_of = lru_cache(1 if whole else shards_per_buffer + 1)(self._read_block)
+
+    @staticmethod
+    def create(
+        path: Path | str,
+        *,
+        schedule: Schedule,
+        vocabulary: int,
+        num_rows: int,
+        tokenizer_hash: str,
+        token_shape: tuple[int, ...] = (),
+        conditions: Mapping[str, tuple[tuple[int, ...], Any]] | None = None,
+        ragged: bool = False,
+        passes: int = 1,
+        num_samples: int | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        shard_rows: int | None = None,
+    ) -> TokenStoreWriter:
+        """A writer for ``num_rows`` rows. It replaces a token cache that is at ``path`` when the block ends well.
+
+        Args:
+            vocabulary: V, tokens lie in [0, V); it decides the integer type stored (bits: V = 2).
+            conditions: each condition's shape (without B) and numpy or torch dtype.
+            ragged: store a mask.
+            passes: how often the data were tokenized, each time with other augmentation.
+            num_samples: samples in a pass; ``num_rows / passes`` by default.
+            attributes: anything JSON-able to keep with the tokens.
+            shard_rows: rows of a shard; by default a shard takes about 2 MiB and at least 1024 rows.
+
+        Raises:
+            ValueError: a size that is not positive.
+            CheckpointError: (on entering) something other than a token cache is at ``path``.
+        """
+        if min(vocabulary, num_rows, passes, shard_rows or 1) < 1:
+            raise ValueError("vocabulary, num_rows, passes and shard_rows must be positive")
+        arrays: dict[str, _ArraySpec] = {}
+        arrays["tokens"] = ((schedule.length, *token_shape), np.min_scalar_type(vocabulary - 1))
+        if ragged:
+            arrays["mask"] = ((schedule.length,), np.dtype(bool))
+        for name, (shape, dtype) in (conditions or {}).items():
+            arrays[f"conditions/{name}"] = (tuple(shape), _numpy_dtype(dtype))
+        row_bytes = math.prod(arrays["tokens"][0]) * arrays["tokens"][1].itemsize
+        shard_rows = shard_rows or _default_shard_rows(row_bytes, num_rows)
+        stored = {
+            "format": FORMAT,
+            "tokenizer_hash": tokenizer_hash,
+            "schedule": [list(scale.shape) for scale in schedule.scales],
+            "vocabulary": vocabulary,
+            "token_shape": list(token_shape),
+            "num_rows": num_rows,
+            "passes": passes,
+            "num_samples": num_rows // passes if num_samples is None else num_samples,
+            "shard_rows": shard_rows,
+            "conditions": sorted(conditions or {}),
+            "ragged": ragged,
+            "attributes": dict(attributes or {}),
+        }
+        return TokenStoreWriter(Path(path), stored, arrays, shard_rows)
+
+    @classmethod
+    def open(cls, path: Path | str, tokenizer_hash: str | None = None, shards_per_buffer: int = 8) -> TokenStore:
+        """Open a finished store.
+
+        Args:
+            tokenizer_hash: of this run's tokenizer (``hash_module``); None opens anybody's.
+            shards_per_buffer: of the ``StreamOrder`` it will be read in.
+
+        Raises:
+            CheckpointError: it is missing, no token cache, incomplete, damaged, or another tokenizer's.
+        """
+        path = Path(path)
+        restore_folder(path)
+        attributes = _verified_attributes(path)
+        written_by = attributes["tokenizer_hash"]
+        if tokenizer_hash is not None and tokenizer_hash != written_by:
+            raise CheckpointError(
+                f"{path} was written by tokenizer {written_by}, this run's is {tokenizer_hash}: "
+                "run `nextscale tokenize` or delete it"
+            )
+        return cls(path, attributes, shards_per_buffer)
+
+    def rows(self, indices: np.ndarray) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The rows ``indices`` (B integers): tokens (B L *token_shape, int64), conditions, and the mask (B L).
+
+        Raises:
+            IndexError: a row outside [0, num_rows).
+            CheckpointError: a shard is damaged.
+        """
+        indices = np.asarray(indices, np.int64)
+        if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
+            raise IndexError(f"rows {indices.min()} to {indices.max()} leave the store's {self.num_rows}")
+        gathered = self._gather(indices)
+        tokens = torch.from_numpy(gathered["tokens"].astype(np.int64))
+        mask = torch.from_numpy(gathered["mask"]) if "mask" in gathered else None
+        conditions = {
+            name.removeprefix("conditions/"): torch.from_numpy(values)
+            for name, values in gathered.items()
+            if name.startswith("conditions/")
+        }
+        return tokens, conditions, mask
+
+    def _gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        if self._block_rows == self.num_rows:
+            return {name: values[indices] for name, values in self._block_of(0).items()}
+        gathered = {
+            name: np.empty((len(indices), *array.shape[1:]), array.dtype) for name, array in self._arrays.items()
+        }
+        blocks, local = np.divmod(indices, self._block_rows)
+        distinct, first = np.unique(blocks, return_index=True)
+        # In the order in which the batch names them: where it leaves one shuffle buffer for the next, the
+        # shards of the old one are used before those of the new one push them out.
+        for block in distinct[np.argsort(first)].tolist():
+            here = np.flatnonzero(blocks == block)
+            for name, values in self._block_of(block).items():
+                gathered[name][here] = values[local[here]]
+        return gathered
+
+    def _read_block(self, block: int) -> dict[str, np.ndarray]:
+        span = slice(block * self._block_rows, min((block + 1) * self._block_rows, self.num_rows))
+        read = {}
+        for name, array in self._arrays.items():
+            try:
+                read[name] = np.asarray(array[span])
+            except Exception as error:  # zarr, its codecs and the file system each raise their own
+                raise _damaged(self.path, f"{name}, rows {span.start} to {span.stop - 1}: {one_line(error)}") from None
+        return read
+
+
+def _verified_attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a store whose every file is there in full; chunks are verified when they are read."""
+    if not path.exists():
+        raise CheckpointError(f"there is no token cache at {path}: run `nextscale tokenize`")
+    if not _is_token_store(path):
+        raise CheckpointError(f"{path} is no token cache: name a folder that `nextscale tokenize` wrote")
+    if not (path / "manifest.json").is_file():
+        raise _damaged(path, "manifest.json is missing")
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+        files = {name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest["files"].items()}
+        known = manifest["format"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(path, "manifest.json is not valid") from None
+    if known != FORMAT:
+        raise CheckpointError(f"{path} has the format {known!r}, this version reads {FORMAT!r}: delete it")
+    for name, (size, sha256) in files.items():
+        file = path / name
+        if not file.is_file():
+            raise _damaged(path, f"{name} is missing")
+        if file.stat().st_size != size:
+            raise _damaged(path, f"{name} has {file.stat().st_size} bytes of {size}")
+        if sha256 is not None and digest(file) != sha256:
+            raise _damaged(path, f"{name} was changed")
+    try:
+        return json.loads((path / "zarr.json").read_bytes())["attributes"]
+    except (OSError, ValueError, KeyError):
+        raise _damaged(path, "zarr.json is not valid") from None
+
+
+def _damaged(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"the token cache {path} is damaged ({what}): run `nextscale tokenize` or delete it")
+
+
+def _is_token_store(path: Path) -> bool:
+    """Whether a token cache, sound or not, is what lies there: nothing else is ever replaced."""
+    files = (path / "manifest.json", path / "zarr.json")
+    return any(file.is_file() and FORMAT.rstrip("1").encode() in file.read_bytes() for file in files)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise CheckpointError(f"{name} of the token cache is not an array")
+    return array
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype:
+    return torch.empty(0, dtype=dtype).numpy().dtype if isinstance(dtype, torch.dtype) else np.dtype(dtype)
+
+
+def _default_shard_rows(row_bytes: int, num_rows: int) -> int:
+    """About 2 MiB of tokens and at least 1024 rows, in whole chunks, but not more than there are."""
+    rows = min(max(_SHARD_BYTES // row_bytes, _MIN_SHARD_ROWS), num_rows)
+    return -(-rows // _CHUNKS_PER_SHARD) * _CHUNKS_PER_SHARD

@@ -1,0 +1,93 @@
+"""What the transformer sees at a scale, and how the inputs of all scales are packed for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class ScaleInput:
+    """What the transformer sees when it predicts one scale (or, packed along L, all scales).
+
+    Shapes:
+        num_samples: B.
+        features: B L_k F, what is known so far, as the stem takes it; None where nothing is known (the coarsest
+            scale of a grid), and the condition's start token stands alone. Packed inputs hold zeros there, and
+            ``start`` says how many leading tokens those are.
+        coordinates: L_k N or B L_k N, positions in units of the finest scale.
+        scale_ids: L_k integers.
+        mask: B L_k booleans, False on padding; None where nothing is padded.
+        legal: B L_k V booleans, what may be drawn; None where everything may.
+        structure: what a stem of the modality's own reads, one entry per scale; opaque to the core.
+        groups: B L_k integers from 0: the tokens of a group are drawn one after another (``sampling/reveal.py``).
+        weight: B L_k, what the loss of each token counts; None counts each once.
+    """
+
+    num_samples: int
+    features: Tensor | None
+    coordinates: Tensor
+    scale_ids: Tensor
+    mask: Tensor | None = None
+    legal: Tensor | None = None
+    start: int = 0
+    structure: tuple[Any, ...] = ()
+    groups: Tensor | None = None
+    weight: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return self.scale_ids.shape[0]
+
+    @property
+    def num_start(self) -> int:
+        """Leading tokens of which nothing is known yet."""
+        return self.length if self.features is None else self.start
+
+
+def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, mask: Tensor | None) -> ScaleInput:
+    """Concatenate the inputs of successive scales along L."""
+    start = 0
+    for known in inputs:
+        if known.features is not None:
+            break
+        start += known.length
+    reference = next((known.features for known in inputs if known.features is not None), None)
+    features = None
+    if reference is not None:
+        empty = reference.new_zeros(1, 1, 1).expand(num_samples, 1, feature_dim)
+        features = torch.cat([empty.expand(-1, i.length, -1) if i.features is None else i.features for i in inputs], 1)
+    masks = [known.mask for known in inputs]
+    if mask is None and any(m is not None for m in masks):
+        shape = [(num_samples, known.length) for known in inputs]
+        ones = [torch.ones(s, dtype=torch.bool, device=inputs[0].scale_ids.device) for s in shape]
+        mask = torch.cat([one if m is None else m for m, one in zip(masks, ones, strict=True)], 1)
+    return ScaleInput(
+        num_samples=num_samples,
+        features=features,
+        coordinates=torch.cat([known.coordinates for known in inputs], -2),
+        scale_ids=torch.cat([known.scale_ids for known in inputs]),
+        mask=mask,
+        start=start,
+        structure=tuple(part for known in inputs for part in known.structure),
+        groups=_pack_optional([known.groups for known in inputs], inputs, num_samples, 0),
+        weight=_pack_optional([known.weight for known in inputs], inputs, num_samples, 1.0),
+    )
+
+
+def _pack_optional(
+    parts: list[Tensor | None], inputs: list[ScaleInput], num_samples: int, default: float
+) -> Tensor | None:
+    """Concatenate along L what only some scales have; a group each (``default`` 0) or a weight of one elsewhere."""
+    if all(part is None for part in parts):
+        return None
+    filled = []
+    for part, known in zip(parts, inputs, strict=True):
+        if part is None:
+            one = torch.arange(known.length) if default == 0 else torch.full((known.length,), default)
+            part = one.to(known.scale_ids.device).expand(num_samples, -1)
+        filled.append(part)
+    return torch.cat(filled, 1)

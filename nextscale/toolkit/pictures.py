@@ -1,0 +1,58 @@
+"""Pictures: 2-D grids as PNG files, and many of them in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nextscale.errors import NextscaleError
+from nextscale.storage.files import replacing
+
+LEGIBLE_PIXELS = 64
+"""Pixels of a grid's short side below which it is enlarged in an overview."""
+GAP = 2
+"""Pixels between the parts of an overview, and around them."""
+GROUND = 128
+"""Grey: seen beside black and beside white."""
+
+
+def to_uint8(samples: Tensor) -> np.ndarray:
+    """B H W C of uint8 from B C H W in [-1, 1]; values outside are clipped, NaN becomes mid-grey.
+
+    Raises:
+        ValueError: not four axes, or channels other than 1 and 3.
+    """
+    if samples.ndim != 4 or samples.shape[1] not in (1, 3):
+        raise ValueError(f"expected B C H W with 1 or 3 channels, got {tuple(samples.shape)}")
+    samples = samples.detach().to("cpu", torch.float32).nan_to_num(0.0).clamp(-1, 1)
+    return samples.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def write_png(image_HWC: np.ndarray, path: Path) -> Path:
+    """Write one image, whole or not at all.
+
+    Raises:
+        TrainingError: the disk is full, or the place not writable.
+    """
+    with replacing(path) as partial:
+        Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC).save(partial, "PNG")
+    return path
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """H W C: a picture of B H W C, row by row, enlarged by a whole factor until the short side is legible."""
+    if not len(images):
+        raise NextscaleError("no samples to draw")
+    factor = max(1, -(-LEGIBLE_PIXELS // min(images.shape[1:3])))
+    images = images.repeat(factor, 1).repeat(factor, 2)
+    _, height, width, channels = images.shape
+    rows = -(-len(images) // columns)
+    picture = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), GROUND, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
+        picture[top : top + height, left : left + width] = image
+    return picture

@@ -1,0 +1,40 @@
+"""Holding out a share of a split, stratified by class; and drawing some of its rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nextscale.randomness import sample_seeds
+
+
+def hold_out(labels: np.ndarray | None, count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows kept and rows held out, each in rising order; a function of (labels, count, share, seed).
+
+    ``round(share * count)`` rows are held out (at least one, where ``share`` is not 0). Every class gives its
+    share, rounded by largest remainder, so that classes too small for a whole row of their own take turns. A
+    class keeps at least one row: where classes are that small, fewer rows are held out.
+    """
+    if labels is None:
+        labels = np.zeros(count, np.int64)
+    wanted = max(1, round(share * count)) if share > 0 else 0
+    sizes = np.bincount(labels)
+    exact = sizes * (wanted / max(count, 1))
+    limit = np.maximum(sizes - 1, 0)
+    taken = np.minimum(np.floor(exact).astype(np.int64), limit)
+    # Ties between remainders are broken by the seed, not by the order of classes.
+    order = np.lexsort((sample_seeds(seed, np.arange(len(sizes))), np.floor(exact) - exact))
+    order = order[taken[order] < limit[order]]
+    taken[order[: wanted - int(taken.sum())]] += 1
+
+    shuffled = np.argsort(sample_seeds(seed, np.arange(count)), kind="stable")
+    shuffled = shuffled[np.argsort(labels[shuffled], kind="stable")]  # by class, shuffled within
+    starts = np.cumsum(sizes) - sizes
+    position_in_class = np.arange(count) - np.repeat(starts, sizes)
+    held = np.zeros(count, bool)
+    held[shuffled[position_in_class < np.repeat(taken, sizes)]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def some_rows(length: int, count: int, seed: int) -> np.ndarray:
+    """``count`` of 0 .. length - 1 at random (all where there are no more), in rising order."""
+    return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])
