@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.config.grid import ConvolutionalConfig
-from nextscale.grid import GridState, GridTokenizer, Layout, Phi, ResidualPyramid, VectorQuantizer, convolutional
+from nextscale.grid import GridState, GridTokenizer, Layout, Phi, ResidualPyramid, VectorQuantizer, build
 from nextscale.grid.layers import from_channels, streaming, to_channels
 from nextscale.grid.networks import Decoder, Encoder
 from nextscale.testing.helpers import randomize
