@@ -1,14 +1,18 @@
-"""The published test of stochastic block models, on graphs in .npz files such as `nextscale sample` writes.
+"""The published test of stochastic block models, for graphs in .npz files such as those `nextscale sample` writes.
 
     nextscale sample runs/sbm --num 40
     python3 examples/block_model_test.py runs/sbm/samples/seed-0/single/graphs.npz
 
-It needs graph-tool, which no package index has (Debian: python3-graph-tool; conda-forge: graph-tool), and nothing of
-nextscale, so that any Python that has graph-tool can run it. As SPECTRE (https://arxiv.org/abs/2204.01613) and DiGress
-test: the block model of least description length, refined by merges and splits; it should have 2 to 5 blocks of 20 to
-40 nodes, and the mean p-value of Wald tests of each block's chance of an edge (.3) and each pair's (.005) be over .9.
-A row a split of each file: the share that passes. Some ten seconds a graph, nearly all of it refinement, without which
-half the real graphs fail.
+It needs graph-tool, which is not on PyPI (Debian: python3-graph-tool; conda-forge: graph-tool). It does not need
+nextscale, so any Python that has graph-tool can run it.
+
+The test is that of SPECTRE (https://arxiv.org/abs/2204.01613) and DiGress. It fits the block model of least description
+length and refines it by merges and splits. A graph passes if the model has 2 to 5 blocks of 20 to 40 nodes, and if the
+mean p-value of Wald tests is over 0.9. They test the probability of an edge within each block (0.3) and between each
+pair of blocks (0.005).
+
+Prints the share that passes, one row per split of each file. Takes some ten seconds per graph, nearly all of it
+refinement. Without refinement, half the real graphs fail.
 """
 
 from __future__ import annotations
@@ -31,14 +35,14 @@ TINY = 1e-6
 
 
 def passes(size: int, edges: np.ndarray, sweeps: int) -> bool:
-    """Whether a graph of that many nodes, ``edges`` E 2, is what the benchmark's block model would draw."""
+    """Whether a graph of ``size`` nodes with ``edges`` E 2 looks drawn from the benchmark's block model."""
     graph = graph_tool.Graph(directed=True)  # every edge both ways, as published
     graph.add_vertex(size)
     graph.add_edge_list(np.concatenate([edges, edges[:, ::-1]]))
     state = minimize_blockmodel_dl(graph)
     for _ in range(sweeps):
         state.multiflip_mcmc_sweep(beta=np.inf, niter=10)
-    block = np.array(contiguous_map(state.get_blocks()).a)  # a copy: the map goes, and its memory
+    block = np.array(contiguous_map(state.get_blocks()).a)  # a copy, because the memory goes with the map
     sizes = np.bincount(block)
     if not 2 <= len(sizes) <= 5 or sizes.min() < 20 or sizes.max() > 40:
         return False
@@ -55,14 +59,14 @@ def passes(size: int, edges: np.ndarray, sweeps: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--sweeps", type=int, default=1000, help="refinements; published: 1000")
+    parser.add_argument("--sweeps", type=int, default=1000, help="number of refinements (published: 1000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     graph_tool.seed_rng(options.seed)
-    np.random.seed(options.seed)  # graph-tool takes numbers from here, too
+    np.random.seed(options.seed)  # graph-tool also draws from this generator
     for path in options.files:
         if not path.is_file():
-            sys.exit(f"{path} is no file: the graphs.npz that sampling writes, or a benchmark's .npz, would be right")
+            sys.exit(f"{path} is not a file: give a graphs.npz that sampling wrote, or a benchmark's .npz")
         found: dict[str, list[bool]] = {}
         with np.load(path, allow_pickle=False) as file:
             sizes, edges, offsets = file["num_nodes"], file["edges"], file["edge_offsets"]

@@ -1,11 +1,13 @@
-"""A sheet of edits of any image run: in-painting, out-painting and class edits, and how well what is kept survives.
+"""A sheet of edits for any image run: in-painting, out-painting and class edits, and how well kept pixels survive.
 
     python examples/editing_sheet.py runs/fashion --out sheet.png
 
-A minute on two cores. Each row is a test image: the image, what an in-painting keeps of it, three in-paintings of
-the middle, what an out-painting keeps, three out-paintings around the middle, and three edits of the middle to other
-classes. Printed: the PSNR of the kept pixels in plain reconstructions of the images, and in the edits. Nothing is
-pasted back. Expected: edits keep them at least as well, as what is kept need not be quantized.
+Takes a minute on two cores. Each row shows one test image: the image, the part that in-painting keeps, three
+in-paintings of the middle, the part that out-painting keeps, three out-paintings around the middle, and three edits of
+the middle to other classes.
+
+Prints the PSNR of the kept pixels in plain reconstructions of the images and in the edits. Nothing is pasted back. The
+edits should keep these pixels at least as well, because the kept part need not be quantized.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--replay", action="store_true", help="keep tokens only, as published VAR does")
+    parser.add_argument("--replay", action="store_true", help="keep only tokens, as published VAR does")
     options = parser.parse_args()
 
     model = nextscale.load(options.run)
@@ -66,7 +68,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def kept_psnr(model: Model, samples: Tensor, versions: list[Tensor], keep: Tensor) -> tuple[float, float]:
-    """PSNR in dB, over kept pixels of all images, of plain reconstructions and of edits."""
+    """PSNR in dB of plain reconstructions and of edits, over the kept pixels of all images."""
     pyramid = model.tokenizer.encode(samples.to(model.tokenizer.device))
     plain = model.tokenizer.decode_tokens(pyramid).cpu().clamp(-1, 1)
     edited = torch.cat(versions).clamp(-1, 1)

@@ -1,15 +1,17 @@
-"""Fine-tunes the digits model from ten classes to five, beside training anew on the same five.
+"""Fine-tunes the digits model from ten classes to five, compared with training from scratch on the same five.
 
     python examples/finetune_digits.py [RUN]
 
-RUN is a run of the preset ``digits`` (runs/digits, trained first where it is missing: 4 minutes on two cores). The
-digits 5 to 9 become five classes of their own. A transformer is trained on them anew in the preset's 1,000 steps, and
-the ten-class one is fine-tuned in a third of them; both on RUN's tokenizer, which stays as it is. The same by hand:
+RUN is a run of the preset ``digits`` (default: runs/digits). If it is missing, it is trained first, which takes 4
+minutes on two cores. The digits 5 to 9 become five classes of their own. A transformer is trained on them from scratch
+in the preset's 1,000 steps, and the ten-class transformer is fine-tuned in a third of them. Both use RUN's tokenizer,
+which stays unchanged. To fine-tune by hand:
 
     nextscale train --init-from runs/digits data=FIVE.npz training.transformer.steps=333
 
-Prints, for each and for training anew in as few steps: validation loss (nats a token) and the share of right tokens,
-and the share of 2,000 samples that an independent classifier puts into the class asked for, at guidance 0 and 2.
+Prints, for both and for training from scratch in a third of the steps: validation loss (nats per token), the share of
+correct tokens, and the share of 2,000 samples that an independent classifier puts into the requested class, at
+guidance 0 and 2.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ CLASSES = range(5, 10)
 
 
 def write_five(run: Path, file: Path) -> None:
-    """The run's own digits, split as they were, those of ``CLASSES`` only and numbered from 0."""
+    """Write the run's own digits, in their splits: only those of ``CLASSES``, renumbered from 0."""
     data = plugins.modality("image").open_data(load_run_config(run).data)
     arrays = {}
     for name, source in (("train", data.train), ("val", data.validation), ("test", data.test)):
@@ -47,14 +49,14 @@ def main(run: Path, folder: Path) -> None:
     if not run.exists():
         train(load_config("image", "digits"), run)
     write_five(run, folder / "five.npz")
-    # Without a transformer, a run to start from gives its tokenizer only.
+    # A run without a transformer passes on only its tokenizer.
     shutil.copytree(run / "tokenizer", folder / "base" / "tokenizer")
     shutil.copy(run / "config.yaml", folder / "base")
     steps = load_run_config(run).training.transformer.steps
     rows = []
     for name, start, number in (
-        ("anew", folder / "base", steps),
-        ("anew", folder / "base", steps // 3),
+        ("scratch", folder / "base", steps),
+        ("scratch", folder / "base", steps // 3),
         ("fine-tuned", run, steps // 3),
     ):
         settings = [f"data={folder / 'five.npz'}", f"training.transformer.steps={number}"]

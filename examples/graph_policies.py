@@ -1,11 +1,13 @@
-"""What the reveal policy costs and brings: validity, forward passes and seconds a graph, for a trained graph run.
+"""Costs and benefits of reveal policies for a trained graph run: validity, forward passes and seconds per graph.
 
     python examples/graph_policies.py runs/planar
 
-A minute. A row a policy: one token of each group at a time (the default), every scale at once, or in S sub-steps at
-random. Printed: V.U.N. (valid, unique and novel), passes through the network for a batch, and seconds a graph in
-batches of up to 40. Of trees all policies give 100%, all at once in the fewest passes; of planar graphs groups and one
-token at a time give about 90%, the latter in twice the passes, all at once none.
+Takes a minute. Prints one row per policy: one token of each group at a time (the default), each scale all at once, or
+each scale in S sub-steps, in random order or by confidence. The columns are V.U.N. (valid, unique and novel), passes
+through the network per batch, and seconds per graph in batches of up to 40.
+
+For trees, all policies give 100%, and all at once takes the fewest passes. For planar graphs, groups and one token at a
+time give about 90%, the latter in twice the passes; all at once gives none.
 """
 
 from __future__ import annotations

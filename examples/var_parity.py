@@ -1,14 +1,15 @@
-"""Holds an import of published VAR against outputs of the published implementation.
+"""Compares an import of published VAR with outputs of the published implementation.
 
     python examples/var_parity.py FILE
 
 FILE (for ``torch.load(weights_only=True)``) holds the state dicts ``vae_state`` and ``var_state`` of a small model and,
-under other keys, inputs and outputs. The two are written to .pth files, imported as ``nextscale import var`` does,
-loaded with ``nextscale.load`` and exported again. One line a key: its error, and whether it holds; the exit status is 0
-only if all do. Seconds.
+under other keys, inputs and outputs. The two state dicts are written to .pth files, imported as ``nextscale import
+var`` does, loaded with ``nextscale.load`` and exported again. Prints one line per check: whether it passes, and its
+error. The exit status is 0 only if all pass. Takes seconds.
 
-``tokens`` counts those that differ. ``relative`` is the largest difference over the largest value; it must be 1e-4 at
-most. Published in-painting returns what was drawn before kept tokens replace it, so kept ones are not compared.
+``tokens`` is the number of tokens that differ. ``relative`` is the largest difference divided by the largest value; it
+must be at most 1e-4. Published in-painting returns the drawn tokens before kept tokens replace them, so kept tokens are
+not compared.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Check:
     key: str
     error: float
     unit: str
-    """``relative``, ``tokens`` or ``tensors``: how many differ of those that must be equal."""
+    """``relative``, or ``tokens`` or ``tensors``: the number of those that differ but should be equal."""
 
     @property
     def holds(self) -> bool:
@@ -65,14 +66,14 @@ def tokens(ours: Tensor, theirs: Tensor) -> float:
 
 
 class Parity:
-    """One file, imported."""
+    """The imported models of one file, and their checks."""
 
     def __init__(self, file: Path, folder: Path) -> None:
         self.golden: dict[str, Any] = torch.load(file, weights_only=True)
         self.folder = folder
         torch.save(self.golden["vae_state"], folder / "vae.pth")
         torch.save(self.golden["var_state"], folder / "var.pth")
-        # Their outputs were taken without stochastic depth.
+        # The published outputs were computed without stochastic depth.
         settings = ["transformer.drop_path=0"]
         import_var(folder / "vae.pth", folder / "var.pth", overrides=settings).save(folder / "run")
         model = nextscale.load(folder / "run", "cpu")
@@ -88,19 +89,19 @@ class Parity:
         return {"label": self.golden["labels"]}
 
     def checks(self) -> Iterator[Check]:
-        """One or more for each key, in the file's order; a key that is not known does not hold."""
+        """One or more checks per key, in the file's order. An unknown key fails."""
         for key in self.golden:
             if key in ("image", "labels"):  # inputs
                 continue
             name = "samples" if SAMPLES.fullmatch(key) else key
             check: Callable[[str], Iterator[Check]] | None = getattr(self, f"check_{name}", None)
             if check is None:
-                yield Check(f"{key} (not known)", float("inf"), "tensors")
+                yield Check(f"{key} (unknown)", float("inf"), "tensors")
             else:
                 yield from check(key)
 
     def check_config(self, key: str) -> Iterator[Check]:
-        """What the importer told from names and shapes."""
+        """The settings that the importer derived from names and shapes."""
         theirs, config, phi = self.golden[key], self.tokenizer.pyramid.phi, self.transformer.config
         ours = {
             "V": self.tokenizer.token_space.vocabulary,
@@ -160,7 +161,7 @@ class Parity:
         yield Check(key, relative(logits, self.golden[key]), "relative")
 
     def check_samples(self, key: str) -> Iterator[Check]:
-        """Greedy, seeded, and in-painting samples; the name says how they were drawn."""
+        """Greedy, seeded, and in-painting samples; the key says how they were drawn."""
         theirs, how = self.golden[key], SAMPLES.fullmatch(key)
         assert how is not None
         top = {"top_k": int(how["k"]), "top_p": float(how["p"])} if how["k"] else {"top_k": 1}
@@ -185,7 +186,7 @@ class Parity:
         yield Check(f"{key} image", relative(image, theirs["image"]), "relative")
 
     def kept_tokens(self, keep_mask: Tensor) -> Tensor:
-        """B L: from the mask on the finest grid (h w), through the pixels that it stands for."""
+        """B L: the kept tokens, from a mask on the finest grid (h w), by way of the pixels that it covers."""
         cells = keep_mask.bool().reshape(-1, *keep_mask.shape[-2:])
         pixels = cells.repeat_interleave(self.tokenizer.factor[0], 1).repeat_interleave(self.tokenizer.factor[1], 2)
         return self.tokenizer.keep_tokens(pixels.expand(len(self.pyramid), -1, -1))
@@ -215,14 +216,14 @@ class Parity:
         loss.backward()
         yield Check(f"{key} loss", relative(loss, theirs["loss"]), "relative")
         grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
-        # Whatever moves the first position moves, in theirs, the start's own too.
+        # The published start has a position of its own; its gradient is that of the first positions.
         start = grads["position"][: model.schedule.lengths[0]]
         published = publish_transformer(grads, model.schedule, self.condition, start)
         yield Check(f"{key} grad_norm", worst(published, theirs["grad_norm"]), "relative")
 
 
 def worst(grads: Mapping[str, Tensor], norms: Mapping[str, Any]) -> float:
-    """The largest relative error of a gradient's norm; infinite where one of them is nobody's."""
+    """The largest relative error of a gradient's norm; infinite if a norm belongs to none of ``grads``."""
     if not norms or not norms.keys() <= grads.keys():
         return float("inf")
     return max(relative(grads[name].double().norm(), norm) for name, norm in norms.items())
@@ -238,7 +239,7 @@ def main(file: Path) -> int:
     for check in found:
         print(f"{'ok  ' if check.holds else 'FAIL'} {check.key:<52} {check.error:>9.3g} {check.unit}")
     failed = sum(not check.holds for check in found)
-    print(f"{failed} of {len(found)} do not hold" if failed else f"all {len(found)} hold")
+    print(f"{failed} of {len(found)} checks fail" if failed else f"all {len(found)} checks pass")
     return int(failed > 0)
 
 

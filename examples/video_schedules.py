@@ -1,15 +1,19 @@
-"""Schedules and attention patterns of video, side by side: each transformer trains for the same time.
+"""Compares schedules and attention patterns for video: each transformer trains for the same time.
 
     python examples/video_schedules.py [MINUTES] [FOLDER]
 
-One tokenizer a schedule (the presets ``moving-digits`` and ``moving-digits-clips``; kept in FOLDER, runs/schedules, if
-it is there already), then a transformer for each attention pattern: ``full``, ``markov``, and for clips ``before``, the
-matrix by which a clip sees itself and the one before. Each trains for MINUTES (5) on cached tokens, all of it through
-settings that could stand in a file. Prints a row each: tokens a clip, parameters, milliseconds a training step, steps
-taken and the minutes they took (a pilot of 100 steps sets their number; where the time was then off by a tenth, as on
-a busy machine, it is trained anew), seconds to draw 16 clips, validation loss in nats a token and a clip.
+Trains one tokenizer per schedule (the presets ``moving-digits`` and ``moving-digits-clips``), unless FOLDER
+(default: runs/schedules) already holds it. Then trains one transformer per attention pattern: ``full``, ``markov`` and,
+for clips, ``before``, the matrix with which a clip sees itself and the previous clip. Each transformer trains for
+MINUTES (default: 5) on cached tokens. All of this uses only settings that could be in a file.
 
-Losses of different schedules are of different tokens: only within a schedule do they say which pattern predicts better.
+Prints one row per transformer: tokens per clip, parameters, milliseconds per training step, the number of steps and the
+minutes they took, seconds to draw 16 clips, and validation loss in nats per token and per clip. A pilot of 100 steps
+sets the number of steps. If the time is then off by a tenth or more, as on a busy machine, the transformer is
+trained again.
+
+Different schedules have different tokens, so their losses are not comparable: only within one schedule does the loss
+show which pattern predicts better.
 """
 
 from __future__ import annotations
@@ -25,14 +29,14 @@ from nextscale.storage.models import has
 from nextscale.training.run import train
 
 PILOT = 100
-"""Steps that a step's time is first measured on."""
+"""Number of steps on which the time per step is first measured."""
 ATTEMPTS, WITHIN = 4, 0.1
-"""Trainings at most, the pilot among them, until one took the time asked for, give or take this share of it."""
+"""Maximum number of trainings, pilot included, until one takes the requested time to within this share of it."""
 PRESETS = {"joint": "moving-digits", "clips": "moving-digits-clips"}
 
 
 def before(scales: int, segments: int) -> str:
-    """The matrix by which a segment's scales see their coarser ones and all of the segment before."""
+    """The matrix with which a segment's scales see themselves, coarser ones and all of the previous segment."""
     rows = [
         [int(j <= k and k // scales - j // scales <= 1) for j in range(scales * segments)]
         for k in range(scales * segments)
@@ -41,7 +45,7 @@ def before(scales: int, segments: int) -> str:
 
 
 def measure(run: Path) -> tuple[float, float]:
-    """Milliseconds a step, and the lowest validation loss."""
+    """Milliseconds per step, and the lowest validation loss."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["stage"] == "transformer"]
     speed = [line["tokens_per_second"] for line in lines if line["kind"] == "train"][-1]
@@ -63,7 +67,7 @@ def stage_two(preset: str, pattern: str, tokenizer: Path, out: Path, steps: int)
 
 
 def compare(schedule: str, name: str, pattern: str, minutes: float, folder: Path) -> list[str]:
-    """Train one transformer; its row of the table."""
+    """Train one transformer and return its row of the table."""
     steps, took = PILOT, 0.0
     for _ in range(ATTEMPTS):
         if took:

@@ -7,7 +7,7 @@ In a notebook::
     model = nextscale.load("runs/digits")
     samples = model.generate(16, label=3, guidance=2.0, seed=0)
 
-Importing the package imports no torch; ``load`` and ``train`` are fetched when they are first used.
+Importing the package does not import torch: ``load`` and ``train`` are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Trained models for people in notebooks: ``nextscale.load(run).generate(16, label=3)``."""
+"""Trained models for use in notebooks: ``nextscale.load(run).generate(16, label=3)``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Model:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the tokenizer was told of its data (``DataSplits.description``)."""
+        """What the tokenizer knows about its data (``DataSplits.description``)."""
         return self.tokenizer.description or {}
 
     @property
@@ -61,11 +61,11 @@ class Model:
         """Draw samples.
 
         Args:
-            seed: sample i is a function of (seed, i) alone, so neither ``batch_size`` nor ``num_samples`` changes it.
+            seed: sample i depends on (seed, i) alone, so neither ``batch_size`` nor ``num_samples`` changes it.
             sampling: fields of ``SamplingConfig`` that differ from the run's.
-            conditions: by name, one value or one a sample: a class's number or name, or a vector. A class that is
-                not mentioned goes through all its values in turn; None leaves it unconditional. A count (how large a
-                sample is to be) that is not mentioned is drawn as the data has it.
+            conditions: values by name, one for all samples or one per sample. A value is a class number, a class name
+                or a vector; None makes the samples unconditional. A class that is not given cycles through all its
+                values. A count (the size of a sample) that is not given is drawn from its distribution in the data.
             named: fields of ``SamplingConfig`` or conditions: ``generate(16, label=3, guidance=2.0)``.
 
         Raises:
@@ -73,7 +73,7 @@ class Model:
         """
         config, values = self._settings(sampling, conditions, named)
         if num_samples < 1 or batch_size < 1:
-            raise NextscaleError(f"cannot draw {num_samples} samples, {batch_size} at a time: ask for at least 1")
+            raise NextscaleError(f"cannot draw {num_samples} samples in batches of {batch_size}: ask for at least 1")
         resolved = self._conditions(values, num_samples)
 
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
@@ -98,31 +98,35 @@ class Model:
         batch_size: int = 64,
         **named: Any,
     ) -> Samples:
-        """Draw anew what ``keep`` does not keep of samples, given all that it keeps (VAR's zero-shot editing,
+        """Redraw the part of each sample outside the mask ``keep``, given the part inside it (VAR's zero-shot editing,
         https://arxiv.org/abs/2404.02905, section 5.3).
 
         Args:
             samples: B samples, as ``generate`` returns them.
-            keep: booleans on the samples' grid, one mask for all or one each: True is kept, False drawn anew.
+            keep: booleans on the samples' grid, one mask for all samples or one per sample: True is kept, False is
+                redrawn.
             seed, sampling, batch_size, return_steps: as in ``generate``.
-            conditions: as in ``generate``, but one that is not mentioned is null: what is kept says enough.
-            replay: keep tokens and do no more, as published. By default the state is anchored where it is kept
-                (``sampling.generate``), and the result is encoded and decoded once more with the kept part of
-                ``samples`` in place and not quantized, so that what is kept comes out no worse than a plain
-                reconstruction of it.
-            guess: what is not kept of ``samples`` is a guess, to stay where what is drawn agrees with it
-                (``editing.with_guess``).
-            paste: put the kept part of ``samples`` itself over the result,
-            feather: fading in over so many places from its border inwards.
+            conditions: as in ``generate``, except that a condition that is not given is null, because the kept part
+                is information enough.
+            replay: only keep tokens, as published. By default the state is also anchored where it is kept
+                (``sampling.generate``). The result is then encoded and decoded once more, with the kept part of
+                ``samples`` in place and not quantized. The kept part comes out no worse than in a plain reconstruction.
+            guess: the part of ``samples`` that is not kept is a guess. It stays wherever the drawn sample agrees with
+                it (``editing.with_guess``).
+            paste: paste the kept part of ``samples`` over the result.
+            feather: with ``paste``, the number of places over which the original fades in, from its border inwards.
 
         Raises:
-            ConfigError, NextscaleError: as ``generate``; a mask of another size than the samples; a tokenizer that
-                cannot edit, or a transformer that is tied to samples of another size.
+            ConfigError, NextscaleError: as ``generate``; also a mask that does not have the samples' size, a
+                tokenizer that cannot edit, or a transformer that is tied to another sample size.
         """
         config, values = self._settings(sampling, conditions, named)
         number, device = len(samples), self.tokenizer.device
         if number < 1 or batch_size < 1 or feather < 0:
-            raise NextscaleError(f"cannot edit {number} samples, {batch_size} at a time, feathered by {feather}")
+            raise NextscaleError(
+                f"cannot edit {number} samples in batches of {batch_size} with feather {feather}: "
+                "give at least 1, 1 and 0"
+            )
         tokenizer = ability(self.tokenizer, EditsPlaces)
         mask = as_mask(keep, samples)
         resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
@@ -161,15 +165,15 @@ class Model:
         batch_size: int = 64,
         **named: Any,
     ) -> Samples:
-        """Draw whole samples, each of which keeps one of the parts ``samples``; arguments as in ``edit``.
+        """Complete ``samples``, each of which is part of a larger sample. The other arguments are as in ``edit``.
 
         Raises:
-            ConfigError, NextscaleError: as ``generate``; a tokenizer that cannot complete, or not these parts.
+            ConfigError, NextscaleError: as ``generate``; also a tokenizer that cannot complete samples, or not these.
         """
         config, values = self._settings(sampling, conditions, named)
         number, device = len(samples), self.tokenizer.device
         if number < 1 or batch_size < 1:
-            raise NextscaleError(f"cannot complete {number} samples, {batch_size} at a time")
+            raise NextscaleError(f"cannot complete {number} samples in batches of {batch_size}: give at least 1")
         tokenizer = ability(self.tokenizer, Completes)
         resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
 
@@ -181,8 +185,11 @@ class Model:
         return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
 
     def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
-        """Reconstructions of ``edited`` with the originals where they are kept: from tokens, or with what is kept not
-        quantized, whichever keeps a sample better. Where nothing is kept, ``edited`` itself."""
+        """Reconstructions of ``edited`` with the kept part of the originals in place.
+
+        Each is decoded from tokens, and again with the kept part not quantized; the one with the smaller error on the
+        kept part is returned. A sample of which nothing is kept stays as it is in ``edited``.
+        """
         tokenizer, joined = ability(self.tokenizer, EditsPlaces), paste_back(originals, edited, kept)
         state = self.tokenizer.states(self.tokenizer.encode(joined))[-1]
         fitted, error = edited, torch.full((len(edited),), torch.inf, device=edited.device)
@@ -204,14 +211,17 @@ class Model:
         return_steps: bool,
         batch_size: int,
     ) -> Samples:
-        """``draw(rows, conditions, generators)`` gives a batch as it is after each scale, or after the last only."""
+        """Draw all samples batch by batch.
+
+        ``draw(rows, conditions, generators)`` returns one batch decoded after each scale, or after the last one only.
+        """
         device, batches = self.tokenizer.device, []
         for first in range(0, number, batch_size):
             rows = slice(first, min(first + batch_size, number))
             seeds = sample_seeds(seed, np.arange(rows.start, rows.stop)) >> np.uint64(1)
             generators = [torch.Generator(device).manual_seed(int(one)) for one in seeds]
             batches.append(draw(rows, {name: value[rows].to(device) for name, value in conditions.items()}, generators))
-        # Where the number of scales differs, what is complete stays as it is.
+        # Batches may differ in their number of scales: the shorter ones repeat their last step.
         longest = max(map(len, batches))
         batches = [[*parts, *parts[-1:] * (longest - len(parts))] for parts in batches]
         steps = [self.modality.concatenate(list(parts)) for parts in zip(*batches, strict=True)]
@@ -223,7 +233,7 @@ class Model:
         conditions: Mapping[str, Any] | None,
         named: Mapping[str, Any],
     ) -> tuple[SamplingConfig, dict[str, Any]]:
-        """Settings of sampling, and the values of conditions."""
+        """The sampling settings, and the values of the conditions."""
         overrides = dict(sampling.model_dump() if isinstance(sampling, SamplingConfig) else sampling or {})
         values = dict(conditions or {})
         for name, value in named.items():
@@ -254,7 +264,7 @@ class Model:
 
 
 def _shown(drawn: Generation, steps: bool) -> list[Any]:
-    """The states to decode: after each scale, or after the last."""
+    """The states to decode: after each scale, or after the last one only."""
     return drawn.states[1:] if steps else drawn.states[-1:]
 
 
@@ -262,12 +272,12 @@ def load(run: str | Path, device: str = "auto", precision: str = "fp32", compile
     """The models of a run folder, ready to sample.
 
     Args:
-        precision: of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16``, or ``auto``; see
-            ``nextscale.sampling.precision``.
+        precision: precision of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16`` or ``auto``
+            (see ``nextscale.sampling.precision``).
         compile: torch.compile the transformer's MLPs and the decoder; the first sample then takes minutes.
 
     Raises:
-        CheckpointError: the folder, or one of its models, is missing or damaged. ConfigError: an unknown precision.
+        CheckpointError: the folder or one of its models is missing or damaged. ConfigError: an unknown precision.
     """
     run = Path(run)
     where = pick_device(device)

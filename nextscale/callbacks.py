@@ -1,4 +1,4 @@
-"""What plugins may listen to during training. No torch here."""
+"""Training events that plugins can listen to. No torch here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class TrainingEvent:
     Attributes:
         stage: ``tokenizer`` or ``transformer``.
         step: optimizer steps taken so far in this stage.
-        metrics: named values of this step or validation; None where the event has none.
-        path: the checkpoint or the samples that were written; None where nothing was.
+        metrics: named values of this step or validation; None if the event has none.
+        path: the checkpoint or the samples that were written; None if nothing was written.
     """
 
     stage: str
@@ -26,12 +26,12 @@ class TrainingEvent:
 class TrainingCallback:
     """Subclass it and override what you need; the defaults do nothing.
 
-    Only the first process of a distributed run calls back. An exception stops training, as one in the
-    training code itself would.
+    In a distributed run, only the first process calls it. An exception in a callback stops training, just as one in
+    the training code would.
     """
 
     def on_step(self, event: TrainingEvent) -> None:
-        """An optimizer step ended and was logged; ``event.metrics`` holds what was logged."""
+        """An optimizer step ended and was logged; ``event.metrics`` holds the logged values."""
 
     def on_checkpoint(self, event: TrainingEvent) -> None:
         """A checkpoint was saved at ``event.path``."""

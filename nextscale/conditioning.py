@@ -1,4 +1,4 @@
-"""Named conditions: class labels, vectors; each with a null for classifier-free guidance."""
+"""Named conditions, such as class labels and vectors, each with a null for classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nextscale.errors import NextscaleError, unknown
 class ConditionSpec(BaseModel):
     """One conditioning input. ``class``: integers below ``size``; ``vector``: B x ``size`` floats.
 
-    ``count``: integers from 1 to ``size`` that only the tokenizer takes (``initial_state``): how large a sample is to
-    be. It is not embedded, so the network sees of it what the inputs show; where it is not given, it is drawn.
+    ``count``: integers from 1 to ``size``, the size of a sample. Only the tokenizer reads it (``initial_state``). It is
+    not embedded, so the network knows about it only through the inputs. If it is not given, it is drawn.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,11 +33,11 @@ class ConditionSpec(BaseModel):
 
 
 class Conditioner(nn.Module):
-    """Embeds named conditions and adds them up to one vector a sample, the transformer's start token and adaLN input.
+    """Embeds named conditions and adds them up to one vector per sample: the transformer's start token and adaLN input.
 
-    Every condition has a learned null, used where it is dropped in training and for the unconditional half of
-    guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598). With no condition at all, the vector is one
-    learned start.
+    Every condition has a learned null, used when the condition is dropped in training and for the unconditional half
+    of guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598). If there are no conditions at all, the vector
+    is a single learned start.
     """
 
     def __init__(self, specs: Sequence[ConditionSpec], width: int) -> None:
@@ -56,7 +56,7 @@ class Conditioner(nn.Module):
     def forward(
         self, conditions: Mapping[str, Tensor], num_samples: int, drop: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """B D.
+        """B D: the sum of the embedded conditions.
 
         A condition that is absent from ``conditions`` is null for the whole batch; ``drop[name]`` (B booleans)
         makes it null for some samples.
@@ -79,11 +79,11 @@ class Conditioner(nn.Module):
         return [spec for spec in self.specs if spec.embedded]
 
     def guides(self, conditions: Mapping[str, Tensor]) -> bool:
-        """Whether any of these conditions changes what the network gives: guidance needs one."""
+        """Whether any of these conditions changes the network's output. Guidance has no effect otherwise."""
         return any(spec.name in conditions for spec in self._embedded())
 
     def check(self, conditions: Mapping[str, Tensor]) -> None:
-        """Raise NextscaleError for an unknown name, a label out of range or a wrong size."""
+        """Raise NextscaleError for an unknown name, a label out of range, or a vector of the wrong size."""
         check_conditions(self.specs, conditions)
 
 
@@ -99,7 +99,7 @@ def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Te
             raise NextscaleError(f"{name} {bad} is out of range: this model knows {name}s 0 to {spec.size - 1}")
         if spec.kind == "count" and value.numel() and not 1 <= int(value.min()) <= int(value.max()) <= spec.size:
             bad = int(value.min()) if int(value.min()) < 1 else int(value.max())
-            raise NextscaleError(f"{name} {bad} is out of range: it should be from 1 to {spec.size}")
+            raise NextscaleError(f"{name} {bad} is out of range: it should be between 1 and {spec.size}")
         if spec.kind == "vector" and value.shape[-1] != spec.size:
             raise NextscaleError(f"{name} has {value.shape[-1]} numbers; this model takes {spec.size}")
 
@@ -107,9 +107,10 @@ def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Te
 def resolve_conditions(
     specs: Sequence[ConditionSpec], values: Mapping[str, Any], num_samples: int
 ) -> dict[str, Tensor]:
-    """Tensors with first axis B from what a person names: numbers, class names, vectors; one for all, or one each.
+    """Turn the values a user gives (numbers, class names, vectors; one for all samples or one per sample) into tensors
+    with first axis B.
 
-    A class that is not mentioned (or is ``"all"``) goes through all its values in turn; None leaves a condition null.
+    A class that is not given (or is ``"all"``) cycles through all its values; None leaves a condition null.
 
     Raises:
         NextscaleError: a value that the condition cannot take.
@@ -126,19 +127,19 @@ def resolve_conditions(
 
 
 def _as_tensor(spec: ConditionSpec, value: Any, number: int) -> Tensor:
-    """One value a sample, from one for all or one each."""
+    """One value per sample, from one for all samples or one per sample."""
     if spec.kind == "vector":
         vector = torch.as_tensor(value, dtype=torch.float32)
         vector = vector.expand(number, -1) if vector.dim() == 1 else vector
         if vector.shape != (number, spec.size):
             raise NextscaleError(
-                f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or as many for each "
+                f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or {spec.size} for each "
                 f"of the {number} samples"
             )
         return vector
     entries: list[Any] = [value] * number if isinstance(value, str) or np.ndim(value) == 0 else list(value)
     if len(entries) != number:
-        raise NextscaleError(f"{len(entries)} values of {spec.name} for {number} samples: give one, or one a sample")
+        raise NextscaleError(f"{len(entries)} values of {spec.name} for {number} samples: give one, or one per sample")
     return torch.tensor([_class_number(spec, entry) for entry in entries])
 
 

@@ -1,4 +1,4 @@
-"""What a modality's data looks like to the core: batches, sources that read them, and the splits of a data set."""
+"""How the core sees a modality's data: batches, sources that read them, and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nextscale.conditioning import ConditionSpec
 
 @dataclass
 class Batch:
-    """Samples of one batch, collated as the modality's tokenizer takes them, and their conditions.
+    """The samples of one batch, collated for the modality's tokenizer, and their conditions.
 
     ``samples`` is opaque to the core (a ``B C *grid`` tensor, a batch of graphs, ...); it only has to offer
-    ``.to(device)``. ``conditions`` maps a condition's name to a tensor whose first axis is B. ``scratch`` is what
-    one objective leaves for the next on the same batch.
+    ``.to(device)``. ``conditions`` maps a condition's name to a tensor whose first axis is B. ``scratch`` passes
+    intermediate results from one objective to the next on the same batch.
     """
 
     samples: Any
@@ -33,8 +33,8 @@ class Batch:
 class SampleSource(Protocol):
     """One split of a data set, read by index.
 
-    Where samples are of different lengths, it may have ``lengths`` (N numbers, in any unit): training then takes
-    samples of about one length together, which leaves little to pad.
+    If samples differ in length, a source may have ``lengths`` (N numbers, in any unit): training then batches samples
+    of similar length together, to keep padding small.
     """
 
     def __len__(self) -> int: ...
@@ -42,18 +42,18 @@ class SampleSource(Protocol):
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
         """Read the samples ``indices`` (B integers).
 
-        ``seeds`` (B of uint64) makes sample i's random augmentation a function of ``seeds[i]`` alone, so it does
-        not depend on batch size, on process count, or on where training was resumed; None means no augmentation.
+        ``seeds`` is B uint64. Sample i's random augmentation must depend on ``seeds[i]`` alone, and so not on the batch
+        size, the number of processes or the step at which training was resumed. None means no augmentation.
         """
         ...
 
 
 @dataclass
 class DataSplits:
-    """A data set as a modality opened it.
+    """A data set that a modality has opened.
 
-    ``description`` is a JSON-able record of what the tokenizer must know of the data (sizes, channels, class
-    names); it is stored with the trained models, so that a run loads without its data.
+    ``description`` is a JSON-able record of everything the tokenizer must know about the data (sizes, channels, class
+    names). It is stored with the trained models, so that a run loads without its data.
     """
 
     train: SampleSource
@@ -64,14 +64,19 @@ class DataSplits:
 
     @property
     def held_out(self) -> SampleSource:
-        """What a trained model is measured on: the test split, else the validation split."""
+        """The split that a trained model is measured on: the test split if there is one, else the validation split."""
         return self.validation if self.test is None else self.test
 
 
 @dataclass
 class Samples:
-    """``samples`` as the modality has them (on a grid: B C *grid); ``steps[k]``, the same decoded after scale
-    k (only where asked for); the ``conditions`` they were drawn under."""
+    """Drawn samples.
+
+    Attributes:
+        samples: in the modality's own form (on a grid: B C *grid).
+        steps: ``steps[k]`` holds the same samples decoded after scale k; empty unless asked for.
+        conditions: the conditions under which the samples were drawn.
+    """
 
     samples: Any
     steps: list[Any]

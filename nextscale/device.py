@@ -1,4 +1,4 @@
-"""Which device to compute on, what it computes in, and whether it can compile."""
+"""Choosing the device and the precision to compute in, and checking for a compiler."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from nextscale.errors import ConfigError
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes this process's own GPU where there is one, and so does ``cuda``.
+    """The device called ``name``. ``auto`` is this process's own GPU, or the CPU if there is none. ``cuda`` is this
+    process's own GPU.
 
     Raises:
-        ConfigError: torch knows no such device, or this machine has none.
+        ConfigError: torch does not know the device, or this machine does not have it.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
@@ -22,22 +23,22 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}; it should be auto, cpu, cuda, cuda:1 or the like") from None
+        raise ConfigError(f"unknown device {name!r}; it should be auto, cpu, cuda, cuda:1 or similar") from None
     if device.type == "cpu":
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     count = torch.accelerator.device_count() if accelerator and accelerator.type == device.type else 0
     if not count:
-        raise ConfigError(f"device {name!r} is not available on this machine; auto takes what there is")
+        raise ConfigError(f"device {name!r} is not available on this machine; auto picks one that is")
     if device.index is None:
         device = torch.device(device.type, local)
     if device.index >= count:
-        raise ConfigError(f"device {str(device)!r} is not available: this machine has {count} of them, from 0")
+        raise ConfigError(f"device {str(device)!r} is not available: this machine has {count}, numbered from 0")
     return device
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype to autocast to, or None for fp32. ``auto`` is bf16 where the device computes it faster."""
+    """The dtype to autocast to, or None for fp32. ``auto`` is bf16 if it is faster on the device, else fp32."""
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
@@ -47,7 +48,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def check_compiler(model: nn.Module) -> None:
-    """Raise ConfigError where torch.compile would find no compiler for ``model``'s device."""
+    """Raise ConfigError if torch.compile would find no compiler for ``model``'s device."""
     if any(p.is_cuda for p in model.parameters()):
         return
     from torch._inductor.cpp_builder import get_cpp_compiler  # takes seconds to import

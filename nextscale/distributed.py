@@ -1,4 +1,4 @@
-"""The few questions that training asks of torch.distributed; everything works in a single process too."""
+"""The few torch.distributed operations that training needs; they all work in a single process too."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The other processes wait while the first one tokenizes a data set, or draws samples.
+# The other processes wait while the first one tokenizes a data set or draws samples.
 TIMEOUT = timedelta(hours=12)
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group that torchrun set up (nccl on CUDA, gloo elsewhere); nothing where there is none."""
+    """Join the group that torchrun set up (nccl on CUDA, gloo elsewhere); do nothing if there is none."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
         return
@@ -52,14 +52,14 @@ def barrier() -> None:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum over processes (in place)."""
+    """The sum of ``tensor`` over processes (in place)."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def gather(tensor: Tensor) -> list[Tensor]:
-    """What every process holds, in their order; the same shape everywhere."""
+    """The tensors of all processes, ordered by rank; they must have the same shape."""
     if world_size() == 1:
         return [tensor]
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -68,12 +68,12 @@ def gather(tensor: Tensor) -> list[Tensor]:
 
 
 def on_main(function: Callable[[], Any]) -> None:
-    """Call ``function`` on the first process while the others wait; if it fails they leave without a word."""
+    """Call ``function`` on the first process while the others wait. If it fails, the others exit silently."""
     problem: BaseException | None = None
     if is_main():
         try:
             function()
-        except BaseException as error:  # told to the others first, or they would wait for ever
+        except BaseException as error:  # raised only after the others know, or they would wait for ever
             problem = error
     if world_size() > 1:
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"

@@ -1,4 +1,4 @@
-"""Errors meant for the user: one line that says what was wrong, where, and what would be right."""
+"""Errors for the user: each is one line that says what was wrong, where, and what would be right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 class NextscaleError(Exception):
     """Base of every error the user can act on. The command line prints it as one line and exits with 2.
 
-    ``rows`` are details that the line only counts: records that the command line prints as a table above it.
+    ``rows`` are records of details that the line only counts. The command line prints them as a table above the line.
     """
 
     def __init__(self, message: str = "", rows: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -27,19 +27,19 @@ class DataError(NextscaleError):
 
 
 class CheckpointError(NextscaleError):
-    """A run, checkpoint or token cache is missing, damaged, or belongs to something else."""
+    """A run, checkpoint or token cache is missing, damaged, or does not match the settings or data."""
 
 
 class PluginError(NextscaleError):
-    """A plugin is missing, broken, or clashes with another."""
+    """A plugin is missing or broken, or clashes with another plugin."""
 
 
 class TrainingError(NextscaleError):
-    """Training cannot go on (loss not finite, disk full)."""
+    """Training cannot continue (loss not finite, disk full)."""
 
 
 class NextscaleWarning(UserWarning):
-    """Something the user should know of what is done all the same; the command line prints it as one line."""
+    """A warning for the user about something that does not stop the command. The command line prints it as one line."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a trained run is worth: reconstruction, codebook, validation loss, and samples. Written to RUN/eval.json."""
+"""Evaluation of a trained run: reconstruction, codebook, validation loss and samples. Written to RUN/eval.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nextscale.training.tokenizer_stage import validation_batches
 from nextscale.training.transformer_stage import TransformerObjective
 
 HELD_OUT = 2048
-"""Held-out samples that codebook usage and validation loss are measured on."""
+"""Number of held-out samples used to measure codebook usage and validation loss."""
 
 
 def evaluate(
@@ -43,23 +43,25 @@ def evaluate(
     """Measure a run and write ``eval.json`` into it.
 
     Args:
-        samples: drawn at each ``guidance``, classes evenly spread. Without conditions that guide, at none.
-        seed: of the samples.
-        repeats: draw so often, with seeds from ``seed`` on; measures are means, and ``NAME_std`` their spread.
+        samples: number of samples to draw at each ``guidance``, spread evenly over classes.
+        guidance: guidance strengths to draw samples at. Without conditions that can guide, samples are drawn at 0 only.
+        seed: seed of the samples.
+        repeats: number of times to draw, with seeds ``seed``, ``seed`` + 1, ... Each measure is then the mean, and
+            ``NAME_std`` its standard deviation.
         sampling: fields of ``SamplingConfig`` that differ from the run's.
-        options: of the modality's own measurements, ``eval.KEY=VALUE`` each (``ModalityConfig.evaluation``).
+        options: options of the modality's own measurements, each ``eval.KEY=VALUE`` (``ModalityConfig.evaluation``).
         reconstruction_only: measure the tokenizer only.
-        validation: on the validation split although there is a test split, to choose settings by; the file is then
-            ``eval-validation.json``.
+        validation: measure on the validation split even if there is a test split, in order to choose settings. The
+            file is then ``eval-validation.json``.
 
     Returns:
-        ``reconstruction`` (the modality's), ``codebook`` (usage and perplexity, a scale and in all), ``validation``
-        (loss in nats and accuracy of the transformer, a scale and in all), ``samples`` (by guidance; every distance
-        beside its real-against-real floor), ``model`` (the modality's, where it has any). The last three only where
-        the run holds a transformer.
+        ``reconstruction`` (measured by the modality), ``codebook`` (usage and perplexity, per scale and in total),
+        ``validation`` (loss in nats and accuracy of the transformer, per scale and in total), ``samples`` (by guidance;
+        every distance beside its real-against-real floor) and ``model`` (measured by the modality, if it has such
+        measurements). The last three are present only if the run holds a transformer.
 
     Raises:
-        CheckpointError, DataError, ConfigError: the run, its data or the options are not as they should be.
+        CheckpointError, DataError, ConfigError: the run, its data or the options are missing or wrong.
     """
     run, where, console = Path(run), pick_device(device), Console(stderr=True)
     tokenizer = load_tokenizer(run, where)
@@ -102,7 +104,8 @@ def eval_file(run: Path, validation: bool = False) -> Path:
 
 
 def mean_and_spread(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of every number in ``rounds``, and its standard deviation as ``NAME_std``; the rest of the first."""
+    """The mean of every number over ``rounds``, and its standard deviation as ``NAME_std``. Values that are not numbers
+    are taken from the first round."""
     results: dict[str, Any] = {}
     for key, first in rounds[0].items():
         values = [each.get(key) for each in rounds]
@@ -118,7 +121,7 @@ def mean_and_spread(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, float]:
-    """Share of the vocabulary that held-out samples use, and perplexity exp(entropy), at each scale and in all."""
+    """Share of the vocabulary that held-out samples use, and perplexity exp(entropy), per scale and in total."""
     size = tokenizer.token_space.vocabulary
     counts: dict[str, Tensor] = {}
     source = data.held_out
@@ -140,7 +143,7 @@ def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str
 
 @torch.inference_mode()
 def validation_loss(model: Model, data: DataSplits) -> dict[str, float]:
-    """Teacher-forced loss (nats a token) and accuracy on the validation split, in all and at each scale."""
+    """Teacher-forced loss (nats per token) and accuracy on the validation split, in total and per scale."""
     objective = TransformerObjective(model.transformer, model.tokenizer, TransformerStageConfig())
     sums: dict[str, float] = {}
     batches = validation_batches(len(data.validation), HELD_OUT)

@@ -1,4 +1,4 @@
-"""What the C library does with the memory of freed tensors (glibc, on Linux; elsewhere nothing is done)."""
+"""Control over how the C library handles the memory of freed tensors (glibc on Linux; elsewhere this does nothing)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Of malloc.h, with the defaults that mallopt(3) gives.
+# From malloc.h; the defaults are those in mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Within the block, glibc reuses the memory of freed tensors instead of giving it back.
+    """Within the block, glibc reuses the memory of freed tensors instead of returning it to the system.
 
-    Otherwise it returns every large block to the kernel and gets it back page by page, zeroed, at every step: 5% of
-    the time of a training step on a CPU.
+    By default it returns every large allocation to the kernel and gets it back page by page, zeroed, at every step.
+    That takes 5% of the time of a training step on a CPU.
     """
     mallopt = _glibc_function("mallopt")
     if mallopt is None:
@@ -35,10 +35,10 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def return_large_tensors() -> None:
-    """Let glibc give tensors of 16 MiB and more back to the system once they are freed.
+    """Let glibc return tensors of 16 MiB and more to the system once they are freed.
 
-    By itself it learns to keep tensors of up to 32 MiB, in holes that a sampler's growing scales leave unused: a tenth
-    of its memory. What one sample takes is smaller, and is kept.
+    By default it learns to keep tensors of up to 32 MiB. Because the scales of a sampler grow, such memory stays behind
+    as unused holes: a tenth of the sampler's memory. The tensors of a single sample are smaller and are still kept.
     """
     mallopt = _glibc_function("mallopt")
     if mallopt is not None:
@@ -46,7 +46,7 @@ def return_large_tensors() -> None:
 
 
 def release_freed_memory() -> None:
-    """Give what glibc holds of freed tensors back to the system."""
+    """Return the memory of freed tensors that glibc still holds to the system."""
     trim = _glibc_function("malloc_trim")
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""Models built without memory or time, to see whether settings fit and how large they make a model."""
+"""Models built without memory and in no time, to check that settings fit together and how large the model would be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IN_PLACE = {Tensor.uniform_, Tensor.normal_, Tensor.mul_, Tensor.div_, Tensor.ze
 
 
 class _NoValues(TorchFunctionMode):
-    """Tensors without memory have nothing to initialise, and torch imports its compiler (seconds) to do so."""
+    """Skips initialisation: tensors without memory hold no values, and torch would import its compiler (seconds)."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None

@@ -1,6 +1,6 @@
-"""What a plugin provides: a cheap record that finds it, and the implementation behind it.
+"""The two parts of a modality that a plugin provides: a cheap record, and the implementation that the record names.
 
-The record is read at every start of the command line, so an entry module must not import torch; the implementation
+The record is read at every start of the command line, so an entry module must not import torch. The implementation
 is imported when a command needs it.
 """
 
@@ -30,16 +30,16 @@ API_VERSION = 2
 
 @dataclass(frozen=True)
 class ModalitySpec:
-    """How the core finds a modality.
+    """The record by which the core finds a modality.
 
     Attributes:
-        name: what the user writes after ``--modality``.
+        name: the word the user writes after ``--modality``.
         summary: one line for ``nextscale plugins ls``.
         config: dotted path ``package.module:NAME`` of a ``ModalityConfig`` instance (must not import torch).
         implementation: dotted path of a ``Modality`` subclass.
-        presets: folder of YAML presets, one file each.
-        default_preset: the preset used where the user names none.
-        api_version: the version of this interface the plugin was written for.
+        presets: folder of presets, one YAML file per preset.
+        default_preset: the preset used if the user names none.
+        api_version: the version of this interface that the plugin was written for.
     """
 
     name: str
@@ -61,7 +61,7 @@ class NoOptions(BaseModel):
 class ModalityConfig:
     """The modality's own sections of settings: pydantic models that refuse unknown keys (``config.sections.Section``).
 
-    ``data`` and ``tokenizer`` are part of a run's configuration. ``evaluation`` are options of ``nextscale eval``,
+    ``data`` and ``tokenizer`` are part of a run's configuration. ``evaluation`` holds options of ``nextscale eval``,
     written ``eval.KEY=VALUE``.
     """
 
@@ -75,10 +75,11 @@ class BenchCase:
     """A preset that ``nextscale bench`` times.
 
     Attributes:
-        preset: its name.
+        preset: name of the preset.
         batch_size: None takes the preset's.
-        description, conditions: stand in for the preset's data (``DataSplits``), which then need not be there.
-            Samples are decoded from random tokens: time does not depend on content. None opens the data.
+        description, conditions: stand in for the preset's data (``DataSplits``), so that the data need not exist.
+            Samples are then decoded from random tokens, because timings do not depend on content. If ``description``
+            is None, the data is opened.
     """
 
     preset: str
@@ -89,15 +90,15 @@ class BenchCase:
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What the core offers to whoever measures: the device to compute on, and a folder that keeps what takes long to
-    compute, such as a trained classifier (None keeps nothing)."""
+    """What the core offers to a measurement: the device to compute on, and a folder to cache whatever takes long to
+    compute, such as a trained classifier (None caches nothing)."""
 
     device: torch.device
     cache: Path | None = None
 
 
 class TrainedModel(Protocol):
-    """What ``nextscale.load`` returns, as far as a modality or a prediction needs it (``nextscale.api.Model``)."""
+    """The part of ``nextscale.api.Model``, which ``nextscale.load`` returns, that a modality or a prediction needs."""
 
     tokenizer: MultiscaleTokenizer
 
@@ -110,11 +111,12 @@ class TrainedModel(Protocol):
 
 
 class Modality(ABC):
-    """The implementation behind a ``ModalitySpec``. Stateless: every method gets what it needs.
+    """The implementation behind a ``ModalitySpec``. Stateless: every method gets all it needs as arguments.
 
     Samples are opaque to the core: it moves a batch with ``.to(device)`` and joins batches with ``concatenate``.
-    Writers get a path without a suffix, add their own, and return what they wrote; ``description`` is that of the
-    data (``DataSplits.description``). ``grid.GridModality`` is the base for samples that are tensors B C *grid.
+    Writers get a path without a suffix, add their own suffix, and return the path of what they wrote. ``description``
+    describes the data (``DataSplits.description``). ``grid.GridModality`` is the base for samples that are tensors
+    B C *grid.
     """
 
     name: ClassVar[str]
@@ -124,17 +126,17 @@ class Modality(ABC):
         """Open the data that ``config`` (the plugin's data section) names.
 
         Raises:
-            DataError: one line that names the file or folder, what is wrong, and what would be right.
+            DataError: one line that says which file or folder is wrong, why, and what would be right.
         """
 
     @abstractmethod
     def build_tokenizer(self, config: Any, description: dict[str, Any]) -> MultiscaleTokenizer:
-        """A fresh tokenizer for data of this ``description`` (``DataSplits.description``)."""
+        """A fresh tokenizer for data with this ``description`` (``DataSplits.description``)."""
 
     @abstractmethod
     def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: Any) -> list[Objective]:
-        """What stage 1 trains, in the order it is optimised within a step: the tokenizer's own objective first,
-        then any opponent's (a discriminator). Empty for a tokenizer without weights."""
+        """The objectives of stage 1, in the order in which they are optimised within a step: first the tokenizer's own,
+        then that of an opponent (a discriminator), if any. Empty for a tokenizer without weights."""
 
     @abstractmethod
     def concatenate(self, batches: list[Any]) -> Any:
@@ -142,7 +144,7 @@ class Modality(ABC):
 
     @abstractmethod
     def write_samples(self, samples: Any, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        """Write each sample to a file of its own in ``folder``; the files, one per sample, in order."""
+        """Write each sample to its own file in ``folder``. Returns the files, one per sample, in order."""
 
     @abstractmethod
     def write_grid(self, samples: Any, path: Path, description: Mapping[str, Any], columns: int | None = None) -> Path:
@@ -150,29 +152,30 @@ class Modality(ABC):
 
     @abstractmethod
     def write_film(self, steps: list[Any], path: Path, description: Mapping[str, Any]) -> Path:
-        """Write the coarse-to-fine film strip: ``steps[k]`` are the same samples decoded after scale k."""
+        """Write the coarse-to-fine film strip: ``steps[k]`` holds the same samples decoded after scale k."""
 
     def write_parts(self, parts: Iterable[Any], path: Path, description: Mapping[str, Any]) -> Path:
-        """Write one sample from its parts along the first axis as they come, each a batch of one."""
+        """Write one sample from successive parts along its first axis, as they arrive; each part is a batch of one."""
         raise NextscaleError(f"modality {self.name} cannot write samples piece by piece")
 
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[Any, Tensor | None]:
-        """A batch of one sample from a file, as ``tokenizer`` takes it, and what a mask file marks to be drawn anew:
-        1 *grid booleans, fitted to the sample as it was (None without a mask).
+        """Read a batch of one sample from a file, in the form that ``tokenizer`` takes, and the mask of what to redraw.
+
+        The mask is 1 *grid booleans, resized and cropped as the sample was, if at all; None if there is no mask file.
 
         Raises:
-            DataError: one line that names the file and what is wrong (unreadable, or the mask is of another size).
+            DataError: one line that names the file and says what is wrong (unreadable, or a mask of another size).
         """
         raise NextscaleError(f"modality {self.name} cannot read samples from files")
 
     def bench_cases(self) -> list[BenchCase]:
-        """What ``nextscale bench train`` times where the user names no preset."""
+        """The cases that ``nextscale bench train`` times if the user names no preset."""
         return []
 
     def sample_bench_cases(self) -> list[BenchCase]:
-        """What ``nextscale bench sample`` times where the user names no preset; each with a description of data."""
+        """The cases that ``nextscale bench sample`` times if the user names no preset. Each has a ``description``."""
         return []
 
     # Measurements. ``options`` is an instance of ``ModalityConfig.evaluation``.
@@ -186,7 +189,7 @@ class Modality(ABC):
     def evaluate_model(
         self, model: TrainedModel, data: DataSplits, options: Any, context: EvaluationContext
     ) -> dict[str, Any]:
-        """Metrics that need the model itself: predictions of held-out samples, say."""
+        """Metrics that need the model itself, such as predictions of held-out samples."""
         return {}
 
     def evaluate_samples(
@@ -197,5 +200,5 @@ class Modality(ABC):
         options: Any,
         context: EvaluationContext,
     ) -> dict[str, Any]:
-        """Sample-quality metrics; every distance beside its real-against-real floor at the same count."""
+        """Sample-quality metrics. Every distance comes with its real-against-real floor at the same sample count."""
         return {}

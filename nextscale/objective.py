@@ -13,9 +13,9 @@ from nextscale.randomness import Draws
 class Objective(nn.Module, ABC):
     """A loss and the module it trains. Its forward is what DistributedDataParallel wraps.
 
-    ``model`` is the module that is saved, averaged (EMA) and optimised. Anything else the loss needs (a frozen
-    tokenizer, an opponent) is kept out of the module tree, so that it is neither trained nor saved here.
-    Several objectives may alternate on the same batch (a tokenizer and its discriminator).
+    ``model`` is the module that is optimised, averaged (EMA) and saved. Anything else the loss needs (a frozen
+    tokenizer, an opponent) is kept out of the module tree, so that it is neither trained nor saved here. Several
+    objectives may alternate on the same batch (a tokenizer and its discriminator).
     """
 
     name: str
@@ -25,17 +25,17 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss (a scalar) and named scalars to log, all over this process's share of the batch.
+        """The mean loss (a scalar) and named scalars to log, all computed over this process's share of the batch.
 
-        All randomness comes from ``draws``, which gives a sample the same numbers whatever the process count.
+        All randomness comes from ``draws``, which gives a sample the same numbers for any number of processes.
         """
 
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Scalars (means over the batch) of ``model``, which is ``self.model`` or its moving average.
+        """Validation scalars (means over the batch) of ``model``, which is ``self.model`` or its moving average.
 
-        ``loss`` decides which weights are kept. An opponent's objective returns nothing.
+        The scalar ``loss`` decides which weights are kept. The objective of an opponent returns no scalars.
         """
         return {}
 
     def after_step(self, step: int, draws: Draws) -> None:
-        """Called after the optimizer's step, on every process alike."""
+        """Called after each optimizer step, on every process."""

@@ -4,9 +4,9 @@
 
     from nextscale.plugin import GridModality, ModalitySpec, Section, build_grid_tokenizer, hookimpl
 
-``plugin.pyi`` beside this file lists the names, for type checkers and for this module. Each is fetched when it is first
-used, so that an entry module which imports from here stays free of torch. ``API_VERSION`` grows when a name is removed
-or changes incompatibly.
+``plugin.pyi`` beside this file lists the names, for type checkers and for this module. Each name is imported on first
+use, so that an entry module can import from here without importing torch. ``API_VERSION`` is raised when a name is
+removed or changes incompatibly.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How plugins are found: entry points of the group ``nextscale``, each loaded inside its own guard. No torch.
+"""Plugin discovery: entry points of the group ``nextscale``, each loaded inside its own guard. No torch here.
 
-A broken plugin is recorded and the rest works. Every entry point gets a pluggy manager of its own, so a hook
-that raises cannot end the call for the others, and every record can be traced to its distribution.
+A broken plugin is recorded, and the others still work. Every entry point gets its own pluggy manager, so that a hook
+that raises does not stop the hooks of other plugins, and every record can be traced to its distribution.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ModalityPlugin:
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """What is wrong with an entry point, in one line. What else it offers may still work."""
+    """One thing that is wrong with an entry point, in one line. The rest of the plugin may still work."""
 
     name: str
     distribution: str
@@ -56,7 +56,7 @@ class BrokenPlugin:
 
 @dataclass(frozen=True)
 class Clash:
-    """A name that several entry points offer; ``offers`` holds each one's distribution and version."""
+    """A name that several entry points offer. ``offers`` holds the distribution and version of each."""
 
     kind: str
     name: str
@@ -71,7 +71,7 @@ class Clash:
 
 @dataclass
 class Plugins:
-    """Everything that was found, by name."""
+    """Everything that was discovered, by name."""
 
     modalities: dict[str, ModalityPlugin] = field(default_factory=dict)
     broken: list[BrokenPlugin] = field(default_factory=list)
@@ -84,7 +84,8 @@ class Plugins:
         """The modality ``name``.
 
         Raises:
-            PluginError: it is unknown (names the nearest), its plugin is broken, or two plugins offer it.
+            PluginError: it is unknown (the error names the closest match), its plugin is broken, or two plugins offer
+                it.
         """
         if name in self.modalities:
             return self.modalities[name].spec
@@ -97,15 +98,15 @@ class Plugins:
         raise PluginError(unknown("modality", name, self.modalities))
 
     def commands(self) -> list[CommandSpec]:
-        """The extra commands, sorted by name; clashing ones are left out."""
+        """The extra commands, sorted by name, without those that clash."""
         return [self._commands[name] for name in sorted(self._commands)]
 
     def formats(self) -> list[FormatSpec]:
-        """The formats of trained models, sorted by name; clashing ones are left out."""
+        """The formats of trained models, sorted by name, without those that clash."""
         return [self._formats[name] for name in sorted(self._formats)]
 
     def callbacks(self, config: RunSettings, folder: Path) -> list[TrainingCallback]:
-        """Every plugin's training callbacks; a plugin that fails is recorded, logged as a warning, and left out."""
+        """The training callbacks of all plugins. A plugin that fails is recorded, logged as a warning, and left out."""
         from nextscale.callbacks import TrainingCallback
 
         callbacks: list[TrainingCallback] = []
@@ -115,14 +116,14 @@ class Plugins:
             for problem in loaded.problems[known:]:
                 broken = loaded.broken(problem)
                 logger.warning("%s", broken)
-                if broken not in self.broken:  # an earlier run may have met it too
+                if broken not in self.broken:  # an earlier run may have recorded it already
                     self.broken.append(broken)
         return callbacks
 
 
 @dataclass
 class _Loaded:
-    """An entry point that could be imported, its own manager, and what was found wrong with it so far."""
+    """An entry point that could be imported, its own manager, and the problems found with it so far."""
 
     name: str
     distribution: str
@@ -134,7 +135,7 @@ class _Loaded:
         return BrokenPlugin(self.name, self.distribution, self.version, problem)
 
     def call(self, hook: str, kind: type[T], **arguments: Any) -> list[T]:
-        """The records this plugin's ``hook`` returns, less those that are not a ``kind``."""
+        """The records that this plugin's ``hook`` returns, without those that are not a ``kind``."""
         records: list[T] = []
         try:
             for returned in getattr(self.manager.hook, hook)(**arguments):
@@ -145,7 +146,7 @@ class _Loaded:
                     if isinstance(record, kind):
                         records.append(record)
                     else:
-                        self.problems.append(f"{hook} returned {_shown(record)} where a {kind.__name__} was due")
+                        self.problems.append(f"{hook} returned {_shown(record)}, not a {kind.__name__}")
         except (Exception, SystemExit) as error:
             self.problems.append(f"{hook} raised {_one_line(error)}")
         return records
@@ -153,9 +154,9 @@ class _Loaded:
 
 @lru_cache(maxsize=1)
 def discover() -> Plugins:
-    """Find, load and question every plugin. Never raises for a plugin's sake.
+    """Find and load every plugin and call its discovery hooks. A broken plugin is recorded and raises no error.
 
-    Cached; ``discover.cache_clear()`` makes the next call look again.
+    The result is cached; ``discover.cache_clear()`` makes the next call search again.
     """
     from nextscale.modality import ModalitySpec
 
@@ -193,7 +194,7 @@ def discover() -> Plugins:
 
 
 def _unrivalled(kind: str, offers: list[tuple[_Loaded, Named]], clashes: list[Clash]) -> dict[str, Named]:
-    """Records that one entry point alone offers, by name; the others are added to ``clashes``."""
+    """Records that only one entry point offers, by name. The others are added to ``clashes``."""
     by_name: dict[str, list[tuple[_Loaded, Named]]] = {}
     for loaded, record in offers:
         by_name.setdefault(record.name, []).append((loaded, record))
@@ -204,15 +205,15 @@ def _unrivalled(kind: str, offers: list[tuple[_Loaded, Named]], clashes: list[Cl
 
 
 def third_party() -> bool:
-    """Whether any distribution but nextscale itself registers a plugin. Reads metadata, loads nothing."""
+    """Whether any distribution other than nextscale registers a plugin. Reads only metadata and loads nothing."""
     return any(_origin(entry_point)[0] != PROJECT for entry_point in entry_points(group=GROUP))
 
 
 def load_object(path: str) -> Any:
-    """What the dotted path ``package.module:attribute`` names.
+    """The object at the dotted path ``package.module:attribute``.
 
     Raises:
-        PluginError: the path is malformed, its module cannot be imported, or has no such attribute.
+        PluginError: the path is malformed, its module cannot be imported, or the module has no such attribute.
     """
     module_name, colon, attribute = path.partition(":")
     if not (module_name and colon and attribute):
@@ -229,7 +230,7 @@ def load_object(path: str) -> Any:
 
 
 def modality(name: str) -> Modality:
-    """The implementation of modality ``name`` (imports what it needs, torch among it).
+    """The implementation of modality ``name`` (imports everything it needs, including torch).
 
     Raises:
         PluginError: the modality or its implementation is unknown or broken.
@@ -247,7 +248,7 @@ def modality(name: str) -> Modality:
 
 
 def modality_config(name: str) -> ModalityConfig:
-    """The configuration sections of modality ``name``, without torch.
+    """The configuration sections of modality ``name``, without importing torch.
 
     Raises:
         PluginError: the modality or its configuration is unknown or broken.
@@ -262,7 +263,7 @@ def modality_config(name: str) -> ModalityConfig:
 
 
 def _origin(entry_point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution an entry point belongs to."""
+    """Name and version of the distribution that an entry point belongs to."""
     distribution = entry_point.dist
     if distribution is None:
         return "unknown distribution", "?"
@@ -284,7 +285,7 @@ def _load(entry_point: EntryPoint) -> _Loaded | BrokenPlugin:
 
 
 def _hook_problems(manager: pluggy.PluginManager, plugin: object) -> list[str]:
-    """What pluggy lets pass in silence: hooks misspelt, undecorated, or with defaults that hide arguments."""
+    """Mistakes that pluggy silently accepts: hooks that are misspelt, undecorated, or have arguments with defaults."""
     specs = {name for name, value in vars(hookspecs).items() if hasattr(value, f"{PROJECT}_spec")}
     callers = {caller.name: caller for caller in manager.get_hookcallers(plugin) or []}
     problems = []
@@ -294,7 +295,7 @@ def _hook_problems(manager: pluggy.PluginManager, plugin: object) -> list[str]:
         for implementation in callers[name].get_hookimpls():
             if implementation.kwargnames:
                 hidden = ", ".join(implementation.kwargnames)
-                problems.append(f"{name}: arguments with a default are never passed; remove it from {hidden}")
+                problems.append(f"{name}: arguments with a default are never passed; remove the default of {hidden}")
     for name in dir(plugin):
         if not name.startswith(f"{PROJECT}_") or name in callers or not inspect.isroutine(getattr(plugin, name)):
             continue
@@ -311,7 +312,7 @@ def _wrong_with(spec: ModalitySpec) -> str | None:
         return f"modality {spec.name!r} was written for {versions}: {side}"
     for attribute in ("name", "summary", "config", "implementation", "default_preset"):
         if not isinstance(getattr(spec, attribute), str):
-            return f"modality {spec.name!r}: {attribute} is {_shown(getattr(spec, attribute))}, not text"
+            return f"modality {spec.name!r}: {attribute} is {_shown(getattr(spec, attribute))}, not a str"
     if not isinstance(spec.presets, Path):
         return f"modality {spec.name!r}: presets is {_shown(spec.presets)}, not a pathlib.Path"
     return None

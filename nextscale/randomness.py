@@ -1,6 +1,6 @@
 """Randomness as a function of (seed, step, sample): independent of process count, batch split and resumption.
 
-Nothing here has state, so a checkpoint needs no random-number state, and a resumed run is exact.
+Nothing here has state, so a checkpoint need not store random-number state, and a resumed run repeats exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def mixed_seed(*parts: int) -> int:
 
 
 def sample_seeds(seed: int, positions: np.ndarray) -> np.ndarray:
-    """B of uint64: one seed for each position in the training stream (splitmix64 of seed and position)."""
+    """B uint64: one seed per position in the training stream (splitmix64 of seed and position)."""
     with np.errstate(over="ignore"):
         z = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(mixed_seed(seed))
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -27,13 +27,13 @@ def sample_seeds(seed: int, positions: np.ndarray) -> np.ndarray:
 class Draws:
     """Random numbers of one training step.
 
-    Each draw is made for the whole global batch and cut to this process's rows, so two processes see together
-    exactly what one would see alone. Drawn on the CPU, so every device sees the same.
+    Each draw is made for the whole global batch and cut to this process's rows, so that two processes together see
+    exactly what a single one would see. The numbers are drawn on the CPU, so that every device sees the same ones.
 
     Args:
-        seed, step: what the numbers are a function of.
-        rows: the rows of the global batch this process (or micro-batch) holds.
-        global_batch: samples in the global batch.
+        seed, step: determine the numbers.
+        rows: the rows of the global batch that this process (or micro-batch) holds.
+        global_batch: number of samples in the global batch.
     """
 
     def __init__(self, seed: int, step: int, rows: slice, global_batch: int, device: torch.device | str = "cpu"):
@@ -50,5 +50,5 @@ class Draws:
         return whole[self.rows].to(self.device)
 
     def shared(self) -> torch.Generator:
-        """A generator that is the same on every process (for choices that are the batch's, not a sample's)."""
+        """A generator that is the same on every process, for choices made once for the whole batch."""
         return self.generator

@@ -1,4 +1,4 @@
-"""A run that trains in about a second: real digits, a fraction of them, and models of a few thousand weights."""
+"""A run that trains in about a second: real digits (a small part of them), and models of a few thousand weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TINY = {
     for stage in ("tokenizer", "transformer")
     for key, value in {
         "steps": 6, "batch_size": 8, "log_every": 1, "validate_every": 2, "checkpoint_every": 2, "samples_every": 0,
-        "precision": "fp32",  # which auto is only where bf16 is slow; runs that are compared must not hang on that
+        "precision": "fp32",  # auto depends on how fast bf16 is here; compared runs must not
     }.items()
 }  # fmt: skip
 
@@ -31,7 +31,7 @@ Settings = Callable[..., list[str]]
 
 @pytest.fixture(scope="session")
 def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 digits to train on, 32 to validate with, labelled."""
+    """96 labelled digits for training and 32 for validation."""
     import numpy as np
     from sklearn.datasets import load_digits
 
@@ -44,7 +44,7 @@ def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(digits_file: Path) -> Settings:
-    """``key=value`` settings of a tiny run, with others put over them: ``tiny(seed=3, **{"data.crop": 6})``."""
+    """The ``key=value`` settings of a tiny run, with changes: ``tiny(seed=3, **{"data.crop": 6})``."""
 
     def settings(**changes: object) -> list[str]:
         values: dict[str, object] = {**TINY, "data.source": digits_file, **changes}
@@ -55,7 +55,7 @@ def tiny(digits_file: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny run, trained; not to be written to."""
+    """The folder of a trained tiny run. Tests must not write to it."""
     from nextscale.config.run import load_config
     from nextscale.training.run import train
 

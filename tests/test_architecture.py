@@ -1,4 +1,4 @@
-"""The shape of the code: each package is a floor that looks only down, and plugins see the public surface alone."""
+"""The layers of the code: each package imports only from lower floors, and plugins use only the public surface."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ FLOORS = [
     ["toolkit"],
     ["plugin", "__init__"],
 ]
-"""From the ground up. A module imports from its own package and from floors below; toolkit is for plugins alone."""
+"""From the bottom to the top. A module imports only from its own package and from lower floors. toolkit is for plugins
+only."""
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
 
 
@@ -41,7 +42,7 @@ def modules(*folders: str) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything a file imports: at its top, in functions, and under TYPE_CHECKING."""
+    """Line and full name of everything that a file imports: at its top, in functions, and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -51,20 +52,20 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{node.module}.{alias.name}"
 
 
-def room(name: str) -> str:
-    """``nextscale.tokens.space.Codes`` is in the room ``tokens``."""
+def package_of(name: str) -> str:
+    """``nextscale.tokens.space.Codes`` is in the package ``tokens``."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in FLOOR else "__init__"
 
 
-def test_every_room_has_a_floor() -> None:
+def test_every_package_has_a_floor() -> None:
     there = {
         path.stem for path in (ROOT / "nextscale").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert there == set(FLOOR)
 
 
-def test_each_floor_looks_only_down() -> None:
+def test_each_package_imports_only_from_lower_floors() -> None:
     wrong = []
     for path in modules("nextscale"):
         here = path.relative_to(ROOT / "nextscale").parts[0].removesuffix(".py")
@@ -73,13 +74,13 @@ def test_each_floor_looks_only_down() -> None:
                 wrong.append(f"{path}:{line} imports {name}")
             if name.split(".")[0] != "nextscale":
                 continue
-            there = room(name)
+            there = package_of(name)
             if there != here and FLOOR[there] >= FLOOR[here]:
-                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} looks up at {there} ({name})")
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {here} imports from the higher floor {there} ({name})")
     assert not wrong, "\n".join(wrong)
 
 
-def test_there_are_no_circles_of_imports() -> None:
+def test_there_are_no_import_cycles() -> None:
     edges: dict[str, set[str]] = {}
     for path in modules("nextscale", "cli", "plugins"):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -94,7 +95,7 @@ def test_there_are_no_circles_of_imports() -> None:
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, f"a circle of imports: {' -> '.join((*path[path.index(module) :], module))}"
+        assert module not in path, f"an import cycle: {' -> '.join((*path[path.index(module) :], module))}"
         if module not in done:
             for other in sorted(graph[module]):
                 visit(other, (*path, module))
@@ -117,7 +118,7 @@ def test_the_core_never_imports_the_toolkit() -> None:
 
 
 def test_built_in_plugins_import_the_public_surface_only() -> None:
-    """So that they prove that it suffices."""
+    """They prove that the public surface suffices."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in modules("plugins")

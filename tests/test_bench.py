@@ -1,4 +1,4 @@
-"""`nextscale bench train`: that it measures what it says, not how fast."""
+"""`nextscale bench`: that it measures what it claims to measure, not how fast anything is."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_rows_without_data() -> None:
     assert rows[0]["note"] == ""
 
 
-def test_the_step_is_timed_in_turns_and_tokenizes_only_on_the_fly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_timed_in_turns_and_only_on_the_fly_steps_tokenize(monkeypatch: pytest.MonkeyPatch) -> None:
     from nextscale.grid import GridTokenizer
 
     encoded: list[int] = []
@@ -53,10 +53,10 @@ def test_the_step_is_timed_in_turns_and_tokenizes_only_on_the_fly(monkeypatch: p
     monkeypatch.setattr(GridTokenizer, "encode", lambda self, x: encoded.append(len(x)) or encode(self, x))
     case = BenchCase("digits", 2, DIGITS)
     bench_train("image", [case], ["fp32"], repeats=2, overrides=TINY, device="cpu")
-    assert encoded == [2] * 4  # to fill the cache, then once in each of three turns
+    assert encoded == [2] * 4  # once to fill the cache, then once in each of three rounds
 
 
-def test_the_presets_own_data() -> None:
+def test_the_data_of_the_preset() -> None:
     (row,) = bench_train("image", ["digits"], ["fp32"], 1, [*TINY, "training.transformer.batch_size=4"])
     assert row["batch"] == 4 and row["floor_ratio"] > 0
 
@@ -84,7 +84,7 @@ def test_a_linear_layer_is_three_products() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_fused_attention_counts_as_the_six_products_that_it_stands_for(masked: bool) -> None:
-    """Against the same attention written out, whose products are recorded one by one."""
+    """Compared with the same attention written out, whose products are recorded one by one."""
     batch, heads, length, width = 2, 3, 5, 4
     q, k, v = (torch.randn(batch, heads, length, width, requires_grad=True) for _ in range(3))
     mask = torch.ones(length, length, dtype=torch.bool).tril() if masked else None
@@ -102,12 +102,12 @@ def test_the_floor_counts_each_product_as_often_as_it_occurs() -> None:
     square = Product(Factor((4, 4), False), Factor((4, 4), True), torch.float32, CPU)
     batched = Product(Factor((2, 3, 4), True), Factor((2, 4, 5), False), torch.float32, CPU)
     assert (square.flops, batched.flops) == (2 * 64, 2 * 2 * 3 * 4 * 5)
-    # By this clock, two timed calls of each take 2 s.
+    # By this clock, two timed calls of each product take 2 s.
     ticks = itertools.count(step=2)
     assert Floor(Counter({square: 3, batched: 2}), lambda: float(next(ticks))).__call__() == 5.0
 
 
-def test_factors_are_laid_out_as_they_were() -> None:
+def test_factors_keep_their_layout() -> None:
     x = torch.randn(3, 4)
     for tensor, transposed in ((x, False), (x.T, True)):
         factor = Factor.of(tensor)
@@ -131,14 +131,14 @@ def test_products_of_inference_and_convolutions() -> None:
     assert found.channels_last and found.places == 2 * 4 * 3 and found.flops == 2 * out.numel() * 3 * 9
     assert found.activation_bytes == 4 * (image.numel() + out.numel()) and found.weight_bytes == 4 * 4 * 3 * 9
     assert found.compute(image, conv.weight).shape == out.shape
-    assert sum(products.counts.values()) == 4, "linear, convolution, and attention's two"
+    assert sum(products.counts.values()) == 4, "the linear layer, the convolution, and the two products of attention"
 
 
-def test_a_cold_floor_takes_turns_at_different_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cold_floor_cycles_through_different_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     square, met = Product(Factor((4, 4), False), Factor((4, 4), True), torch.float32, CPU), []
     monkeypatch.setattr(Product, "compute", lambda self, a, b: met.append(b.data_ptr()))
     Floor(Counter({square: 3}), itertools.count().__next__, cold=True)()
-    assert len(set(met)) == 3 and len(met) == 4, "one warms up, then each of three"
+    assert len(set(met)) == 3 and len(met) == 4, "one warm-up, then each of the three"
     met.clear()
     monkeypatch.setattr(Floor, "COLD_BYTES", 2 * 64)
     Floor(Counter({square: 3}), itertools.count().__next__, cold=True)()
@@ -160,13 +160,13 @@ def test_sampling_is_timed_and_its_memory_counted() -> None:
     assert sampler.weights() == total and rows[1]["paper_mib"] < rows[0]["paper_mib"]
 
 
-def test_what_is_counted_is_the_transformer_and_the_decoder_alone() -> None:
+def test_only_the_transformer_and_the_decoder_are_counted() -> None:
     case = BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
     sampler = _Sampler("image", case, "fp32", TINY, CPU, False)
     counts = sampler.products(1)
     matrices = sum(count for product, count in counts.items() if isinstance(product, Product))
-    # Three scales: a block has four matrices and attention's two, then stem (but for the first scale) and head;
-    # once a sample, adaLN of two blocks and of the head.
+    # At each of three scales: four matrices and attention's two products per block, the stem (except at the first
+    # scale) and the head. Once per sample: adaLN of two blocks and of the head.
     assert matrices == 3 * (2 * 6 + 1) + 2 + 3
     convolutions = [product for product in counts if isinstance(product, Convolution)]
     assert convolutions and all(product.shape[0] == 1 for product in convolutions)
@@ -200,7 +200,7 @@ def test_command_line() -> None:
     assert "floor ratio" in result.stdout and "on the fly ratio" in result.stdout and "digits" in result.stdout
 
 
-def test_a_modality_that_names_no_presets_says_so() -> None:
+def test_a_modality_without_bench_presets_asks_for_one() -> None:
     for kind in ("train", "sample"):
         result = CliRunner().invoke(app, ["bench", kind, "-m", "graph"])
         assert result.exit_code == 2 and "name one with --preset" in result.stderr, result.output

@@ -1,4 +1,4 @@
-"""Attention by blocks, against scaled_dot_product_attention under the same mask."""
+"""Attention by blocks, compared with scaled_dot_product_attention under the same mask."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.transformer.attention import ScaleAttention
-from nextscale.transformer.blockwise import LEAST_ROWS, block_attention, row_blocks
+from nextscale.transformer.blockwise import MIN_ROWS, block_attention, row_blocks
 
 
 @st.composite
 def masks(draw: st.DrawFn) -> Tensor:
-    """L L booleans of some schedule and some scale attention matrix."""
+    """L L booleans from a random schedule and a random scale attention rule."""
     lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=5))
     ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     matrix = [[j == i or (j < i and draw(st.booleans())) for j in range(len(lengths))] for i in range(len(lengths))]
@@ -26,7 +26,7 @@ def masks(draw: st.DrawFn) -> Tensor:
 
 @settings(max_examples=60, deadline=None)
 @given(masks())
-def test_blocks_stand_for_the_mask(allowed: Tensor) -> None:
+def test_blocks_reproduce_the_mask(allowed: Tensor) -> None:
     rebuilt, seen = torch.zeros_like(allowed), 0
     blocks = row_blocks(allowed)
     for block in blocks:
@@ -35,7 +35,7 @@ def test_blocks_stand_for_the_mask(allowed: Tensor) -> None:
         rebuilt[block.rows, block.keys] = True if block.mask is None else block.mask
     assert seen == len(allowed)
     assert torch.equal(rebuilt, allowed)
-    assert all(block.rows.stop - block.rows.start >= LEAST_ROWS for block in blocks[:-1])
+    assert all(block.rows.stop - block.rows.start >= MIN_ROWS for block in blocks[:-1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,7 +64,7 @@ def test_bfloat16(autocast: bool) -> None:
     exact = [x.detach().double().requires_grad_() for x in inputs]
     expected = F.scaled_dot_product_attention(*exact, attn_mask=allowed, scale=1.0)
     assert found.dtype == torch.bfloat16
-    # Logits are rounded too, as in every attention that is not fused: to 2^-9 of up to about 10.
+    # Logits are rounded too, as in any attention that is not fused: by 2^-9 of values up to about 10.
     assert (found.double() - expected).norm() < 0.01 * expected.norm()
     grads = torch.autograd.grad(found.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), exact)
     for ours, theirs in zip(*grads, strict=True):

@@ -64,7 +64,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     ],
     ids=["adamw", "fused", "foreach", "sgd", "nadam", "adafactor"],
 )
-def test_training_goes_on_exactly(tmp_path: Path, make: Callable[[list], torch.optim.Optimizer]) -> None:
+def test_training_continues_exactly(tmp_path: Path, make: Callable[[list], torch.optim.Optimizer]) -> None:
     def build(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = small_model(seed)
         decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -75,7 +75,7 @@ def test_training_goes_on_exactly(tmp_path: Path, make: Callable[[list], torch.o
     train(model, optimizer, range(3))
     path = save_checkpoint(tmp_path, 3, {"model": model}, {}, {"model": optimizer}, {}, 1)
     resumed, resumed_optimizer = build(1)
-    train(resumed, resumed_optimizer, range(50, 52))  # what was there before must not show
+    train(resumed, resumed_optimizer, range(50, 52))  # loading must replace all of this state
     load_checkpoint(path, {"model": resumed}, {"model": resumed_optimizer})
     for one, other in zip(
         optimizer.state_dict()["state"].values(), resumed_optimizer.state_dict()["state"].values(), strict=True
@@ -96,7 +96,7 @@ def test_training_goes_on_exactly(tmp_path: Path, make: Callable[[list], torch.o
     assert same(model.state_dict(), resumed.state_dict())
 
 
-def test_before_the_first_step_there_is_nothing_to_save_of_an_optimizer(tmp_path: Path) -> None:
+def test_an_optimizer_has_no_state_to_save_before_its_first_step(tmp_path: Path) -> None:
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters())
     path = save_checkpoint(tmp_path, 0, {"model": model}, {}, {"model": optimizer}, {}, 1)
@@ -153,10 +153,10 @@ def test_tied_weights(tmp_path: Path) -> None:
     assert other[1].weight is other[0].weight
 
 
-# Which stay
+# Which checkpoints are kept
 
 
-def test_the_last_few_and_the_named_ones_stay(tmp_path: Path) -> None:
+def test_the_last_few_and_the_named_ones_are_kept(tmp_path: Path) -> None:
     for step in (1, 20, 300):
         save(tmp_path, step, keep=2)
         save(tmp_path, step, keep=2, name="best")
@@ -262,7 +262,7 @@ def test_damage_names_the_file_and_offers_the_one_before(tmp_path: Path, seed: i
         if kind == "truncated" and victim.suffix == ".safetensors":
             assert f"is truncated: {victim.stat().st_size} of {len(content)} bytes" in text
     else:
-        assert victim.name == "state.json" and kind == "changed"  # a blank between two values
+        assert victim.name == "state.json" and kind == "changed"  # whitespace between two values
     assert same(model.state_dict(), before)
 
 
@@ -285,14 +285,14 @@ def test_another_models_checkpoint_changes_nothing(tmp_path: Path) -> None:
     )
     wide = small_model(3, width=6)
     before = {name: value.clone() for name, value in wide.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"of another shape: 3.bias \(5,\) for \(6,\), 3.weight "):
+    with pytest.raises(CheckpointError, match=r"wrong shape: 3.bias is \(5,\), not \(6,\), 3.weight "):
         load_checkpoint(path, {"model": wide})
     with pytest.raises(CheckpointError, match=r"missing: .*; unexpected: 0.bias, 0.weight, 1.bias and \d+ more"):
         load_checkpoint(path, {"model": nn.ModuleDict({"other": nn.Linear(2, 2)})})
     with pytest.raises(CheckpointError, match=r"holds no opponent \(it holds model.safetensors, optimizer-model"):
         load_checkpoint(path, {"opponent": wide})
     fewer = torch.optim.AdamW(list(wide.parameters())[1:])
-    with pytest.raises(CheckpointError, match=r"it has groups of \[8\] parameters, this run's has \[7\]"):
+    with pytest.raises(CheckpointError, match=r"it has groups of \[8\] parameters, but this run's optimizer has \[7\]"):
         load_checkpoint(path, {}, {"model": fewer})
     assert same(wide.state_dict(), before)
 
@@ -347,7 +347,7 @@ for write in (
 
 
 def test_a_write_that_really_fails(tmp_path: Path) -> None:
-    """The operating system refuses in the middle of a file, safetensors' own writer included."""
+    """The operating system refuses in the middle of a file, also in safetensors' own writer."""
     environment = os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[1])}
     command = [sys.executable, "-c", WRITE_PAST_THE_LIMIT, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -360,7 +360,7 @@ def test_a_write_that_really_fails(tmp_path: Path) -> None:
     check_checkpoint(tmp_path / "step-00000001")
 
 
-def test_a_state_that_is_no_json_leaves_nothing(tmp_path: Path) -> None:
+def test_a_state_that_is_not_json_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save_checkpoint(tmp_path, 1, {"model": small_model()}, {}, {}, {"x": object()}, 1)
     assert not list(tmp_path.iterdir())
@@ -393,5 +393,5 @@ def test_load_tensors_refuses_damage(tmp_path: Path) -> None:
     save_tensors_atomic(path, {"a": torch.arange(3)})
     for content in (path.read_bytes()[:-1], b"", b"\x80\x04pickle"):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
+        with pytest.raises(CheckpointError, match="is damaged or not a safetensors file"):
             load_tensors(path)

@@ -1,4 +1,4 @@
-"""The command line: fast help, exit codes, one line for what is wrong."""
+"""The command line: fast help, exit codes, and one-line errors."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_version() -> None:
         (["sample", "r", "-n", "0"], "-n"),
     ],
 )
-def test_typers_own_messages_and_exit_code_stay(arguments: list[str], message: str) -> None:
+def test_typer_keeps_its_own_messages_and_exit_code(arguments: list[str], message: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert message in result.output
 
 
-def test_wrong_settings_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_wrong_settings_give_one_line_and_exit_code_2(tmp_path: Path) -> None:
     for arguments, message in [
         (["train", "-m", "imgae"], "error: unknown modality 'imgae'; did you mean 'image'?"),
         (["train", "-p", "digist"], "error: unknown preset 'digist'; did you mean 'digits'?"),
@@ -138,11 +138,11 @@ def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConfigError("x")
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -c '{RUN}' config show | head -1; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.stderr == ""
-    assert result.returncode in (0, 141)  # 0: everything fitted into the pipe before head closed it
+    assert result.returncode in (0, 141)  # 0 if everything fitted into the pipe before head closed it
 
 
 def test_interrupt_during_a_command() -> None:
@@ -211,7 +211,7 @@ def test_a_plugins_command_is_listed_and_runs(tmp_path: Path) -> None:
     assert "command 'train' of a plugin is not used" in nextscale("plugins", "ls", PYTHONPATH=path).stdout
 
 
-# Commands hand their arguments on. The functions they call are replaced: training itself is tested elsewhere.
+# Commands pass their arguments on. The functions that they call are replaced; training itself is tested elsewhere.
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_train_names_its_folder(trained: list[tuple]) -> None:
         assert (config.seed, where, stage, resume) == (4, Path(folder), "tokenizer", None)
 
 
-def test_train_goes_on_with_the_runs_own_configuration(trained: list[tuple]) -> None:
+def test_train_resumes_with_the_runs_own_configuration(trained: list[tuple]) -> None:
     folder = Path("runs/digits")
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(invoke("config", "show", "-p", "digits", "seed=11").output)
@@ -253,7 +253,7 @@ def test_train_goes_on_with_the_runs_own_configuration(trained: list[tuple]) -> 
     assert result.exit_code == 2 and "has preset 'digits', not 'none'" in result.stderr
 
 
-def test_train_resume_auto_starts_where_nothing_is(trained: list[tuple]) -> None:
+def test_train_resume_auto_starts_a_new_run_if_there_is_none(trained: list[tuple]) -> None:
     assert invoke("train", "--resume", "auto", "--name", "new", "seed=2").exit_code == 0
     assert (trained[-1][0].seed, trained[-1][1]) == (2, Path("runs/new"))
 
@@ -266,7 +266,7 @@ def test_train_dry_run_shows_and_stops(trained: list[tuple]) -> None:
     assert "tokens.scales" in table and "1 4" in table and "61.5" in table
 
 
-def test_sample_hands_settings_and_conditions_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sample_passes_settings_and_conditions_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import nextscale as package
 
     model = FakeModel()
@@ -286,7 +286,7 @@ def test_sample_hands_settings_and_conditions_on(monkeypatch: pytest.MonkeyPatch
 
 
 class FakeModel:
-    """Records what it was asked; writes nothing."""
+    """Records what it was asked for; writes nothing."""
 
     def __init__(self) -> None:
         from nextscale.conditioning import ConditionSpec
@@ -306,7 +306,7 @@ class FakeModel:
         return path.with_suffix(".png")
 
 
-def test_results_stand_beside_their_floors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_are_printed_beside_their_floors(capsys: pytest.CaptureFixture[str]) -> None:
     results = {"psnr": 27.123456, "guidance 2": {"kid": 0.5, "kid_floor": 0.125}, "used": [1.0, 0.75], "n": 12345}
     tables.print_results(results)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -316,14 +316,14 @@ def test_results_stand_beside_their_floors(capsys: pytest.CaptureFixture[str]) -
     assert not any("kid_floor" in word for line in lines for word in line)
 
 
-def test_doctor_fails_where_something_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_if_something_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     import nextscale_cli.doctor as doctor
 
     found = discover()
     monkeypatch.setattr(found, "broken", [])
     monkeypatch.setattr(doctor, "find_spec", lambda module: None)
     good = invoke("doctor")
-    assert "pip install 'nextscale[track]'" in good.output, "an extra that is missing is no fault"
+    assert "pip install 'nextscale[track]'" in good.output, "a missing extra is no fault"
     assert good.exit_code == 0, good.output
     monkeypatch.setattr(found, "broken", [BrokenPlugin("odd", "odd-dist", "0.1", "ImportError: no")])
     bad = invoke("doctor")

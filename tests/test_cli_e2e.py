@@ -32,7 +32,7 @@ def invoke(*arguments: str | Path) -> Any:
 def run(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "run"
     result = invoke("train", "--modality", "image", "--preset", "digits", "--out", folder, *tiny())
-    assert result.stdout == "", "what is said while training goes to stderr"
+    assert result.stdout == "", "training logs to stderr"
     assert "transformer 6/6  validation: loss" in result.stderr
     return folder
 
@@ -43,7 +43,7 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_train_leaves_pictures(run: Path) -> None:
-    assert size(run / "samples/samples.png") == (8 * 66 + 2, 8 * 66 + 2), "64 of 8 x 8, enlarged to 64, 2 between"
+    assert size(run / "samples/samples.png") == (8 * 66 + 2, 8 * 66 + 2), "64 images, enlarged to 64 pixels, 2 apart"
     assert size(run / "samples/reconstructions.png") == (5 * 66 + 2, 8 * 66 + 2), "four scales and the sample itself"
 
 
@@ -75,7 +75,7 @@ def test_sample_writes_grid_film_and_files(run: Path, tmp_path: Path) -> None:
     assert {path.name for path in (run / "samples/seed-5").iterdir()} == {"grid.png", "film.png"}
 
 
-def test_tokenize_then_train_goes_on(run: Path) -> None:
+def test_train_continues_after_tokenize(run: Path) -> None:
     result = invoke("tokenize", run)
     assert result.stdout.split() == [str(run / "tokens.zarr/train"), str(run / "tokens.zarr/validation")]
     assert "transformer: already trained" in invoke("train", "--out", run, "--resume", "auto").stderr
@@ -87,9 +87,9 @@ def test_dry_run_says_what_would_be_trained(tiny: Settings, tmp_path: Path) -> N
     assert yaml.safe_load(settings)["transformer"]["depth"] == 1
     values = dict(line.rsplit(maxsplit=1) for line in table.splitlines() if len(line.split()) > 1)
     assert values["samples.train"] == "96" and values["samples.validation"] == "32"
-    assert values["tokens a sample"] == "30"
+    assert values["tokens per sample"] == "30"
     assert values["transformer.tokens"] == f"{6 * 8 * 30:,}"
-    assert float(values["tokenizer.estimate, minutes at least"]) >= 0
+    assert float(values["tokenizer.estimated minutes, at least"]) >= 0
     assert not (tmp_path / "run").exists()
 
 
@@ -104,7 +104,8 @@ def test_dry_run_counts_the_parameters_of_the_real_models(run: Path, tiny: Setti
 
 
 def test_dry_run_imports_no_compiler() -> None:
-    """Importing torch takes two thirds of the three seconds it may take; its compiler would take two more."""
+    """A dry run may take three seconds. Importing torch takes two of them; importing its compiler would take two
+    more."""
     code = (
         "import sys\nfrom nextscale_cli.main import app\n"
         "try:\n    app(['train', '-m', 'image', '--dry-run'])\nexcept SystemExit:\n    pass\n"
@@ -115,7 +116,7 @@ def test_dry_run_imports_no_compiler() -> None:
     assert result.stderr.strip() == "[]", result.stderr
 
 
-def test_a_finished_run_ends_well_in_a_process_of_its_own(run: Path) -> None:
+def test_a_finished_run_exits_cleanly_in_its_own_process(run: Path) -> None:
     started = time.perf_counter()
     command = [sys.executable, "-c", RUN, "train", "--out", str(run), "--resume", "auto"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "40"})

@@ -1,4 +1,4 @@
-"""``nextscale edit`` from a file to pictures, and what it says of bad input."""
+"""``nextscale edit`` from a file to pictures, and its errors for bad input."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_a_box_is_drawn_anew_and_the_rest_pasted_back(tiny_run: Path, picture: P
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [str(out / "grid.png"), f"{out / 'single'} (3 files)"]
     with Image.open(out / "grid.png") as grid:
-        assert grid.size == (5 * 66 + 2, 66 + 2), "the sample, what is kept, and three versions"
+        assert grid.size == (5 * 66 + 2, 66 + 2), "the sample, its kept part, and three versions"
     original = pixels(picture)
     for file in sorted((out / "single").iterdir()):
         assert (pixels(file)[4:] == original[4:]).all()
         assert (pixels(file)[:4] != original[:4]).any()
 
 
-def test_a_mask_is_its_white_and_outpaint_the_rest(tiny_run: Path, picture: Path, tmp_path: Path) -> None:
+def test_a_mask_selects_its_white_pixels_and_outpaint_the_rest(tiny_run: Path, picture: Path, tmp_path: Path) -> None:
     white = np.zeros((8, 8), np.uint8)
     white[:4] = 255
     Image.fromarray(white).save(tmp_path / "mask.png")
@@ -62,7 +62,7 @@ def test_a_mask_is_its_white_and_outpaint_the_rest(tiny_run: Path, picture: Path
     assert (images[0] == images[1]).all() and (images[0] == images[2]).all()
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(tiny_run: Path, picture: Path, tmp_path: Path) -> None:
+def test_bad_input_gives_one_line_and_leaves_nothing(tiny_run: Path, picture: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "wide.png")
     unfinished = tmp_path / "unfinished"
@@ -82,8 +82,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(tiny_run: Path, picture: Path,
         ("holds no trained transformer", unfinished, picture, *box),
         ("either --mask FILE or --box", tiny_run, picture),
         ("either --mask FILE or --box", tiny_run, picture, *box, "--mask", picture),
-        ("--feather belongs to --paste", tiny_run, picture, *box, "--feather", "2"),
-        ("leaves nothing to draw anew", tiny_run, picture, "--box", "0,0,8,8", "--outpaint"),
+        ("--feather needs --paste", tiny_run, picture, *box, "--feather", "2"),
+        ("leaves nothing to redraw", tiny_run, picture, "--box", "0,0,8,8", "--outpaint"),
         ("guidance = -1", tiny_run, picture, *box, "--guidance", "-1"),
         ("unknown precision 'half'", tiny_run, picture, *box, "--precision", "half"),
     ):

@@ -1,4 +1,4 @@
-"""Bad input: one clear line on stderr, an exit code that is not 0, and nothing half-written."""
+"""Bad input gives one clear line on stderr and a non-zero exit code, and leaves nothing half-written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, int]:
 
 
 def fails(folder: Path, message: str, *arguments: str | Path, code: int = 2) -> None:
-    """The command says ``message`` in one line and leaves ``folder`` as it was."""
+    """The command fails with ``message`` in one line and leaves ``folder`` as it was."""
     before = contents(folder)
     result = invoke(*arguments)
     assert result.exit_code == code, result.output
@@ -47,7 +47,7 @@ def fails(folder: Path, message: str, *arguments: str | Path, code: int = 2) -> 
 
 
 def stops(message: str, *arguments: str | Path) -> str:
-    """The command works for a while and then says ``message`` in its last line, which is returned."""
+    """The command works for a while, then fails with ``message`` in its last line, which is returned."""
     result = invoke(*arguments)
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
@@ -58,7 +58,7 @@ def stops(message: str, *arguments: str | Path) -> str:
 
 @pytest.fixture
 def run(tiny_run: Path, tmp_path: Path) -> Path:
-    """A trained run that may be written to."""
+    """A trained run that the test may write to."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
@@ -89,13 +89,13 @@ def test_settings_that_do_not_fit(tiny: Settings, tmp_path: Path, changes: dict[
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_a_device_that_is_not_there(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
-    message = "device 'cuda' is not available on this machine; auto takes what there is"
+def test_an_unavailable_device(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
+    message = "device 'cuda' is not available on this machine; auto picks one that is"
     fails(tmp_path, message, "train", "--out", tmp_path / "run", *tiny(**{"training.device": "cuda"}))
     fails(tiny_run, message, "sample", tiny_run, "--device", "cuda")
 
 
-def test_names_that_are_not_known(tmp_path: Path) -> None:
+def test_unknown_names(tmp_path: Path) -> None:
     out = tmp_path / "run"
     fails(tmp_path, "unknown modality 'imgae'; did you mean 'image'?", "train", "-m", "imgae", "--out", out)
     fails(tmp_path, "unknown preset 'digtis'; did you mean 'digits'?", "train", "-p", "digtis", "--out", out)
@@ -114,7 +114,7 @@ def test_extras_that_are_not_installed(tiny: Settings, tmp_path: Path, monkeypat
 # The data
 
 
-def test_data_that_is_not_there(tiny: Settings, tmp_path: Path) -> None:
+def test_missing_data(tiny: Settings, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, message in (("missing", "missing"), ("empty", "no images")):
         source = {"data.source": tmp_path / name}
@@ -154,8 +154,8 @@ def test_a_run_that_exists(tiny: Settings, tiny_run: Path, tmp_path: Path) -> No
     fails(tiny_run, message, "train", "--out", tiny_run, *tiny())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    fails(tmp_path, "is no run folder", "train", "--out", tmp_path / "other", "--resume", "auto", *tiny())
-    fails(tmp_path, "is no run folder", "train", "--out", tmp_path / "other/thesis.tex", "--resume", "auto", *tiny())
+    fails(tmp_path, "is not a run folder", "train", "--out", tmp_path / "other", "--resume", "auto", *tiny())
+    fails(tmp_path, "is not a run folder", "train", "--out", tmp_path / "other/thesis.tex", "--resume", "auto", *tiny())
 
 
 def test_no_tokenizer_to_build_on(tiny: Settings, tmp_path: Path) -> None:
@@ -165,12 +165,12 @@ def test_no_tokenizer_to_build_on(tiny: Settings, tmp_path: Path) -> None:
     fails(tmp_path, "no run folder at", "tokenize", tmp_path / "run")
 
 
-def test_a_checkpoint_that_is_none(tiny_run: Path, tmp_path: Path) -> None:
+def test_paths_that_are_no_checkpoint_to_resume(tiny_run: Path, tmp_path: Path) -> None:
     for path, message in [
         (tiny_run / "checkpoints/tokenizer", "is not a checkpoint of run"),
         (tmp_path / "checkpoints/tokenizer/step-00000001", "is not a checkpoint of run"),
         (tiny_run / "checkpoints/tokenizer/step-00000099", "there is no checkpoint at"),
-        (tiny_run / "checkpoints/tokenizer/step-00000004", f"the tokenizer of {tiny_run} is trained already"),
+        (tiny_run / "checkpoints/tokenizer/step-00000004", f"the tokenizer of {tiny_run} is already trained"),
     ]:
         fails(tiny_run, message, "train", "--out", tiny_run, "--resume", path)
 
@@ -212,7 +212,7 @@ def test_damaged_models(run: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite(tiny: Settings, tmp_path: Path) -> None:
-    """What is saved is good, and is named."""
+    """The last saved checkpoint is good, and the error names it."""
     run = tmp_path / "run"
     absurd = {
         "training.tokenizer.lr": 1e20, "training.tokenizer.warmup": 0.7, "training.tokenizer.clip": 0,
@@ -241,7 +241,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_writes_that_fail(tiny: Settings, tmp_path: Path, tiny_run: Path) -> None:
-    """Nothing half-written stays, and training goes on once there is room."""
+    """Nothing half-written remains, and training continues once there is room."""
     run = tmp_path / "run"
     with largest_file(50_000):
         stops("cannot write: File too large", "train", "--out", run, *tiny())
@@ -255,7 +255,7 @@ def test_writes_that_fail(tiny: Settings, tmp_path: Path, tiny_run: Path) -> Non
 
 
 def test_a_full_disk(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second checkpoint on: the first stays, and is named."""
+    """The disk is full from the second checkpoint on. The first one stays, and the error names it."""
     run, real = tmp_path / "run", nextscale.storage.files.save_file
 
     def full(tensors: Any, path: Path, *rest: Any) -> None:
@@ -293,7 +293,7 @@ def test_samples_that_cannot_be_drawn(tiny_run: Path, settings: list[str], messa
 # Plugins
 
 
-def test_a_broken_plugin_costs_nothing_else(
+def test_a_broken_plugin_breaks_nothing_else(
     tiny: Settings, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = tmp_path / "path/broken-1.0.dist-info"

@@ -33,7 +33,7 @@ def test_an_absent_condition_is_null():
     torch.testing.assert_close(made({}, 2), (made.null["label"] + made.null["size"]).expand(2, -1))
 
 
-def test_dropping_is_a_samples_own():
+def test_conditions_are_dropped_per_sample():
     made = conditioner(LABEL, SIZE)
     drop = {"label": torch.tensor([True, False]), "size": torch.tensor([True, False])}
     dropped = made(VALUES, 2, drop)
@@ -41,7 +41,7 @@ def test_dropping_is_a_samples_own():
     torch.testing.assert_close(dropped[1], made(VALUES, 2)[1])
 
 
-def test_without_conditions_there_is_one_start():
+def test_without_conditions_all_samples_start_alike():
     made = conditioner()
     assert torch.equal(made({}, 3), made.null["start"].expand(3, -1))
     made({}, 3).sum().backward()
@@ -63,6 +63,6 @@ def test_bad_conditions_are_refused(values, message):
     assert "\n" not in str(error.value)
 
 
-def test_good_conditions_are_not():
+def test_good_conditions_are_accepted():
     conditioner(LABEL, SIZE).check(VALUES)
     conditioner(LABEL).check({"label": torch.zeros(0, dtype=torch.long)})

@@ -1,4 +1,4 @@
-"""Going on from the start of a sample, on a grid of any number of axes."""
+"""Continuing a sample from its start, on grids of any number of axes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model_of(shape: tuple[int, ...]) -> Model:
 
 @given(st.integers(2, 6), st.data())
 @settings(max_examples=50, deadline=None)
-def test_what_follows_is_held(total: int, data: st.DataObject):
+def test_the_last_known_place_is_held(total: int, data: st.DataObject):
     places = data.draw(st.integers(1, total - 1))
     samples = torch.randn(2, 1, total, 3)
     start = held(samples, places)
@@ -49,7 +49,7 @@ def test_a_start_ends_between_cells(length: int, factor: int, causal: bool, alon
 
 def test_a_start_within_a_cell_is_refused():
     model, samples = model_of((8,)), torch.randn(1, 2, 8)
-    with pytest.raises(NextscaleError, match=r"a start of 3 places ends within .*: give 2 or 4"):
+    with pytest.raises(NextscaleError, match=r"a start of 3 places ends inside .*: give 2 or 4"):
         predict(model, samples, 3)
 
 
@@ -61,5 +61,5 @@ def test_parts_follow_one_another(shape: tuple[int, ...]):
     other = samples.clone()
     other[:, :, 2:] = 0
     again = list(go_on(model, other, 2, 2, seed=1, temperature=100.0))
-    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=False)), "what followed is not looked at"
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=False)), "places after the start are not read"
     assert not torch.equal(parts[0], predict(model, samples, 2, seed=2, temperature=100.0).samples)

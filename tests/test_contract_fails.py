@@ -1,4 +1,4 @@
-"""The contract can fail: each check finds the mistake that it is there for, and says where."""
+"""The contract suite can fail: each check finds the mistake that it exists for, and says where."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_sound_tokenizer_passes(check: Callable[[GridTokenizer], None]):
 
 
 class LeaksFinerScale(GridTokenizer):
-    """Teacher forcing shows each scale the state after it, not before it."""
+    """Teacher forcing shows each scale the state after it instead of the state before it."""
 
     def teacher_forcing(self, pyramid: TokenPyramid, conditions: Any = None) -> ScaleInput:
         inputs = [self.scale_input(state, k) for k, state in enumerate(self.states(pyramid)[1:])]
@@ -119,7 +119,7 @@ class LeaksFinerScale(GridTokenizer):
 
 
 class RemembersTheTruth(GridTokenizer):
-    """A side channel: what was encoded last leaks into every input, in training and in sampling alike."""
+    """A side channel: the last teacher-forced tokens leak into every input, in training and in sampling."""
 
     truth = 0.0
 
@@ -133,7 +133,7 @@ class RemembersTheTruth(GridTokenizer):
 
 
 class ForcesOtherwise(GridTokenizer):
-    """An override of teacher forcing that is nearly right."""
+    """Overrides teacher forcing with something that is nearly right."""
 
     def teacher_forcing(self, pyramid: TokenPyramid, conditions: Any = None) -> ScaleInput:
         inputs = super().teacher_forcing(pyramid, conditions)
@@ -154,14 +154,14 @@ class InputAltersState(GridTokenizer):
 
 
 class Fades(GridTokenizer):
-    """The state is no sum of parts."""
+    """The state is not the sum of the parts."""
 
     def update(self, state: Any, k: int, tokens: Tensor) -> Any:
         return super().update(replace(state, f_hat=0.9 * state.f_hat), k, tokens)
 
 
 class TrainsOnOtherTokens(GridTokenizer):
-    """Stage 1 sees features that encoding does not."""
+    """Encoding sees other features than stage 1."""
 
     def encode(self, samples: Tensor) -> TokenPyramid:
         return super().encode(samples.flip(-1))
@@ -176,7 +176,7 @@ class NeedsEveryScale(GridTokenizer):
 
 
 class RemembersSamples(GridTokenizer):
-    """Decodes to what was encoded last."""
+    """Decodes to the samples that were encoded last."""
 
     last = torch.zeros(3, 2, 6, 6)
 
@@ -210,7 +210,7 @@ class MixesBatchEncoding(GridTokenizer):
 
 
 class Noisy(GridTokenizer):
-    """Chance that hangs on no seed."""
+    """Randomness that depends on no seed."""
 
     def update(self, state: Any, k: int, tokens: Tensor) -> Any:
         after = super().update(state, k, tokens)
@@ -263,7 +263,7 @@ def test_a_lossy_tokenizer_is_not_lossless(tmp_path: Path):
 
 
 class Mixing(LinearStem):
-    """A stem that blurs along the tokens, and so across scales."""
+    """A stem that blurs along the tokens, and therefore across scales."""
 
     def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, None]:
         x_BLD, memory = super().forward(inputs, revealed)
@@ -277,7 +277,7 @@ class Mixing(LinearStem):
 def test_a_stem_that_mixes_scales_is_found(check: Callable, message: str):
     tokenizer = build()
     with pytest.raises(AssertionError, match=message):
-        # Scale 1 holds tokens 1 to 4; its input is blurred with scale 2's, which hangs on scale 1's tokens.
+        # Scale 1 holds tokens 1 to 4; its input is blurred with that of scale 2, which depends on scale 1's tokens.
         check(tokenizer, transformer_for(tokenizer, stem=Mixing(4, 16)))
 
 
@@ -342,8 +342,8 @@ def test_edits_by_place_that_are_broken_are_found(broken: type[GridTokenizer], m
         sampling_checks.check_edit_places(tokenizer, transformer_for(tokenizer), samples(), keep, 0, LABELS)
 
 
-class Lawless(Codes):
-    """Smooths the logits, and so gives illegal tokens a chance."""
+class IgnoresLegality(Codes):
+    """Clamps the logits, so that illegal tokens can be drawn."""
 
     def draw(self, logits: Tensor, *args: Any) -> Tensor:
         return super().draw(logits.clamp_min(-5.0), *args)
@@ -351,7 +351,7 @@ class Lawless(Codes):
 
 def test_illegal_tokens_are_found():
     tokenizer = build()
-    tokenizer.token_space = Lawless(11)
+    tokenizer.token_space = IgnoresLegality(11)
     with pytest.raises(AssertionError, match=r"invariant 12 .*legality of tokens"):
         legality(tokenizer)
 
@@ -376,7 +376,7 @@ def test_broken_schedules_are_found():
 # The base class.
 
 
-def test_every_subclass_has_properties_of_its_own():
+def test_every_subclass_has_its_own_properties():
     class One(TokenizerContract):
         examples = 7
 

@@ -1,4 +1,4 @@
-"""Two gloo processes train what one trains, within rounding, and one goes on where two stopped."""
+"""Two gloo processes train the same as one, within rounding, and one process continues where two stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nextscale.training.run import train
 
 Settings = Callable[..., list[str]]
 
-# What torchrun does for two processes on one machine, in forks of one that has imported torch.
+# Does what torchrun does for two processes on one machine, but forks a process that has already imported torch.
 DRIVER = """
 import json, os, signal, sys
 from nextscale_cli.main import app
@@ -57,7 +57,7 @@ EVERYTHING: dict[str, Any] = {
     "tokenizer.quantizer.update": "ema",
     "tokenizer.quantizer.revive_below": 0.5,
     "tokenizer.quantizer.scale_dropout": 0.5,
-    # One of its convolutions is used by no scale: DDP must know.
+    # No scale uses one of its convolutions, which DDP must know.
     "tokenizer.quantizer.phi": "partial",
     "tokenizer.quantizer.phi_count": 5,
     "tokenizer.adversarial.weight": 0.1,
@@ -72,7 +72,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def launch(folder: Path, settings: list[str], stop: tuple[str, int] | None = None) -> tuple[list[int], str]:
-    """Exit codes of the two processes, and what they wrote to stderr."""
+    """Exit codes of the two processes, and their stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -84,7 +84,7 @@ def launch(folder: Path, settings: list[str], stop: tuple[str, int] | None = Non
 
 
 def assert_same_curves(a: Path, b: Path, rtol: float = 2e-4) -> None:
-    """Every logged number of both stages but speeds; and the final weights."""
+    """Every logged number of both stages is the same, except speeds."""
     lines = [[json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()] for run in (a, b)]
     assert len(lines[0]) == len(lines[1])
     for left, right in zip(*lines, strict=True):
@@ -96,18 +96,18 @@ def assert_same_curves(a: Path, b: Path, rtol: float = 2e-4) -> None:
                 np.testing.assert_allclose(left[key], right[key], rtol=rtol, atol=1e-5, err_msg=f"{key} of {left}")
 
 
-def test_two_processes_train_what_one_trains(tiny: Settings, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_as_one(tiny: Settings, tmp_path: Path) -> None:
     settings = tiny(**EVERYTHING)
     train(load_config("image", overrides=settings), tmp_path / "one")
     codes, stderr = launch(tmp_path / "two", settings)
     assert codes == [0, 0], stderr
     assert "Traceback" not in stderr
-    assert stderr.count("tokenizer 6/6  validation") == 1, "only the first process speaks"
+    assert stderr.count("tokenizer 6/6  validation") == 1, "only the first process logs"
     assert json.loads((tmp_path / "two/env.json").read_text())["processes"] == 2
     assert_same_curves(tmp_path / "one", tmp_path / "two")
 
 
-def test_one_process_goes_on_where_two_stopped(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
+def test_one_process_continues_where_two_stopped(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     codes, stderr = launch(run, tiny(), stop=("transformer", 2))
     assert codes == [143, 143], stderr
@@ -120,7 +120,7 @@ def test_one_process_goes_on_where_two_stopped(tiny: Settings, tiny_run: Path, t
             torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4)
 
 
-def test_errors_are_said_once(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
+def test_errors_are_reported_once(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
     codes, stderr = launch(tiny_run, tiny())
     assert sorted(codes) == [1, 2]
     assert stderr.count("error: ") == 1 and "exists: continue it with --resume auto" in stderr

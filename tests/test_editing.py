@@ -65,7 +65,7 @@ def test_masks_for_all_samples_or_each():
 
 @pytest.mark.parametrize("shape", [(8,), (8, 8), (5, 6, 7), (7, 5)])
 def test_padded_and_oblong_masks(shape: tuple[int, ...]):
-    """The latent grid covers the padded sample: a sample kept up to its border is kept in the padding, too."""
+    """The latent grid covers the padded sample. If a sample is kept up to its border, the padding is kept, too."""
     tokenizer = grid_tokenizer(shape)
     keep = torch.ones(2, *shape, dtype=torch.bool)
     keep[1, : shape[0] // 2] = False
@@ -103,7 +103,7 @@ def test_everything_kept_is_the_reconstruction_or_better(model: Model):
     edited = model.edit(samples, keep)
     error, most = ((each - samples).square().flatten(1).sum(1) for each in (edited.samples, plain))
     assert (error <= most + 1e-5).all()
-    assert edited.conditions == {}, "an edit is unconditional unless asked for a class"
+    assert edited.conditions == {}, "an edit is unconditional unless a class is given"
     pasted = model.edit(samples, torch.ones(8, 8, dtype=torch.bool), paste=True)
     assert torch.equal(pasted.samples, samples)
 
@@ -144,10 +144,10 @@ def test_odd_samples_come_back_in_their_own_size():
         ({"keep": torch.ones(7, 8)}, "the mask is 7 x 8; the samples are 8 x 8"),
         ({"label": 10}, "label 10 is out of range"),
         ({"lable": 1}, "did you mean 'label'"),
-        ({"feather": -1}, "feathered by -1"),
+        ({"feather": -1}, "feather -1"),
     ],
 )
-def test_edits_that_cannot_be(model: Model, changes: dict[str, Any], message: str):
+def test_impossible_edits(model: Model, changes: dict[str, Any], message: str):
     arguments = {"samples": digits(model), "keep": torch.ones(8, 8), **changes}
     with pytest.raises(NextscaleError, match=message):
         model.edit(**arguments)
@@ -190,7 +190,7 @@ def test_a_guess_stays_where_it_was_drawn(axes: int, seed: int):
     guess, coded = (torch.randn(2, 3, *shape, generator=generator) for _ in range(2))
     keep = torch.rand(2, *shape, generator=generator) < 0.5
     keep.flatten(1)[:, 0] = True
-    assert torch.equal(with_guess(coded, coded, guess, keep), guess), "drawn as it was coded: the guess itself"
+    assert torch.equal(with_guess(coded, coded, guess, keep), guess), "drawn like the coded guess: the guess"
     far = coded + 1e4
-    assert torch.allclose(with_guess(far, coded, guess, keep), far, rtol=1e-4), "drawn otherwise: as it was drawn"
-    assert torch.equal(with_guess(far, coded, coded, keep).round(), far.round()), "where coding loses nothing"
+    assert torch.allclose(with_guess(far, coded, guess, keep), far, rtol=1e-4), "drawn differently: kept as drawn"
+    assert torch.equal(with_guess(far, coded, coded, keep).round(), far.round()), "coding lost nothing: kept as drawn"

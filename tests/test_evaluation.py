@@ -1,4 +1,4 @@
-"""`nextscale eval`: what the core measures of a run (the modality's own metrics have tests of their own)."""
+"""`nextscale eval`: the core's measurements of a run (the modalities test their own metrics)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def results(run: Path) -> dict[str, Any]:
     return evaluate(run, samples=12, guidance=(0.0, 1.5), device="cpu", options=FAST)
 
 
-def test_what_is_measured_is_what_is_written(run: Path, results: dict[str, Any]) -> None:
+def test_returned_results_are_written(run: Path, results: dict[str, Any]) -> None:
     assert set(results) == {"reconstruction", "codebook", "validation", "samples"}
     assert json.loads((run / "eval.json").read_text()) == results
     assert 0 < results["reconstruction"]["psnr"] < 40
@@ -67,7 +67,7 @@ def test_codebook(results: dict[str, Any]) -> None:
 
 
 def test_codebook_of_known_tokens(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scale 0 always code 5; scale 1 codes 0 to 3 equally often; scale 2 code 5 alone."""
+    """Scale 0 is always code 5; scale 1 has codes 0 to 3 equally often; scale 2 has only code 5."""
     tokenizer = load_tokenizer(run)
     data = plugins.modality("image").open_data(load_config("image", "digits").data)
     row = torch.tensor([5, 0, 1, 2, 3, *[5] * 16])
@@ -81,7 +81,7 @@ def test_codebook_of_known_tokens(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert usage["perplexity_total"] == pytest.approx(math.exp(entropy), rel=1e-5)
 
 
-def test_padding_is_no_use_of_a_code(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_does_not_count_as_code_usage(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = load_tokenizer(run)
     data = plugins.modality("image").open_data(load_config("image", "digits").data)
     tokens = torch.arange(TOKENS).clamp_max(CODES - 1)
@@ -102,7 +102,7 @@ def test_validation_loss_is_the_mean_over_scales_weighted_by_their_tokens(result
     assert 0.5 * math.log(CODES) < validation["loss"] < 1.5 * math.log(CODES)  # five steps: near chance
 
 
-def test_validation_loss_is_what_training_logged(run: Path, results: dict[str, Any]) -> None:
+def test_validation_loss_equals_the_one_logged_in_training(run: Path, results: dict[str, Any]) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if (line["stage"], line["kind"]) == ("transformer", "validation")]
     best = min(logged, key=lambda line: line["loss"])
@@ -117,7 +117,7 @@ def test_samples_at_each_guidance(results: dict[str, Any]) -> None:
         assert "frechet_classifier_floor" in quality and "diversity_floor" in quality
 
 
-def test_the_modality_gets_spread_classes_and_the_options(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_modality_gets_evenly_spread_classes_and_the_options(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, ...]] = []
     modality = type(plugins.modality("image"))
 
@@ -148,7 +148,7 @@ def test_a_tokenizer_alone(run: Path, tmp_path: Path) -> None:
         assert set(results) == set(json.loads((copy / "eval.json").read_text())) == {"reconstruction", "codebook"}
 
 
-def test_nothing_is_written_where_something_is_wrong(run: Path, tmp_path: Path) -> None:
+def test_errors_leave_results_as_they_were(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "eval.json").write_text("before")

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 Settings = Callable[..., list[str]]
 
-# A process that imports torch once and forks for each attempt; the child kills itself, at a moment that is a little
-# after a given step begins (or after the run begins), wherever it then is. It prints how each attempt ended.
+# A process that imports torch once and forks once per attempt. The child kills itself shortly after a given step (or
+# the run) begins, wherever it is at that moment. The process prints how each attempt ended.
 DRIVER = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
@@ -82,11 +82,11 @@ def test_a_kill_in_each_stage(tiny: Settings, tiny_run: Path, tmp_path: Path) ->
     assert_equal_weights(tmp_path / "run", tiny_run)
     assert losses(tmp_path / "run") == losses(tiny_run)
     left = [path.name for path in (tmp_path / "run").rglob(".*")]
-    assert not left, "what killed processes left was cleared away"
+    assert not left, "leftovers of killed processes were cleared away"
 
 
-def test_what_a_kill_after_the_last_step_left_is_cleared_away(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
-    """While an older checkpoint was being removed: all steps are done, so nothing is saved again."""
+def test_leftovers_of_a_kill_after_the_last_step_are_removed(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
+    """The kill came while an older checkpoint was being removed. All steps are done, so nothing is saved again."""
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     shutil.rmtree(run / "transformer")
@@ -101,13 +101,13 @@ def test_what_a_kill_after_the_last_step_left_is_cleared_away(tiny: Settings, ti
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
 def test_five_kills_at_random_moments(tiny: Settings, tmp_path: Path, stage: str) -> None:
-    """While it starts, trains, validates, saves, draws samples, or writes the token cache."""
+    """Kills hit while the run starts, trains, validates, saves, draws samples, or writes the token cache."""
     every = {"steps": 60, "validate_every": 7, "checkpoint_every": 5, "samples_every": 20}
     changes = {f"training.{name}.{key}": value for name in ("tokenizer", "transformer") for key, value in every.items()}
     ((code, seconds),) = run_attempts(tmp_path / "whole", tiny(**changes), [("no stage", 0, 0.0)])
     assert code == 0
     chance = torch.rand(2, 5, generator=torch.Generator().manual_seed(len(stage))).tolist()
-    # By the clock; then up to three steps' time after the first steps of each fifth of the stage.
+    # First at random times; then, in each fifth of the stage, up to three step times after one of its early steps.
     attempts = [("", 0, each * seconds / 4) for each in chance[0]]
     attempts += [(stage, 12 * i + int(6 * each), 3 * seconds / 120 * chance[0][i]) for i, each in enumerate(chance[1])]
     ends = run_attempts(tmp_path / "run", tiny(**changes), [*attempts, ("no stage", 0, 0.0)])

@@ -1,4 +1,4 @@
-"""Starting from another run's weights: what is kept, what is new, and what does not fit."""
+"""Starting from the weights of another run: what is kept, what is new, and what does not fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nextscale_cli.main import app
 Settings = Callable[..., list[str]]
 ONE_STEP = [f"training.{stage}.{key}=1" for stage in ("tokenizer", "transformer") for key in ("steps", "warmup")]
 FROZEN = [*ONE_STEP, "training.transformer.lr=1e-30", "training.tokenizer.lr=1e-30"]
-"""What a step of no length leaves is what the stage started from."""
+"""A step this small changes nothing, so a stage ends with the weights that it started from."""
 
 
 def invoke(*arguments: str | Path) -> Any:
@@ -34,7 +34,7 @@ def trained(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def fewer(digits_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same digits, 0 to 4 only."""
+    """The same digits, but only 0 to 4."""
     everything = np.load(digits_file)
     path = tmp_path_factory.mktemp("fewer") / "digits.npz"
     kept = {split: everything[f"y_{split}"] < 5 for split in ("train", "val")}
@@ -47,10 +47,10 @@ def weights(run: Path, part: str) -> dict[str, torch.Tensor]:
 
 
 def test_other_classes(tiny_run: Path, fewer: Path, tmp_path: Path) -> None:
-    """The tokenizer is the run's own; of the transformer all but the class embedding."""
+    """The whole tokenizer is kept, and all of the transformer except the class embedding."""
     run = tmp_path / "run"
     notes = trained("--init-from", tiny_run, "--out", run, f"data={fewer}", *FROZEN)
-    assert "new: conditioner.embed.label.weight" in notes
+    assert "newly initialised: conditioner.embed.label.weight" in notes
     assert not (run / "checkpoints/tokenizer").exists()
     old, new = weights(tiny_run, "tokenizer"), weights(run, "tokenizer")
     assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
@@ -78,18 +78,18 @@ def test_both_stages_or_the_first(tiny_run: Path, fewer: Path, tmp_path: Path) -
         assert (run / "checkpoints/tokenizer").exists() and (run / "transformer").exists() == (stage == "all")
         old, new = weights(tiny_run, "tokenizer"), weights(run, "tokenizer")
         moved = {name for name in old if not torch.equal(old[name], new[name])}
-        assert all(name.startswith("pyramid.quantizer.") for name in moved), "which follows the data"
+        assert all(name.startswith("pyramid.quantizer.") for name in moved), "only the quantizer follows the data"
 
 
 def test_a_tokenizer_to_build_on(tiny_run: Path, tmp_path: Path) -> None:
-    """A run that holds nothing else: its transformer is a new one."""
+    """The other run holds only a tokenizer, so the transformer is new."""
     shutil.copytree(tiny_run, tmp_path / "half", ignore=shutil.ignore_patterns("transformer", "tokens.zarr"))
     trained("--init-from", tmp_path / "half", "--out", tmp_path / "run", "transformer.depth=2", *ONE_STEP)
     assert any(name.startswith("blocks.1.") for name in weights(tmp_path / "run", "transformer"))
 
 
 def test_resumed_without_the_run_it_started_from(tiny_run: Path, fewer: Path, tmp_path: Path) -> None:
-    """A checkpoint has it all in it."""
+    """A checkpoint is complete: the run that training started from is no longer needed."""
     settings = [f"data={fewer}", "training.transformer.steps=4"]
     trained("--init-from", tiny_run, "--out", tmp_path / "whole", *settings)
     start = Path(shutil.copytree(tiny_run, tmp_path / "start"))
@@ -108,7 +108,7 @@ def test_resumed_without_the_run_it_started_from(tiny_run: Path, fewer: Path, tm
     [
         (["transformer.width=64"], "transformer: blocks.0.adaln.bias is 192 there and 384 with these settings"),
         (["transformer.depth=2"], "blocks.1.adaln.bias is missing there and 192 with these settings"),
-        (["tokenizer.quantizer.phi_ratio=0.3"], "was trained with other settings: quantizer.phi_ratio 0.5 there, 0.3"),
+        (["tokenizer.quantizer.phi_ratio=0.3"], "with different settings: quantizer.phi_ratio was 0.5, is now 0.3"),
         (["data.channels=3"], "decoder.conv_out.bias is 1 there and 3 with these settings"),
         (["--stage", "tokenizer", "tokenizer.width=16"], "decoder.conv_in.bias is 16 there and 32 with these settings"),
     ],

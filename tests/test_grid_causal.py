@@ -1,4 +1,4 @@
-"""Causal networks: blind to what comes later, the same piece by piece as at once, and shuffles of any grid."""
+"""Causal networks: they ignore later places, and work piece by piece as at once. Shuffles work on any grid."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LATENT = {1: (), 3: (2, 2)}
 
 @cache
 def networks(axes: int, alone: bool, dtype: torch.dtype = torch.float64) -> tuple[Encoder, Decoder]:
-    """Two resolutions more than one, a factor of 4 along the first axis, attention and shortcuts.
+    """Three resolutions, a factor of 4 along the first axis, attention and shortcuts.
 
-    In double precision, where what is equal but for the order of sums is equal to 1e-10: norms of random weights can
-    magnify rounding a hundredfold.
+    They are in double precision, in which results that differ only in the order of summation agree to 1e-10: norms of
+    random weights can magnify rounding a hundredfold.
     """
     layout = Layout(axes, causal=True, alone=alone)
     config = ConvolutionalConfig(channels=3, width=4, multipliers=(1, 2, 2), blocks=1, shortcut=True)
@@ -59,7 +59,7 @@ def test_latents_do_not_depend_on_later_places(variant: tuple[int, bool], seed: 
     one, two = encoder(x), encoder(other)
     assert one.shape[2:] == (known + later, *LATENT[axes])
     assert torch.equal(one[:, :, :known], two[:, :, :known])
-    assert not torch.equal(one[:, :, known:], two[:, :, known:]), "later latents do see what changed"
+    assert not torch.equal(one[:, :, known:], two[:, :, known:]), "later latents do see the change"
 
 
 @given(variants, seeds, st.lists(st.integers(1, 3), min_size=1, max_size=4))
@@ -101,7 +101,7 @@ def test_shuffles_undo_each_other(axes: list[tuple[int, int]], seed: int):
     assert torch.equal(from_channels(packed, factor), x)
 
 
-def test_shuffles_of_two_axes_are_torchs():
+def test_shuffles_of_two_axes_match_torch():
     x = noise(0, 2, 3, 4, 6)
     assert torch.equal(to_channels(x, (2, 2)), F.pixel_unshuffle(x, 2))
     assert torch.equal(from_channels(noise(0, 2, 12, 4, 6), (2, 2)), F.pixel_shuffle(noise(0, 2, 12, 4, 6), 2))
@@ -125,4 +125,4 @@ def test_a_long_sample_is_decoded_in_bounded_pieces(alone: bool, monkeypatch: py
         torch.testing.assert_close(torch.cat(pieces, 2), whole, atol=1e-5, rtol=0)
         monkeypatch.setattr("nextscale.grid.tokenizer.DECODE_CHUNK", 3 * 4 * 16)
         torch.testing.assert_close(tokenizer.decode(state), whole, atol=1e-5, rtol=0)
-    assert max(seen) <= 3, "never more latent places at once than were asked for"
+    assert max(seen) <= 3, "never more latent places at once than asked for"

@@ -1,4 +1,4 @@
-"""The contract of the residual pyramid on grids of one, two and three axes."""
+"""The contract suite on residual pyramids over grids of one, two and three axes."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def test_set_schedules(schedule: Schedule):
 
 
 @pytest.mark.parametrize("side", range(1, 9))
-def test_any_sample_size_comes_back(side: int):
-    """Samples that are no multiple of the factor are padded, and cropped again."""
+def test_any_sample_size_is_restored(side: int):
+    """Samples whose size is not a multiple of the factor are padded, then cropped again."""
     samples = torch.randn(2, 2, side, 9 - side, generator=torch.Generator().manual_seed(side))
     checks.check_stage_one(grid_tokenizer((side, 9 - side)), samples)
 
 
 @pytest.mark.parametrize("attention", ["full", "markov"])
 def test_finer_scales_do_depend_on_coarser_tokens(attention: str):
-    """What makes the check of causality worth something."""
+    """Otherwise the causality check would prove nothing."""
     tokenizer = grid_tokenizer((6, 6))
     transformer = transformer_for(tokenizer, attention=attention)
     pyramid = random_pyramid(tokenizer, 2, 0)

@@ -69,7 +69,7 @@ def test_network_is_frozen_and_in_no_state_dict():
 
 @needs_weights
 def test_weights_are_folded_exactly():
-    """The stem, computed from the file by convolution and batch norm, is what the folded network computes."""
+    """The folded stem equals the convolution and batch norm computed from the file."""
     path = efficientnet.weight_file()
     assert path is not None
     weights = torch.load(path, weights_only=True)
@@ -90,7 +90,7 @@ def test_weights_are_folded_exactly():
 
 @needs_weights
 def test_imagenet_photos_are_recognised(shared_photos):
-    """Top-1 over 30 photos of ten classes, against 0.1% by chance. Wrong normalisation or padding costs points."""
+    """Top-1 accuracy on 30 photos of ten classes; chance is 0.1%. Wrong normalisation or padding costs points."""
     images, classes = shared_photos
     network = efficientnet.load_efficientnet_lite0()
     with torch.inference_mode():
@@ -190,7 +190,7 @@ def test_perceptual_loss_takes_small_images(size):
 
 @settings(max_examples=25, deadline=None)
 @given(side=st.integers(3, 40), other=st.integers(0, 9), layers=st.integers(1, 4))
-def test_discriminator_gives_a_logit_at_any_size(side, other, layers):
+def test_discriminator_gives_logits_at_any_size(side, other, layers):
     network = PatchDiscriminator(1, width=8, layers=layers, smallest_side=side)
     logits = network(torch.zeros(2, 1, side + other, side))
     assert logits.shape[:2] == (2, 1)
@@ -205,7 +205,7 @@ def test_discriminator_halves_as_often_as_the_image_allows():
 
 
 def test_discriminator_judges_each_sample_by_itself():
-    """No statistics over the batch: so the result is the same however a batch is split over processes."""
+    """There are no statistics over the batch, so the result does not depend on how a batch is split over processes."""
     network = PatchDiscriminator(3, 16, 3, 32)
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     alone = torch.cat([network(x[None]) for x in images])
@@ -245,5 +245,5 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms(a, b, values):
     value = adaptive_weight(reconstruction, adversarial, weight)
     assert float(value) == pytest.approx(min(a * count / (b * count + 1e-4), 1e4))
     assert not value.requires_grad
-    (reconstruction + value * adversarial).backward()  # both graphs are still there
+    (reconstruction + value * adversarial).backward()  # both autograd graphs still exist
     assert weight.grad is not None

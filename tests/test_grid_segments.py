@@ -1,4 +1,4 @@
-"""The contract of segmented pyramids, and what they add to it: each segment begins anew."""
+"""The contract suite on segmented pyramids, and what they add: each segment begins anew."""
 
 from __future__ import annotations
 
@@ -88,8 +88,9 @@ def test_a_segment_begins_with_the_last_place_of_the_one_before_or_with_nothing(
 @given(st.integers(0, 2**32 - 1), st.integers(1, 2))
 @settings(max_examples=50, deadline=None)
 @torch.no_grad()
-def test_tokens_of_a_segment_change_no_other(seed: int, number: int):
-    """Encoding and state: a segment stands for itself, so that one may be drawn after the other."""
+def test_tokens_of_a_segment_do_not_depend_on_later_segments(seed: int, number: int):
+    """Neither encoding nor the kept tokens of a segment depend on later ones, so that segments can be drawn one after
+    another."""
     tokenizer = segmented((10, 4, 4), (1, 2))
     x = torch.randn(1, 2, 10, 4, 4, generator=torch.Generator().manual_seed(seed))
     other = x.clone()
@@ -104,11 +105,11 @@ def test_tokens_of_a_segment_change_no_other(seed: int, number: int):
     assert kept[:, :before].all() and not kept[:, before:].any()
 
 
-def test_a_matrix_lets_a_segment_see_the_one_before_only():
-    """Each clip sees itself and the clip before: changing the first segment changes no logit of the third."""
+def test_a_matrix_lets_a_segment_see_only_the_one_before():
+    """Each clip sees itself and the clip before it, so changing the first segment changes no logit of the third."""
     tokenizer = segmented((10, 4, 4), (1, 2), carry="none")
     rule = [[j <= k and k // 2 - j // 2 <= 1 for j in range(6)] for k in range(6)]
-    # One block: over several, what a segment has seen of the one before it reaches the next.
+    # One block only: several blocks would pass information on from each segment to the next.
     transformer = transformer_for(tokenizer, attention=rule, positions="rotary", depth=1)
     pyramid = random_pyramid(tokenizer, 1, 0)
     changed = pyramid.tokens.clone()

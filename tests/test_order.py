@@ -28,7 +28,7 @@ def test_every_epoch_visits_every_row_once(order: StreamOrder, epoch: int) -> No
 
 @given(orders(), st.data())
 def test_is_a_function_of_position_alone(order: StreamOrder, data: st.DataObject) -> None:
-    """In any batches, any order, from a fresh object: the same rows."""
+    """Any batching, any order and a fresh object give the same rows."""
     start = data.draw(st.integers(0, 3 * order.num_rows))
     positions = start + np.arange(2 * order.num_rows)
     whole = order.rows(positions)
@@ -44,7 +44,7 @@ def test_is_a_function_of_position_alone(order: StreamOrder, data: st.DataObject
 
 @given(orders())
 def test_neighbours_come_from_one_buffer_of_shards(order: StreamOrder) -> None:
-    """Cutting an epoch where its buffers end, each piece fills whole shards, and few of them."""
+    """If an epoch is cut where its buffers end, each piece consists of whole shards, and of few."""
     rows = order.rows(np.arange(order.num_rows))
     shards = rows // order.shard_rows
     done: set[int] = set()
@@ -58,7 +58,7 @@ def test_neighbours_come_from_one_buffer_of_shards(order: StreamOrder) -> None:
 
 
 def _whole_shards(shards: np.ndarray, order: StreamOrder) -> set[int]:
-    """The shards of the shortest prefix that holds shards_per_buffer shards in full, or of all."""
+    """The shards of the shortest prefix that holds shards_per_buffer shards in full, or of all rows."""
     seen: dict[int, int] = {}
     for shard in shards.tolist():
         seen[shard] = seen.get(shard, 0) + 1
@@ -84,7 +84,7 @@ def test_positions_are_uniform(shard_rows: int | None) -> None:
     order = StreamOrder(num_rows, 3, shard_rows, shards_per_buffer=2)
     rows = order.rows(np.arange(epochs * num_rows)).reshape(epochs, 10, num_rows // 10)
     counts = np.stack([np.bincount(rows[:, tenth].ravel(), minlength=num_rows) for tenth in range(10)])
-    # Rows of a shard move together, so it is each row's own ten counts that are tested, and then their mean.
+    # Rows of a shard move together, so the statistic of each row's ten counts is computed, and its mean is tested.
     expected = epochs / 10
     statistic = ((counts - expected) ** 2 / expected).sum(0)
     shards = 1 if shard_rows is None else num_rows // shard_rows
@@ -93,7 +93,7 @@ def test_positions_are_uniform(shard_rows: int | None) -> None:
 
 
 def test_the_order_is_pinned() -> None:
-    """A run resumed under a newer version goes on in the same order."""
+    """A run resumed under a newer version continues in the same order."""
     assert StreamOrder(10, 0).rows(np.arange(10)).tolist() == PINNED
     assert StreamOrder(10, 7, 3, 2).rows(np.arange(10, 20)).tolist() == PINNED_SHARDS
 
@@ -118,8 +118,9 @@ PINNED_SHARDS = [5, 7, 3, 8, 4, 6, 2, 9, 0, 1]
 
 
 @given(SEEDS, st.integers(0, 5), st.integers(2, 16))
-def test_batches_are_of_about_one_length(seed: int, epoch: int, size: int) -> None:
-    """All but the two that an epoch shares with its neighbours; and long and short ones come in no order."""
+def test_batches_hold_rows_of_similar_length(seed: int, epoch: int, size: int) -> None:
+    """This holds for all batches except the two that an epoch shares with its neighbours. Long and short batches come
+    in random order."""
     lengths = np.random.default_rng(seed % 1000).permutation(400)
     order = StreamOrder(400, seed, lengths=lengths, batch_size=size)
     first, last = -(-epoch * 400 // size), (epoch + 1) * 400 // size

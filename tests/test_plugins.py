@@ -1,4 +1,4 @@
-"""Discovery against fake distributions: a broken, clashing, misspelt or outdated plugin is named; the rest works."""
+"""Discovery with fake distributions: a broken, clashing, misspelt or outdated plugin is named, and the rest works."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ GOOD = """
 """
 
 
-def test_a_good_plugin_stands_beside_the_built_in_one(install: Install) -> None:
+def test_a_good_plugin_works_beside_the_built_in_one(install: Install) -> None:
     install("good-dist", "1.2", "good", GOOD)
     found = discover()
     assert not found.broken and not found.clashes
@@ -86,7 +86,7 @@ def test_unknown_modality_names_the_nearest(install: Install) -> None:
         ("@hookimpl\ndef nextscale_modalities(): raise ValueError('no')", "raised ValueError: no"),
         ("@hookimpl\ndef nextscale_modalities():\n    yield 1 / 0", "raised ZeroDivisionError: division by zero"),
         ("@hookimpl\ndef nextscale_modalities(): return spec('x')", "not an iterable of ModalitySpec"),
-        ("@hookimpl\ndef nextscale_modalities(): return ['x']", "returned a str where a ModalitySpec was due"),
+        ("@hookimpl\ndef nextscale_modalities(): return ['x']", "returned a str, not a ModalitySpec"),
         (
             "@hookimpl\ndef nextscale_modalities(): return [spec('x', api_version=99)]",
             "interface version 99; this nextscale has version 2: upgrade nextscale",
@@ -107,7 +107,7 @@ def test_unknown_modality_names_the_nearest(install: Install) -> None:
         ("def nextscale_modalities(): return []", "nextscale_modalities lacks @hookimpl"),
         (
             "@hookimpl\ndef nextscale_callbacks(config, folder=None): return []",
-            "arguments with a default are never passed; remove it from folder",
+            "arguments with a default are never passed; remove the default of folder",
         ),
     ],
 )
@@ -125,14 +125,14 @@ def test_broken_plugin_is_named_and_the_rest_works(install: Install, source: str
         found.get("bad")
 
 
-def test_a_misspelt_hook_does_not_cost_the_plugin_its_others(install: Install) -> None:
+def test_a_misspelt_hook_does_not_disable_the_plugins_others(install: Install) -> None:
     install("half-dist", "1", "half", GOOD + "\n    @hookimpl\n    def nextscale_comands(): return []")
     found = discover()
     assert "good" in found.modalities
     assert ["did you mean 'nextscale_commands'" in broken.error for broken in found.broken] == [True]
 
 
-def test_a_clash_is_nobodys(install: Install) -> None:
+def test_neither_of_two_clashing_plugins_is_used(install: Install) -> None:
     install("first-dist", "1.0", "first", GOOD)
     install("second-dist", "2.0", "second", GOOD)
     found = discover()
@@ -142,7 +142,7 @@ def test_a_clash_is_nobodys(install: Install) -> None:
         found.get("good")
 
 
-def test_the_built_in_modality_can_be_clashed_with(install: Install) -> None:
+def test_a_plugin_can_clash_with_the_built_in_modality(install: Install) -> None:
     install("rival-dist", "3.1", "rival", GOOD.replace("good", "image"))
     with pytest.raises(PluginError, match=r"nextscale .* and rival-dist 3\.1"):
         modality_config("image")
@@ -192,14 +192,14 @@ def test_hook_nextscale_callbacks(install: Install, tmp_path: Path, caplog: pyte
     install("b-dist", "1", "b", good)
     install("c-dist", "1", "c", "@hookimpl\ndef nextscale_callbacks(): return [3]")
     found = discover()
-    assert not found.broken, "the hook is only asked when a run begins"
+    assert not found.broken, "the hook is only called when a run begins"
     config = object()
     (callback,) = found.callbacks(config, tmp_path)  # type: ignore[arg-type]
     assert callback.seen == (config, tmp_path)  # type: ignore[attr-defined]
     assert [broken.distribution for broken in found.broken] == ["a-dist", "c-dist"]
-    assert "lost" in caplog.text and "where a TrainingCallback was due" in caplog.text
+    assert "lost" in caplog.text and "not a TrainingCallback" in caplog.text
     found.callbacks(config, tmp_path)  # type: ignore[arg-type]
-    assert len(found.broken) == 2, "a second run does not report the same twice"
+    assert len(found.broken) == 2, "a second run does not report them again"
 
 
 def test_every_hook_is_documented_and_tested() -> None:

@@ -64,7 +64,7 @@ def test_ema_follows_the_mean_of_its_vectors():
     torch.testing.assert_close(made.codebook[0], torch.tensor([7.0, 8.0]), atol=1e-3, rtol=0)
 
 
-def test_usage_is_a_moving_share_a_scale():
+def test_usage_is_a_moving_share_per_scale():
     made = quantizer(4, num_scales=2)
     made.record(torch.tensor([[3.0, 1, 0, 0], [0, 0, 8, 8]]))
     torch.testing.assert_close(made.usage_KV, torch.tensor([[0.75, 0.25, 0, 0], [0, 0, 0.5, 0.5]]))
@@ -83,12 +83,12 @@ def test_dead_codes_move_onto_vectors(update):
     onto = [int((given_RC == code).all(1).nonzero()) for code in after[2:]]
     assert len(set(onto)) == 2
     assert torch.equal(made.nearest(given_RC[onto]), torch.tensor([2, 3]))
-    assert made.revive(given_RC, 0.1, torch.Generator().manual_seed(0)) == 0  # they get a fair trial
+    assert made.revive(given_RC, 0.1, torch.Generator().manual_seed(0)) == 0  # revived codes get a fair trial
     if update == "ema":  # the moving averages agree with the new place
         torch.testing.assert_close((made.ema_sum / made.ema_count[:, None])[2:], after[2:])
 
 
-def test_the_deadest_come_first_where_vectors_are_few():
+def test_the_deadest_codes_come_first_if_vectors_are_few():
     made = quantizer(4)
     made.record(torch.tensor([[900.0, 3, 0, 2]]))
     before = made.codebook.detach().clone()
@@ -105,7 +105,7 @@ def residual_pyramid(**settings) -> ResidualPyramid:
 
 
 def test_dropped_scales_add_nothing():
-    """Sample i with its first n scales kept is reconstructed from those alone, and only they count in the loss."""
+    """If sample i keeps its first n scales, it is reconstructed from those alone, and only they count in the loss."""
     pyramid, features = residual_pyramid().eval(), torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     kept = torch.tensor([1, 2, 3])
     dropped = pyramid.quantize(features, SCHEDULE, kept)
@@ -139,6 +139,6 @@ def test_published_phi_ticks():
     assert nearest_tick(0, 1, 4) == 0
 
 
-def test_phi_of_one_scale_each_refuses_other_schedules():
+def test_phi_per_scale_refuses_other_schedules():
     with pytest.raises(ValueError, match="one convolution for each of 3 scales, not 2"):
         Phi(1, 2, "scale", num_scales=3)(torch.zeros(1, 2, 4), 0, 2)

@@ -27,14 +27,14 @@ def grids(draw: st.DrawFn, min_axes: int = 1, max_axes: int = 3) -> tuple[torch.
 
 @given(grids())
 @settings(max_examples=80, deadline=None)
-def test_area_is_torchs(drawn):
+def test_area_matches_torch(drawn):
     grid, shape = drawn
     torch.testing.assert_close(resample(grid, shape, "area"), F.interpolate(grid, shape, mode="area"))
 
 
 @given(grids())
 @settings(max_examples=80, deadline=None)
-def test_linear_is_torchs(drawn):
+def test_linear_matches_torch(drawn):
     grid, shape = drawn
     expected = F.interpolate(grid, shape, mode=TORCH_LINEAR[len(shape)])
     torch.testing.assert_close(resample(grid, shape, "linear"), expected)
@@ -42,7 +42,7 @@ def test_linear_is_torchs(drawn):
 
 @given(grids(2, 2))
 @settings(max_examples=80, deadline=None)
-def test_cubic_is_torchs_on_planes(drawn):
+def test_cubic_matches_torch_on_planes(drawn):
     grid, shape = drawn
     expected = F.interpolate(grid, shape, mode="bicubic")
     torch.testing.assert_close(resample(grid, shape, "cubic"), expected, atol=1e-5, rtol=1e-4)
@@ -51,7 +51,7 @@ def test_cubic_is_torchs_on_planes(drawn):
 @given(grids())
 @settings(max_examples=50, deadline=None)
 def test_cubic_goes_axis_by_axis(drawn):
-    """torch has no cubic on lines and solids: resample each axis as a plane of one row."""
+    """torch has no cubic mode on lines and solids, so each axis is resampled as a plane of one row."""
     grid, shape = drawn
     expected = grid
     for axis, size in enumerate(shape, start=2):

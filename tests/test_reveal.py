@@ -1,4 +1,5 @@
-"""In-scale steps by groups: every token counts once on average, shares are spread, and padding changes nothing."""
+"""In-scale steps by groups: every token counts once on average, shares are spread evenly, and padding changes
+nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def revealed(groups_BL: Tensor, mask_BL: Tensor, lengths: list[int], step: int) 
 
 
 def test_every_token_counts_once_on_average() -> None:
-    """Whatever the size of its group; the mean of 4,000 samples is within five standard errors of it."""
+    """This holds for groups of any size. The mean of 4,000 samples is within five standard errors of one."""
     groups = torch.tensor([0, 0, 0, 0, 1, 1, 2, 0, 1, 1, 1]).expand(4000, -1)
     known, counts = revealed(groups, torch.ones_like(groups, dtype=torch.bool), [7, 4], 0)
     assert not bool((counts[known] != 0).any()) and bool((counts[~known] >= 1).all())
@@ -31,7 +32,7 @@ def test_every_token_counts_once_on_average() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6))
-def test_a_group_reveals_as_many_as_the_sub_steps_so_far(seed: int) -> None:
+def test_a_group_has_revealed_one_token_per_sub_step_so_far(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     groups = torch.randint(0, 3, (5, 12), generator=generator)
     mask = torch.rand(5, 12, generator=generator) < 0.8
@@ -47,8 +48,8 @@ def test_a_group_reveals_as_many_as_the_sub_steps_so_far(seed: int) -> None:
 
 @pytest.mark.parametrize("others", [[], [1], [1, 1, 1, 1], [7], [1, 7]], ids=str)
 def test_shares_of_a_samples_scales_are_spread_evenly(others: list[int]) -> None:
-    """Of 40 scales of ten tokens each, every number of tokens is known in four, give or take three, whatever scales lie
-    between them: of one token, which have no choice, or of seven."""
+    """Of 40 scales of ten tokens each, every number of known tokens comes up four times, give or take three. This holds
+    whatever scales lie between them: scales of one token, which leave no choice, or of seven."""
     lengths = [10, *others] * 40
     groups = torch.zeros(50, sum(lengths), dtype=torch.long)
     known, _ = revealed(groups, torch.ones_like(groups, dtype=torch.bool), lengths, 0)

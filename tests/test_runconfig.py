@@ -1,4 +1,4 @@
-"""A run's configuration: which layer wins, what is said when one is wrong, and that a dump reads back the same."""
+"""A run's configuration: which layer wins, what the errors say, and that a dump reads back the same."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TOY = ModalityConfig(data=SourceConfig, tokenizer=StepsConfig)
 
 @pytest.fixture(autouse=True)
 def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Two modalities of our own, so that nothing here depends on a plugin's presets."""
+    """Two toy modalities, so that nothing here depends on a plugin's presets."""
     presets = tmp_path_factory.mktemp("presets")
     (presets / "small.yaml").write_text(
         "# A small one.\nseed: 5\ntokenizer: {scales: [1, 3]}\ntransformer: {depth: 2}\n"
@@ -92,7 +92,7 @@ def test_a_file_may_name_modality_and_preset(tmp_path: Path) -> None:
     file.write_text("modality: other\npreset: large\nseed: 1\n")
     config = load_config(file=file, default_modality="toy")
     assert (config.modality, config.preset, config.transformer.depth) == ("other", "large", 30)
-    assert load_config(file=file, preset="small").transformer.depth == 2, "the caller's preset goes first"
+    assert load_config(file=file, preset="small").transformer.depth == 2, "the caller's preset wins"
     with pytest.raises(ConfigError, match=r"c\.yaml is for modality 'other', not 'toy'"):
         load_config("toy", file=file)
     assert load_config(default_modality="toy").modality == "toy"
@@ -114,7 +114,7 @@ def test_sequences_in_overrides(text: str) -> None:
     assert load_config("toy", overrides=[f"tokenizer.scales={text}"]).tokenizer.scales == (1, 2, 3)
 
 
-def test_values_are_yaml_for_the_field_they_are_for() -> None:
+def test_values_are_parsed_as_yaml_for_their_field() -> None:
     def value(text: str, name: str) -> object:
         section, field = name.split(".")
         return getattr(getattr(load_config("toy", overrides=[f"{name}={text}"]), section), field)
@@ -157,15 +157,18 @@ def test_empty_files_and_sections_set_nothing(tmp_path: Path) -> None:
         ("data.size=big", "data.size = 'big' is wrong: should be a valid integer or a valid tuple (override"),
         ("sampling.top_k=1,-1", "sampling.top_k[1] = -1 is wrong: should be greater than or equal to 0 (override"),
         ("tokenizer.scales=1,x", "tokenizer.scales[1] = 'x' is wrong: should be a valid integer"),
-        ("training=3", "training is a section, 3 is not (its keys: tokenizer, transformer, init, device, tensorboard)"),
-        ("seed.x=3", "seed is a value, it has no keys"),
+        (
+            "training=3",
+            "training is a section and cannot be 3 (its keys: tokenizer, transformer, init, device, tensorboard)",
+        ),
+        ("seed.x=3", "seed is a single value and has no keys"),
         ("seed", "'seed' is not an override: it should read key=value"),
         ("=1", "its key '' is empty"),
         ("training..lr=1", "its key 'training..lr' is empty or has an empty part"),
         ("tokenizer.scales=[1,", "override tokenizer.scales=[1, is not valid YAML: line 1: expected"),
         ("preset=smal", "unknown preset 'smal'; did you mean 'small'? (known: large, nested, none, small, wrong)"),
         ("preset=wrong", "preset wrong: unknown key transformer.deph; did you mean 'depth'?"),
-        ("preset=nested", "preset nested: a preset names no other preset or modality"),
+        ("preset=nested", "preset nested: a preset must not name another preset or modality"),
     ],
 )
 def test_errors_say_what_where_and_what_would_be_right(override: str, message: str) -> None:

@@ -50,7 +50,7 @@ def draws_of(transformer: Any) -> Iterator[list[tuple[Tensor, tuple[Any, ...]]]]
 
 @contextmanager
 def reveals_of(transformer: Any) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
-    """Record what was revealed in every sub-step, by scale."""
+    """Record what every sub-step revealed, by scale."""
     recorded = [[] for _ in LENGTHS]
 
     def hook(_: Any, args: tuple[Any, ...]) -> None:
@@ -66,7 +66,7 @@ def reveals_of(transformer: Any) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
 # Settings.
 
 
-def test_settings_are_taken_one_a_scale():
+def test_settings_are_taken_per_scale():
     with draws_of(PLAIN) as draws:
         draw(temperature=(1.0, 2.0, 3.0), top_k=(0, 1, 5), top_p=0.9)
     assert [settings for _, settings in draws] == [(1.0, 0, 0.9), (2.0, 1, 0.9), (3.0, 5, 0.9)]
@@ -79,14 +79,14 @@ def test_greedy_at_one_scale_only():
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "steps"])
-def test_as_many_values_as_scales(name):
+def test_as_many_values_as_scales_are_needed(name):
     with pytest.raises(ConfigError, match=rf"sampling\.{name} has 2 values; this model has 3 scales"):
         draw(STEPWISE, **{name: (1, 1)})
 
 
 def test_a_scale_that_has_no_value():
     assert at_scale(0.5, 7, "top_p") == 0.5 and at_scale((1, 2), 1, "top_k") == 2
-    with pytest.raises(ConfigError, match="top_k has 2 values, one a scale; there is a scale 3"):
+    with pytest.raises(ConfigError, match="top_k has 2 values, one per scale, but there is a scale 3"):
         at_scale((1, 2), 2, "top_k")
 
 
@@ -155,11 +155,11 @@ def test_sub_steps_reveal_every_token_once(steps, reveal, seed, edited):
                 assert known_BL[kept].all()
                 expected = torch.maximum(expected, kept.sum(1))
             assert torch.equal(known_BL.sum(1), expected)
-            # What was revealed stays as it is.
+            # Revealed tokens stay as they are.
             assert torch.equal(tokens[known_BL], drawn.tokens[k][known_BL])
 
 
-def test_full_autoregression_reveals_one_token_a_step():
+def test_full_autoregression_reveals_one_token_per_step():
     with reveals_of(STEPWISE) as reveals:
         draw(STEPWISE, guidance=0.0, steps=LENGTHS)
     for k, length in enumerate(LENGTHS):
@@ -219,7 +219,7 @@ def test_states_are_those_of_the_drawn_tokens():
     assert all(torch.equal(a.f_hat, b.f_hat) for a, b in zip(drawn.states, states, strict=True))
 
 
-def test_another_schedule_needs_positions_that_are_computed():
+def test_another_schedule_needs_computed_positions():
     other = TOKENIZER.schedule_for((8, 4))
     with pytest.raises(ConfigError, match=r"tied to the schedule 1x1 2x2 3x3; .*positions=rotary"):
         generate(TOKENIZER, PLAIN, 1, schedule=other)

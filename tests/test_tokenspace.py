@@ -63,7 +63,7 @@ def test_top_p_comes_after_top_k():
 
 
 @pytest.mark.parametrize("truncation", [(1, 1.0), (2, 1.0), (0, 0.0), (0, 0.35), (0, 0.5)])
-def test_what_only_rounding_tells_apart_stays_together(truncation):
+def test_logits_equal_within_rounding_are_kept_together(truncation):
     kept = filter_logits(torch.tensor([0.0, 2.0, 2.000001, 1.999999]), *truncation).isfinite()
     assert kept.tolist() == [False, True, True, True]
     for nearly_even in (0.4999999, 0.5000001):
@@ -78,14 +78,14 @@ def test_excluded_tokens_stay_excluded():
 
 @given(st.lists(SEEDS, min_size=2, max_size=5))
 @settings(max_examples=40, deadline=None)
-def test_a_generator_a_sample_makes_samples_independent(seeds):
+def test_a_generator_per_sample_makes_samples_independent(seeds):
     probs = normal(0, len(seeds), 6, 8).softmax(-1)
     together = draw_rows(probs, seeded(*seeds))
     for i, seed in enumerate(seeds):
         assert torch.equal(together[i], draw_rows(probs[i : i + 1], seeded(seed))[0])
 
 
-def test_as_many_generators_as_samples():
+def test_as_many_generators_as_samples_are_needed():
     with pytest.raises(ValueError):
         draw_rows(torch.full((3, 1, 2), 0.5), seeded(0, 1))
 
@@ -126,7 +126,7 @@ def test_bits_are_drawn_one_by_one():
         assert drawn.shape == (2, 4000, 2) and drawn.dtype == torch.long
         assert (drawn.float().mean((0, 1)) - logits[0, 0].sigmoid()).abs().max() < 0.02
     assert (space.draw(logits, None, top_k=1) == torch.tensor([0, 1])).all()
-    # Likelier values have the probabilities 0.73 and 0.88: at 0.8 only the second is certain.
+    # The likelier values have probabilities 0.73 and 0.88, so with top_p 0.8 only the second is certain.
     drawn = space.draw(logits, seeded(0)[0], top_p=0.8).float().mean((0, 1))
     assert 0.2 < drawn[0] < 0.35 and drawn[1] == 1
     assert space.accuracy(logits, torch.ones(2, 4000, 2, dtype=torch.long)).unique().tolist() == [0.5]
@@ -142,7 +142,7 @@ def test_embeddings_tell_tokens_apart(space):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_cross_entropy_is_torchs(smoothing: float) -> None:
+def test_cross_entropy_matches_torch(smoothing: float) -> None:
     logits = (4 * torch.randn(3, 5, 7, dtype=torch.double)).requires_grad_()
     tokens = torch.randint(7, (3, 5))
     found = Codes(7).loss(logits, tokens, smoothing)

@@ -26,7 +26,7 @@ SCHEDULE = Schedule.of([(1, 1), (2, 2), (3, 3)])
 
 
 def written(path: Path, num_rows: int = 50, vocabulary: int = 300, **options: Any) -> torch.Tensor:
-    """A store with a label and a vector as conditions; returns its tokens."""
+    """Write a store with a label and a vector as conditions, and return its tokens."""
     settings = {"schedule": SCHEDULE, "tokenizer_hash": "abc123", "shard_rows": 16} | options
     shape = (num_rows, SCHEDULE.length, *settings.get("token_shape", ()))
     tokens = torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(num_rows))
@@ -93,7 +93,7 @@ def test_tokens_take_the_smallest_integers(tmp_path: Path, vocabulary: int, dtyp
     assert json.loads((tmp_path / "t/tokens/zarr.json").read_text())["data_type"] == dtype
 
 
-def test_a_stream_reads_each_shard_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_reads_each_shard_once_per_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenstore, "_KEEP_WHOLE_BYTES", 0)
     tokens = written(tmp_path / "t", num_rows=200, shard_rows=8)
     store = TokenStore.open(tmp_path / "t", shards_per_buffer=4)
@@ -116,31 +116,33 @@ def test_default_shards_take_two_megabytes(tmp_path: Path, length: int, rows: in
 # What is refused
 
 
-def test_refuses_another_tokenizers(tmp_path: Path) -> None:
+def test_refuses_tokens_of_another_tokenizer(tmp_path: Path) -> None:
     written(tmp_path / "t")
-    with pytest.raises(CheckpointError, match="was written by tokenizer abc123, this run's is def456: run") as caught:
+    message = "was written by tokenizer abc123, but this run's is def456: run"
+    with pytest.raises(CheckpointError, match=message) as caught:
         TokenStore.open(tmp_path / "t", "def456")
     assert "\n" not in str(caught.value)
     TokenStore.open(tmp_path / "t")
 
 
-def test_refuses_what_is_no_store(tmp_path: Path) -> None:
+def test_refuses_paths_that_are_no_store(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no token cache at"):
         TokenStore.open(tmp_path / "absent")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/precious").write_text("kept")
     (tmp_path / "file").write_text("kept")
     for name in ("other", "file"):
-        with pytest.raises(CheckpointError, match="is no token cache"):
+        with pytest.raises(CheckpointError, match="is not a token cache"):
             TokenStore.open(tmp_path / name)
-        with pytest.raises(CheckpointError, match="exists and is no token cache"):
+        with pytest.raises(CheckpointError, match="exists and is not a token cache"):
             written(tmp_path / name)
     assert (tmp_path / "other/precious").read_text() == "kept"
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_damage_is_noticed(tmp_path: Path, seed: int) -> None:
-    """Any file missing, cut short, or one bit changed: one line, or (spare space in JSON) the right rows."""
+    """Any file is missing, cut short, or has one bit changed. Reading gives a one-line error or, if the bit was in
+    spare space of a JSON file, the right rows."""
     path, rng = tmp_path / "t", np.random.default_rng(seed)
     tokens = written(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -158,7 +160,7 @@ def test_damage_is_noticed(tmp_path: Path, seed: int) -> None:
         read, conditions, _ = TokenStore.open(path, "abc123").rows(np.arange(50))
     except CheckpointError as error:
         assert str(path) in str(error) and "\n" not in str(error)
-        written(path)  # a damaged one may be replaced
+        written(path)  # a damaged store may be replaced
         assert torch.equal(TokenStore.open(path).rows(np.arange(50))[0], tokens)
     else:
         assert kind == "changed"
@@ -171,9 +173,9 @@ def test_wrong_rows_are_refused(tmp_path: Path) -> None:
     other = Schedule.of([(14,)])
     wrong = {
         "schedule": (TokenPyramid(good.tokens, other), label),
-        "leave the vocabulary": (TokenPyramid(good.tokens + 9, SCHEDULE), label),
+        "outside the vocabulary": (TokenPyramid(good.tokens + 9, SCHEDULE), label),
         "holds the conditions": (good, {}),
-        "announced with 3": (
+        "created for 3": (
             TokenPyramid(good.tokens.repeat(2, 1), SCHEDULE),
             {"label": label["label"].repeat(2)},
         ),
@@ -196,17 +198,17 @@ def test_wrong_rows_are_refused(tmp_path: Path) -> None:
 def test_rows_outside_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "t")
     for index in (-1, 50):
-        with pytest.raises(IndexError, match="leave the store's 50"):
+        with pytest.raises(IndexError, match="are outside the store's 50"):
             TokenStore.open(tmp_path / "t").rows(np.array([index]))
 
 
 # Nothing half-written
 
 
-def test_too_few_rows_leave_the_store_before(tmp_path: Path) -> None:
+def test_too_few_rows_leave_the_earlier_store(tmp_path: Path) -> None:
     tokens = written(tmp_path / "t")
     with (
-        pytest.raises(CheckpointError, match="0 rows came of 9"),
+        pytest.raises(CheckpointError, match="0 of 9 rows were appended"),
         TokenStore.create(tmp_path / "t", schedule=SCHEDULE, vocabulary=9, num_rows=9, tokenizer_hash="x"),
     ):
         pass
@@ -243,7 +245,7 @@ with TokenStore.create(sys.argv[1], **options) as store:
 """
 
 
-def test_a_killed_writer_leaves_no_store_and_the_next_clears_up(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     path = tmp_path / "t"
     environment = os.environ | {"PYTHONPATH": str(Path(tokenstore.__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", WRITE_UNTIL_KILLED, str(path)], env=environment)

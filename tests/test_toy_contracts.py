@@ -1,4 +1,4 @@
-"""The contract on tokenizers unlike grids: ragged sets whose size is drawn, and bits. Both are lossless."""
+"""The contract suite on tokenizers unlike grids: ragged sets whose size is drawn, and bits. Both are lossless."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 @dataclass(frozen=True)
 class Sets:
-    """B N numbers below 16, the first of each row being real; ``mask`` says which."""
+    """B N numbers below 16. The first few of each row are real, as ``mask`` says."""
 
     values: Tensor
     mask: Tensor
@@ -62,7 +62,7 @@ class SetTokenizer(MultiscaleTokenizer):
             legal[..., 1 : width + 1] = True
             return ScaleInput(count, None, torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), legal=legal)
         legal[..., :4] = True
-        # Positions count from the first number: the centres of the schedule's cells would depend on the padding.
+        # Positions count from the first number, because the centres of the schedule's cells depend on the padding.
         places = torch.arange(width)
         features = torch.stack([state.sizes.expand(-1, width), state.values], -1).float() / 16
         return ScaleInput(count, features, places[:, None].float(), torch.full((width,), k), self.mask(state), legal)
@@ -81,7 +81,7 @@ class SetTokenizer(MultiscaleTokenizer):
 
 
 class SetStem(Stem):
-    """A network of the modality's own, from features to embeddings and from hidden states to logits."""
+    """The modality's own network, from features to embeddings and from hidden states to logits."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class TestSets(TokenizerContract):
         return st.none() | st.integers(1, 6).map(lambda n: Schedule.of([(1,), (n,), (n,)]))
 
     def transformer_configs(self, num_scales: int, in_scale_steps: bool | None) -> st.SearchStrategy[TransformerConfig]:
-        """A batch's schedule is as long as its longest set, so positions must not be tied to one."""
+        """A batch's schedule is as long as its longest set, so positions must not be tied to one schedule."""
         drawn = super().transformer_configs(num_scales, in_scale_steps)
         return drawn.map(lambda config: config.model_copy(update={"positions": "rotary"}))
 

@@ -1,4 +1,4 @@
-"""Both stages, end to end, on runs that take about a second."""
+"""Both stages end to end, on runs that take about a second."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def assert_equal_weights(a: Path, b: Path, stages: tuple[str, ...] = STAGES) -> 
         assert all(torch.equal(left[name], right[name]) for name in left), stage
 
 
-# What a run leaves
+# What a run leaves behind
 
 
 def test_a_run_folder(tiny_run: Path) -> None:
@@ -103,8 +103,8 @@ def test_loss_falls(tiny: Settings, tmp_path: Path) -> None:
         assert np.mean(curve[-10:]) < 0.9 * np.mean(curve[:10]), stage
 
 
-def test_the_best_validation_decides(tiny: Settings, tmp_path: Path) -> None:
-    """With a learning rate that ruins the model, the best weights come before the last."""
+def test_the_weights_of_the_best_validation_are_kept(tiny: Settings, tmp_path: Path) -> None:
+    """The learning rate ruins the model, so the best weights come before the last."""
     fast = {"training.transformer.lr": 0.3, "training.transformer.warmup": 0.8, "training.transformer.steps": 10}
     run = fit(tiny, tmp_path / "run", **fast)
     curve = losses(run, "transformer", "validation")
@@ -164,7 +164,7 @@ def test_labels_by_name_and_number(tiny_run: Path) -> None:
         ({"batch_size": 0}, "ask for at least 1"),
     ],
 )
-def test_what_cannot_be_drawn(tiny_run: Path, asked: dict[str, Any], message: str) -> None:
+def test_samples_that_cannot_be_drawn(tiny_run: Path, asked: dict[str, Any], message: str) -> None:
     model = nextscale.load(tiny_run, device="cpu")
     with pytest.raises(NextscaleError) as caught:
         model.generate(2, **asked)
@@ -196,7 +196,8 @@ def test_variants(tiny: Settings, tmp_path: Path, changes: dict[str, Any]) -> No
 
 
 def test_fp16_overflow_is_skipped_not_written(tiny: Settings, tmp_path: Path) -> None:
-    """Loss scaling starts too high: the first steps overflow, change nothing, and are valid JSON."""
+    """Loss scaling starts too high, so the first steps overflow. They change nothing, and their log lines are valid
+    JSON."""
     run = fit(tiny, tmp_path / "run", **both(precision="fp16"))
     for stage in STAGES:
         norms = [line["grad_norm"] for line in metrics(run, stage)]
@@ -238,7 +239,7 @@ def test_compile(tiny: Settings, tmp_path: Path) -> None:
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, and before anything is compiled, in training as in sampling."""
+    """One line before anything is compiled, in training and in sampling."""
     from torch._inductor import cpp_builder, exc
 
     def none() -> str:
@@ -252,11 +253,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
             attempt()
 
 
-# Equal ways to the same end
+# Different ways to the same result
 
 
 def test_accumulation_equals_one_large_batch(tiny: Settings, tmp_path: Path) -> None:
-    """With everything random, codebook averages and revival included."""
+    """Everything random is on, including codebook averages and revival."""
     everything = {
         "tokenizer.quantizer.scale_dropout": 0.5, "tokenizer.quantizer.revive_below": 0.5,
         "tokenizer.quantizer.update": "ema", "transformer.drop_path": 0.5, "transformer.in_scale_steps": True,
@@ -278,8 +279,9 @@ def test_a_cache_changes_nothing(tiny: Settings, tmp_path: Path, tiny_run: Path)
     np.testing.assert_allclose(losses(run, "transformer"), losses(tiny_run, "transformer"), rtol=1e-4)
 
 
-def test_the_opponents_gradient_is_its_own(tiny: Settings, tmp_path: Path) -> None:
-    """The tokenizer's backward passes through the discriminator: what that leaves there must not be learnt from."""
+def test_the_discriminator_learns_only_from_its_own_loss(tiny: Settings, tmp_path: Path) -> None:
+    """The tokenizer's backward pass goes through the discriminator. The discriminator must not learn from the gradients
+    that this leaves."""
     seen: list[Tensor] = []
     changes = {"tokenizer.adversarial.weight": 100.0, "tokenizer.adversarial.width": 4, "training.tokenizer.steps": 1}
     config = load_config("image", overrides=tiny(**changes))
@@ -304,7 +306,7 @@ def test_the_opponents_gradient_is_its_own(tiny: Settings, tmp_path: Path) -> No
         torch.testing.assert_close(a, b)
 
 
-# Going on
+# Resuming
 
 
 def test_a_finished_run_is_left_alone(tiny: Settings, tiny_run: Path) -> None:
@@ -317,7 +319,7 @@ def test_a_finished_run_is_left_alone(tiny: Settings, tiny_run: Path) -> None:
     ("stage", "step", "number", "code"),
     [
         ("tokenizer", 3, signal.SIGINT, 130),
-        ("tokenizer", 6, signal.SIGTERM, 143),  # the last: training is over, the run is not
+        ("tokenizer", 6, signal.SIGTERM, 143),  # the last step: the stage is trained, but the run is not over
         ("transformer", 3, signal.SIGTERM, 143),
     ],
 )
@@ -357,8 +359,8 @@ def test_a_signal_before_training_ends_it(tiny: Settings, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"data.flip": True}, r"made with data\.flip=false, this run now has true: run `nextscale tokenize`"),
-        ({"training.transformer.cache_passes": 2}, r"cache_passes=1, this run now has 2"),
+        ({"data.flip": True}, r"made with data\.flip=false, but this run has true: run `nextscale tokenize`"),
+        ({"training.transformer.cache_passes": 2}, r"cache_passes=1, but this run has 2"),
     ],
 )
 def test_tokens_cached_with_other_settings_are_refused(
@@ -385,9 +387,9 @@ def test_resumed_settings_are_recorded_once_they_fit(tiny: Settings, tmp_path: P
     run = fit(tiny, tmp_path / "run")
     (run / "transformer/model.safetensors").unlink()
     before = (run / "config.yaml").read_text()
-    with pytest.raises(NextscaleError, match="of another shape"):
+    with pytest.raises(NextscaleError, match="wrong shape"):
         fit(tiny, run, "auto", **{"transformer.mlp_ratio": 2.0})
-    with pytest.raises(NextscaleError, match=r"was trained with other settings: .*codes 32 there, 64 now"):
+    with pytest.raises(NextscaleError, match=r"was trained with different settings: .*codes was 32, is now 64"):
         fit(tiny, run, "auto", **{"tokenizer.quantizer.codes": 64})
     assert (run / "config.yaml").read_text() == before
     fit(tiny, run, "auto", **{"training.transformer.steps": 8})
@@ -414,7 +416,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(tiny: Settings, tm
 def test_weights_that_are_not_finite_are_never_saved(
     tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loss of a step is computed before its update, so it may be finite while the new weights are not."""
+    """The loss of a step is computed before its update, so it may be finite although the new weights are not."""
     real = Trainer._train_step
 
     def ruin(self: Trainer, batches: list) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The functions with backward passes of their own, against what autograd makes of the same formulas."""
+"""The functions with their own backward passes, compared with autograd on the same formulas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_split_heads(normalized: bool) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_split_heads_where_a_vector_is_zero() -> None:
+def test_split_heads_of_zero_vectors() -> None:
     q, k, v = split_heads(torch.zeros(1, 2, 12), 2, torch.ones(2))
     assert not any(part.isnan().any() or part.any() for part in (q, k, v))
 
@@ -47,7 +47,7 @@ def test_split_heads_in_half_precision_keeps_unit_length() -> None:
     qkv = (torch.randn(4, 8, 3 * 64) * 30).bfloat16().requires_grad_()
     q, k, _ = split_heads(qkv, 2, torch.tensor([1.0, 7.0]))
     assert q.dtype == k.dtype == torch.bfloat16
-    # The factor is rounded, and each product with it: by at most 2^-8 each.
+    # The factor and each product with it are rounded, by at most 2^-8 each.
     torch.testing.assert_close(k.float().norm(dim=-1), torch.ones(4, 2, 8), rtol=2**-7, atol=0)
     torch.testing.assert_close(q.float().norm(dim=-1)[:, 1], torch.full((4, 8), 7.0), rtol=2**-7, atol=0)
     (q.sum() + k.sum()).backward()

@@ -1,4 +1,4 @@
-"""The codebook head against its formula, and in a model."""
+"""The codebook head, compared with its formula and used in a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_it_is_a_gaussian_over_the_codes_times_a_linear_model(number: int, chann
     torch.testing.assert_close(head(states, None).log_softmax(-1), expected.log_softmax(-1))
 
 
-def test_a_model_with_it_begins_without_opinion_and_trains_and_is_stored(tmp_path) -> None:
+def test_a_model_with_it_starts_near_uniform_and_trains_and_is_stored(tmp_path) -> None:
     tokenizer = grid_tokenizer((8, 8))
     config = transformer_for(tokenizer).config.model_copy(update={"head": "codebook"})
     space, schedule = tokenizer.token_space, tokenizer.schedule()
@@ -54,7 +54,7 @@ def test_a_model_with_it_begins_without_opinion_and_trains_and_is_stored(tmp_pat
     torch.testing.assert_close(again.head.codes, model.head.codes)
 
 
-def test_tokens_without_a_codebook_have_none() -> None:
+def test_it_needs_tokens_with_a_codebook() -> None:
     tokenizer = grid_tokenizer((8, 8))
     config = transformer_for(tokenizer).config.model_copy(update={"head": "codebook"})
     with pytest.raises(ConfigError, match="codes of a codebook"):

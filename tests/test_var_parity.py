@@ -31,10 +31,10 @@ def test_everything_holds(example: ModuleType, capsys: pytest.CaptureFixture[str
     assert example.main(GOLDEN) == 0, capsys.readouterr().out
     lines = capsys.readouterr().out.splitlines()
     keys = set(torch.load(GOLDEN, weights_only=True)) - {"image", "labels"}
-    assert {line.split()[1] for line in lines[:-1]} == keys, "a line or more for each key"
+    assert {line.split()[1] for line in lines[:-1]} == keys, "at least one line per key"
 
 
-def test_what_differs_is_found(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_are_found(example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     golden = torch.load(GOLDEN, weights_only=True)
     golden["logits"][0, 3, 5] += 0.01 * golden["logits"].abs().max()
     golden["greedy_cfg0"]["indices"][2][1, 0] += 1

@@ -1,1 +1,1 @@
-"""The command line. One file a command; each imports what it needs only when it runs."""
+"""The command line. One file per command; each imports what it needs only when it runs."""

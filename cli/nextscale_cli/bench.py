@@ -32,10 +32,10 @@ def train(
     modality: Modality = None,
     presets: Presets = None,
     precision: Precisions = "fp32,bf16",
-    repeats: Annotated[int, typer.Option(min=1, help="Turns that are timed, after one that is dropped.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repetitions, after one that is dropped.")] = 5,
     device: Device = "auto",
 ) -> None:
-    """Time a training step: on cached tokens, tokenizing on the fly, and against the floor of its matrix products."""
+    """Time a training step (cached tokens; tokenizing on the fly) and the floor set by its matrix products."""
     from nextscale import plugins
     from nextscale.bench.training import bench_train
     from nextscale_cli.tables import print_rows
@@ -56,12 +56,12 @@ def sample(
     presets: Presets = None,
     precision: Precisions = "fp32,bf16",
     batch: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 1,
-    memory_batch: Annotated[int, typer.Option(min=0, help="Samples drawn at once to measure memory; 0: none.")] = 8,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns that are timed, after one that is dropped.")] = 3,
+    memory_batch: Annotated[int, typer.Option(min=0, help="Samples drawn at once to measure memory; 0: skip.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed repetitions, after one that is dropped.")] = 3,
     compile: Compile = False,
     device: Device = "auto",
 ) -> None:
-    """Time drawing samples, against the floor of its products, and measure memory beside what it is on paper."""
+    """Time sampling and the floor set by its matrix products, and compare measured with calculated memory."""
     from nextscale import plugins
     from nextscale.bench.sampling import bench_sample
     from nextscale.bench.training import BenchCase
@@ -78,7 +78,7 @@ def sample(
     precisions = precision.split(",")
     for each in precisions:
         check_precision(each)
-    # Each row in a process of its own: what malloc has scattered for one precision would count as the next one's.
+    # Each row has a process of its own: heap fragmentation from one precision would count towards the next.
     spawn = multiprocessing.get_context("spawn")
     for case, each in product(cases, precisions):
         with ProcessPoolExecutor(1, spawn) as process:
@@ -93,7 +93,7 @@ def _check_cases(modality: str, cases: Sequence[object]) -> None:
     from nextscale.errors import ConfigError
 
     if not cases:
-        raise ConfigError(f"modality {modality} has no presets that are timed by default: name one with --preset")
+        raise ConfigError(f"modality {modality} has no presets to time by default: name one with --preset")
 
 
 def _log(line: str) -> None:

@@ -36,7 +36,7 @@ def ls() -> None:
 def show(
     overrides: Overrides = None, modality: Modality = None, preset: Preset = None, config: ConfigFile = None
 ) -> None:
-    """Show a resolved configuration as YAML, every setting with its description."""
+    """Show a resolved configuration as YAML, with a description of every setting."""
     from nextscale.config.run import dump_config, load_config
 
     settings = load_config(modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY)
@@ -45,7 +45,7 @@ def show(
 
 @app.command("validate")
 def validate(file: Annotated[Path, typer.Argument(help="A YAML file of settings.")]) -> None:
-    """Check a configuration file; exit code 2 and one line where it is wrong."""
+    """Check a configuration file. If it is wrong, print one line and exit with code 2."""
     from nextscale.config.run import load_config
 
     load_config(file=file, default_modality=DEFAULT_MODALITY)

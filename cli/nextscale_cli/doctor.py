@@ -18,13 +18,13 @@ EXTRAS = {
     "video": ("av", "reading video files, writing mp4"),
     "track": ("tensorboard", "training.tensorboard"),
 }
-LITTLE_SPACE = 1e9
+MIN_FREE_BYTES = 1e9
 
 
 def doctor() -> None:
     """Check this installation.
 
-    Exit code 1 where something is broken; an extra that is not installed is not.
+    Exits with code 1 if something is broken. An extra that is not installed does not count.
     """
     broken = False
     for good, line in [*_python(), *_torch(), *_plugins(), *_extras(), *_disk()]:
@@ -50,9 +50,9 @@ def _torch() -> Iterator[tuple[bool, str]]:
     yield True, f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     try:
         one = torch.ones(8, 8, dtype=torch.bfloat16)
-        yield bool((one @ one == 8).all()), "bf16 computes on the CPU"
+        yield bool((one @ one == 8).all()), "bf16 works on the CPU"
     except RuntimeError as error:
-        yield True, f"bf16 does not compute on the CPU: {' '.join(str(error).split())}"
+        yield True, f"bf16 does not work on the CPU: {' '.join(str(error).split())}"
     if not torch.cuda.is_available():
         yield True, "no GPU is visible: models train on the CPU"
     for index in range(torch.cuda.device_count()):
@@ -86,10 +86,10 @@ def _extras() -> Iterator[tuple[bool, str]]:
         if find_spec(module) is not None:
             yield True, f"extra {extra}: installed ({purpose})"
         else:
-            yield True, f"extra {extra}: not installed; for {purpose}: pip install 'nextscale[{extra}]'"
+            yield True, f"extra {extra}: not installed ({purpose}); to add it: pip install 'nextscale[{extra}]'"
 
 
 def _disk() -> Iterator[tuple[bool, str]]:
     free = shutil.disk_usage(".").free
-    line = f"{free / 1e9:,.1f} GB free here"
-    yield free > LITTLE_SPACE, line if free > LITTLE_SPACE else f"{line}: too little to train"
+    line = f"{free / 1e9:,.1f} GB of free disk space here"
+    yield free > MIN_FREE_BYTES, line if free > MIN_FREE_BYTES else f"{line}: too little to train"

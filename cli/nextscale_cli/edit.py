@@ -20,46 +20,44 @@ def edit(
     run: Run,
     settings: Settings = None,
     sample: Annotated[Path | None, typer.Option("--sample", "--image", help="The file to edit.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="A file as large as it: what is white is drawn anew.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="A mask file of the same size; white is redrawn.")] = None,
     box: Annotated[
         str | None,
         typer.Option(
             metavar="START,..,END,..",
-            help="Draw a box anew: where it starts along each axis of the sample, then where it ends (y0,x0,y1,x1).",
+            help="Redraw a box: where it starts along each axis of the sample, then where it ends (y0,x0,y1,x1).",
         ),
     ] = None,
-    outpaint: Annotated[bool, typer.Option("--outpaint", help="Keep the mask or box, draw the rest anew.")] = False,
-    label: Annotated[str | None, typer.Option(help="The same as label=...: the class to draw.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="The same as guidance=...")] = None,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many versions.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Version i is a function of the seed and i alone.")] = 0,
-    paste: Annotated[
-        bool, typer.Option("--paste", help="Put what is kept of the file itself over the result.")
-    ] = False,
-    feather: Annotated[int, typer.Option(min=0, metavar="PX", help="With --paste: fade in over so many pixels.")] = 0,
+    outpaint: Annotated[bool, typer.Option("--outpaint", help="Keep the mask or box, redraw the rest.")] = False,
+    label: Annotated[str | None, typer.Option(help="Short for label=...: the class to draw.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Short for guidance=...")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of versions to draw.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Version i depends only on the seed and i.")] = 0,
+    paste: Annotated[bool, typer.Option("--paste", help="Paste the kept part of the file over the result.")] = False,
+    feather: Annotated[int, typer.Option(min=0, metavar="PX", help="With --paste: fade in over this many pixels.")] = 0,
     replay: Annotated[
-        bool, typer.Option("--replay", help="Keep tokens only, as published VAR does; what is kept changes more.")
+        bool, typer.Option("--replay", help="Keep only tokens, as published VAR does; the kept part changes more.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="RUN/edits/seed-SEED")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/edits/seed-SEED")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
 ) -> None:
-    """Draw part of a sample anew, or what lies around it.
+    """Redraw part of a sample, or its surroundings.
 
-    Where samples have no places to mask, the sample is a part, and what is drawn completes it, to size=N.
+    If samples of this kind cannot be masked, the file holds a part of a sample, which is completed to size=N.
 
-    Writes grid.png (the sample, what is kept of it, and the versions) and a file for each version.
+    Writes grid.png (the sample, its kept part, and the versions) and one file per version.
     """
     from nextscale.errors import ConfigError
 
     if sample is None:
         raise ConfigError("--sample FILE is missing: the file to edit (images: --image)")
-    missing = ConfigError("say what is drawn anew: either --mask FILE or --box START,..,END,..")
+    missing = ConfigError("say what to redraw: either --mask FILE or --box START,..,END,..")
     if mask is not None and box is not None:
         raise missing
     if feather and not paste:
-        raise ConfigError("--feather belongs to --paste")
+        raise ConfigError("--feather needs --paste")
     corners = None if box is None else _corners(box)
     sampling, conditions = split([*(settings or []), *_named(label=label, guidance=guidance)])
     import nextscale
@@ -97,7 +95,7 @@ def _complete(
     seed: int,
     folder: Path,
 ) -> None:
-    """Versions of what the part in a file may belong to."""
+    """Write versions of a whole sample that completes the part in a file."""
     check_names(model, conditions)
     part, _ = model.modality.read_sample(sample, model.tokenizer)
     copies = model.modality.concatenate([part] * number)
@@ -111,7 +109,7 @@ def _complete(
 
 
 def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, outpaint: bool) -> Tensor:
-    """*grid booleans, or 1 *grid: what is kept."""
+    """*grid or 1 *grid booleans: the part to keep."""
     from nextscale.errors import NextscaleError
     from nextscale.sampling.editing import as_mask, box_mask, check_grid
 
@@ -119,7 +117,7 @@ def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, ou
     chosen = box_mask(corners or [], original.shape[2:]) if marked is None else as_mask(marked, original)
     keep = chosen if outpaint else ~chosen
     if bool(keep.all()):
-        raise NextscaleError("the mask leaves nothing to draw anew")
+        raise NextscaleError("the mask leaves nothing to redraw")
     return keep
 
 

@@ -1,4 +1,4 @@
-"""What the user sees when something goes wrong: one line and an exit code, never a traceback unless asked for."""
+"""What the user sees when something goes wrong: one line and an exit code; a traceback only on request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TRACEBACK = "NEXTSCALE_TRACEBACK"
 def one_line_errors() -> Iterator[None]:
     """Turn exceptions into one line on stderr and an exit code.
 
-    2 for what the user can mend, 1 for a full disk or an internal error, 128 + the signal for Ctrl-C and SIGTERM,
-    141 (128 + SIGPIPE, as a shell reports it) for a reader that went away. With ``NEXTSCALE_TRACEBACK=1`` errors
-    show where they were raised.
+    The exit code is 2 for errors that the user can fix, 1 for a full disk or an internal error, 128 + the signal for
+    Ctrl-C and SIGTERM, and 141 (128 + SIGPIPE, as a shell reports it) if the reader of the output went away. With
+    ``NEXTSCALE_TRACEBACK=1``, errors show a traceback instead.
     """
     try:
         with _one_line_warnings():
@@ -29,16 +29,16 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Or the interpreter would try to flush what nobody reads, and complain.
-        with suppress(OSError):  # stdout may be no file
+        # Otherwise the interpreter would try to flush stdout at exit, and complain.
+        with suppress(OSError):  # stdout may not be a file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        if os.environ.get(TRACEBACK) == "1" or _is_typers(error):
+        if os.environ.get(TRACEBACK) == "1" or _is_from_typer(error):
             raise
         from nextscale.training.signals import Interrupted
 
-        if isinstance(error, Interrupted):  # it has saved, and says how to go on: no error
+        if isinstance(error, Interrupted):  # no error: the run was saved, and the message says how to continue
             print(error, file=sys.stderr)
             sys.exit(error.exit_code)
         if isinstance(error, NextscaleError) and error.rows:
@@ -68,7 +68,7 @@ def _one_line_warnings() -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line."""
+    """Describe an exception in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, NextscaleError):
         return text
@@ -77,6 +77,6 @@ def describe(error: BaseException) -> str:
     return f"internal: {type(error).__name__}: {text} (set {TRACEBACK}=1 for the traceback)"
 
 
-def _is_typers(error: Exception) -> bool:
-    """Typer's own: wrong usage, Exit and Abort, which it prints itself. (It carries click inside, or depends on it.)"""
+def _is_from_typer(error: Exception) -> bool:
+    """Typer's own exceptions (wrong usage, Exit, Abort), which it prints itself. It vendors click or depends on it."""
     return any(base.__module__.split(".")[0] in ("typer", "click") for base in type(error).__mro__)

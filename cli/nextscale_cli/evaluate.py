@@ -16,27 +16,30 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE",
-            help="Sampling settings (temperature=0.8), and options of the modality's measurements (eval.seed=1); "
+            help="Sampling settings (temperature=0.8), and the modality's evaluation options (eval.seed=1); "
             "'nextscale plugins info MODALITY' lists them.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="How many samples at each guidance.")] = 1000,
+    samples: Annotated[int, typer.Option(min=2, help="Number of samples per guidance value.")] = 1000,
     guidance: Annotated[str, typer.Option(metavar="T,T,...", help="Guidance values.")] = "0,2",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples.")] = 0,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Draw so often, with seeds from --seed on: means, and their spread.")
+        int, typer.Option(min=1, help="Repeat with this many seeds, from --seed on; report means and spread.")
     ] = 1,
     reconstruction_only: Annotated[
         bool, typer.Option("--reconstruction-only", help="Measure the tokenizer only; draw no samples.")
     ] = False,
     validation: Annotated[
-        bool, typer.Option("--validation", help="On the validation split, to choose settings by: eval-validation.json.")
+        bool,
+        typer.Option(
+            "--validation", help="Use the validation split, for choosing settings; writes eval-validation.json."
+        ),
     ] = False,
     device: Device = "auto",
 ) -> None:
     """Measure reconstruction and sample quality of a trained run.
 
-    Writes RUN/eval.json. Every distance stands beside its real-against-real floor at the same sample count.
+    Writes RUN/eval.json. Every distance comes with its real-against-real floor at the same sample count.
     """
     from nextscale.config.sections import SamplingConfig
     from nextscale.errors import ConfigError, unknown
@@ -74,5 +77,5 @@ def _guidance(text: str) -> list[float]:
     except ValueError:
         values = []
     if not values or not all(0 <= value < float("inf") for value in values):
-        raise ConfigError(f"--guidance {text!r} should be numbers from 0 up, separated by commas, such as 0,2")
+        raise ConfigError(f"--guidance {text!r} should be numbers of at least 0, separated by commas, such as 0,2")
     return values

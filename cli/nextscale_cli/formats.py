@@ -1,4 +1,4 @@
-"""``nextscale import NAME`` and ``nextscale export NAME``: the formats of trained models that plugins know."""
+"""``nextscale import NAME`` and ``nextscale export NAME``: the model formats that plugins support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nextscale_cli.options import PLAIN
 
 
 class _FormatGroup(TyperGroup):
-    """One command a format, taken from its plugin; it has options of its own."""
+    """One command per format, taken from its plugin and with its own options."""
 
     direction: Literal["importer", "exporter"]
 
@@ -40,19 +40,19 @@ class ExporterGroup(_FormatGroup):
 
 
 importers = typer.Typer(
-    **PLAIN, cls=ImporterGroup, no_args_is_help=True, help="Make a run of models that other software trained."
+    **PLAIN, cls=ImporterGroup, no_args_is_help=True, help="Import models from other software as a run."
 )
 exporters = typer.Typer(
-    **PLAIN, cls=ExporterGroup, no_args_is_help=True, help="Write a run's models as other software reads them."
+    **PLAIN, cls=ExporterGroup, no_args_is_help=True, help="Export a run's models for other software."
 )
 
 
-# Typer makes a group only of what has something in it; the classes above replace what it lists.
+# Typer makes a group only of an app with a command or callback; the classes above replace its list of commands.
 @importers.callback()
 def _importers() -> None:
-    """Make a run of models that other software trained."""
+    """Import models from other software as a run."""
 
 
 @exporters.callback()
 def _exporters() -> None:
-    """Write a run's models as other software reads them."""
+    """Export a run's models for other software."""

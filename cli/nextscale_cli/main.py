@@ -1,4 +1,4 @@
-"""``nextscale``: commands are found by name and imported when they are used, so that help is fast."""
+"""``nextscale``: commands are found by name and imported only when used, so that help is fast."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nextscale_cli.options import PLAIN
 
 COMMANDS = {
     "train": ("nextscale_cli.train:train", "Train both stages of a model, or one of them."),
-    "tokenize": ("nextscale_cli.tokenize:tokenize", "Write a run's token cache anew."),
+    "tokenize": ("nextscale_cli.tokenize:tokenize", "Rewrite a run's token cache."),
     "sample": ("nextscale_cli.sample:sample", "Draw samples from a trained run."),
-    "edit": ("nextscale_cli.edit:edit", "Draw part of a sample anew, or what lies around it."),
-    "predict": ("nextscale_cli.predict:predict", "Go on from the start of a sample."),
+    "edit": ("nextscale_cli.edit:edit", "Redraw part of a sample, or its surroundings."),
+    "predict": ("nextscale_cli.predict:predict", "Continue a sample from its start."),
     "eval": ("nextscale_cli.evaluate:evaluate", "Measure reconstruction and sample quality of a trained run."),
-    "import": ("nextscale_cli.formats:importers", "Make a run of models that other software trained."),
-    "export": ("nextscale_cli.formats:exporters", "Write a run's models as other software reads them."),
+    "import": ("nextscale_cli.formats:importers", "Import models from other software as a run."),
+    "export": ("nextscale_cli.formats:exporters", "Export a run's models for other software."),
     "bench": ("nextscale_cli.bench:app", "Time this installation on this machine."),
-    "plugins": ("nextscale_cli.plugins:app", "List the modalities that are installed."),
+    "plugins": ("nextscale_cli.plugins:app", "List the installed modalities."),
     "config": ("nextscale_cli.config:app", "List presets, show and check configurations."),
     "doctor": ("nextscale_cli.doctor:doctor", "Check this installation."),
 }
@@ -30,8 +30,8 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Help shows names and summaries; only the command that is used is imported.
 
-    Commands of plugins cost a look at every plugin's entry module, which is taken only where a distribution other
-    than nextscale's own registers one.
+    To find the commands of plugins, every plugin's entry module must be imported. This happens only if a distribution
+    other than nextscale's own registers a plugin.
     """
 
     def __init__(self, **attributes: Any) -> None:
@@ -54,7 +54,7 @@ class LazyGroup(TyperGroup):
 
         if third_party():
             for command in discover().commands():
-                if command.name not in COMMANDS:  # `doctor` and `plugins ls` say so
+                if command.name not in COMMANDS:  # `doctor` and `plugins ls` report the clash
                     self._add(command.name, command.function, command.summary)
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -76,13 +76,13 @@ class LazyGroup(TyperGroup):
             self._listing = False
 
     def invoke(self, ctx: Any) -> Any:
-        # Inside typer's own handling, which would turn an interrupt or a full disk into something else.
+        # Inside typer's own error handling, which would misreport an interrupt or a full disk.
         with one_line_errors():
             return super().invoke(ctx)
 
 
 def build(name: str, path: str) -> Any:
-    """The command that the dotted path of a function, or of a ``typer.Typer``, makes."""
+    """Build the command at ``path``, the dotted path of a function or of a ``typer.Typer``."""
     from nextscale.plugins import load_object
 
     found = load_object(path)
@@ -112,7 +112,7 @@ def _nextscale(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Next-scale autoregressive modelling: train, sample, evaluate, for any kind of data."""
+    """Next-scale autoregressive modelling: train, sample and evaluate, for any kind of data."""
 
 
 def main() -> None:
@@ -121,7 +121,7 @@ def main() -> None:
         try:
             app(prog_name="nextscale")
         finally:
-            sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last breath
+            sys.stdout.flush()  # a closed pipe raises its error here, not while the interpreter exits
 
 
 if __name__ == "__main__":  # for torchrun -m nextscale_cli.main

@@ -12,13 +12,13 @@ DEFAULT_MODALITY = "image"
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False}
 
 Modality = Annotated[
-    str | None, typer.Option("--modality", "-m", help="What kind of data.", show_default=DEFAULT_MODALITY)
+    str | None, typer.Option("--modality", "-m", help="The kind of data.", show_default=DEFAULT_MODALITY)
 ]
 Preset = Annotated[
     str | None,
     typer.Option("--preset", "-p", help="Settings to start from ('none': bare defaults); see 'config ls'."),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings over the preset.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings, over the preset.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Single settings, such as training.transformer.lr=1e-3."),
@@ -26,6 +26,6 @@ Overrides = Annotated[
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 Precision = Annotated[
-    str, typer.Option("--precision", help="Of the weights: fp32, or (half the memory) bf16, fp16.", metavar="P")
+    str, typer.Option("--precision", help="Of the weights: fp32, or bf16 or fp16 (half the memory).", metavar="P")
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the model first (needs a C++ compiler).")]

@@ -8,12 +8,12 @@ import typer
 
 from nextscale_cli.options import PLAIN
 
-app = typer.Typer(**PLAIN, no_args_is_help=True, help="List the modalities that are installed.")
+app = typer.Typer(**PLAIN, no_args_is_help=True, help="List the installed modalities.")
 
 
 @app.command("ls")
 def ls() -> None:
-    """List modalities, and what is wrong with plugins that do not work."""
+    """List modalities, and say what is wrong with broken plugins."""
     from nextscale.config.run import presets
     from nextscale.plugins import discover
     from nextscale_cli.tables import print_rows
@@ -64,7 +64,7 @@ def info(name: Annotated[str, typer.Argument(help="A modality's name.")]) -> Non
 
 
 def problems() -> list[str]:
-    """Everything that is wrong with the installed plugins, a line each."""
+    """Everything that is wrong with the installed plugins, one line per problem."""
     from nextscale.plugins import discover
     from nextscale_cli.main import COMMANDS
 
@@ -73,5 +73,5 @@ def problems() -> list[str]:
     return [
         *map(str, plugins.broken),
         *map(str, plugins.clashes),
-        *(f"command {name!r} of a plugin is not used: nextscale has one of that name" for name in taken),
+        *(f"command {name!r} of a plugin is not used: nextscale has a command with this name" for name in taken),
     ]

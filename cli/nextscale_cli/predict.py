@@ -15,30 +15,30 @@ from nextscale_cli.sample import Settings, check_names, make_folder, split
 def predict(
     run: Run,
     settings: Settings = None,
-    sample: Annotated[Path | None, typer.Option("--sample", "--video", help="The file to go on from.")] = None,
+    sample: Annotated[Path | None, typer.Option("--sample", "--video", help="The file to continue.")] = None,
     frames: Annotated[
         int, typer.Option(min=1, metavar="N", help="Keep its first N frames (places along the first axis).")
     ] = 1,
     pieces: Annotated[
-        int, typer.Option(min=1, help="Go on so many times, each time from the last N frames of what was drawn.")
+        int, typer.Option(min=1, help="Continue this many times, each time from the last N frames drawn.")
     ] = 1,
-    label: Annotated[str | None, typer.Option(help="The same as label=...: the class to draw.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="The same as guidance=...")] = None,
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="How many versions.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Version i is a function of the seed and i alone.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="RUN/predictions/seed-SEED")] = None,
+    label: Annotated[str | None, typer.Option(help="Short for label=...: the class to draw.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Short for guidance=...")] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of versions to draw.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Version i depends only on the seed and i.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/predictions/seed-SEED")] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
 ) -> None:
-    """Go on from the start of a sample.
+    """Continue a sample from its start.
 
-    Writes a file for each version, and grid.png (the known start, then the versions) where --pieces is 1.
+    Writes one file per version and, if --pieces is 1, grid.png (the known start, then the versions).
     """
     from nextscale.errors import ConfigError
 
     if sample is None:
-        raise ConfigError("--sample FILE is missing: the file to go on from (videos: --video)")
+        raise ConfigError("--sample FILE is missing: the file to continue (videos: --video)")
     given = {"label": label, "guidance": guidance}
     sampling, conditions = split(
         [*(settings or []), *(f"{name}={value}" for name, value in given.items() if value is not None)]
@@ -57,7 +57,7 @@ def predict(
         version = mixed_seed(seed, i) >> 32
         parts = go_on(model, known, frames, pieces, version, sampling=sampling, conditions=conditions)
         first = next(parts).to(known)
-        if i == 0:  # what can be wrong with the settings has shown by now
+        if i == 0:  # wrong settings have raised their errors by now
             make_folder(folder)
         typer.echo(model.modality.write_parts(chain([first], parts), folder / f"{i:06d}", model.description))
         drawn += [first] if pieces == 1 else []

@@ -26,14 +26,14 @@ Settings = Annotated[
 def sample(
     run: Run,
     settings: Settings = None,
-    number: Annotated[int, typer.Option("--number", "--num", "-n", min=1, help="How many.")] = 16,
+    number: Annotated[int, typer.Option("--number", "--num", "-n", min=1, help="Number of samples.")] = 16,
     size: Annotated[
-        int | None, typer.Option(help="The same as size=...: how large, for samples that have a size to choose.")
+        int | None, typer.Option(help="Short for size=...: the size of the samples, if it can be chosen.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Sample i is a function of the seed and i alone.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="RUN/samples/seed-SEED")] = None,
-    film: Annotated[bool, typer.Option("--film/--no-film", help="Also the coarse-to-fine film strip.")] = True,
-    files: Annotated[bool, typer.Option("--files/--no-files", help="Also a file for each sample.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Sample i depends only on the seed and i.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/samples/seed-SEED")] = None,
+    film: Annotated[bool, typer.Option("--film/--no-film", help="Also write a coarse-to-fine film strip.")] = True,
+    files: Annotated[bool, typer.Option("--files/--no-files", help="Also write one file per sample.")] = True,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
@@ -76,7 +76,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def split(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sampling settings, checked, and conditions, whose names and ranges only the trained model knows."""
+    """Checked sampling settings, and conditions, whose names and ranges only the trained model knows."""
     import yaml
 
     from nextscale.config.run import parse_section
@@ -91,7 +91,7 @@ def split(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         if name in SamplingConfig.model_fields:
             sampling.append(text)
         elif rest:
-            raise ConfigError(f"{text!r}: a condition or sampling setting has no keys of its own")
+            raise ConfigError(f"{text!r}: a condition or sampling setting has no sub-keys")
         else:
             try:
                 parsed = yaml.safe_load(value)

@@ -12,7 +12,7 @@ FLOOR = "_floor"
 
 
 def print_results(results: Mapping[str, Any], title: str | None = None) -> None:
-    """A nested mapping, one line a value; KEY_floor stands beside KEY."""
+    """Print a nested mapping, one line per value; KEY_floor is shown beside KEY."""
     rows = list(_rows(results, ""))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
@@ -25,7 +25,7 @@ def print_results(results: Mapping[str, Any], title: str | None = None) -> None:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str | None = None, stderr: bool = False) -> None:
-    """Records, one line each; the columns are all their keys."""
+    """Print records, one line each; the columns are all their keys."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
@@ -38,7 +38,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], title: str | None = None, stde
 
 def _console(stderr: bool = False) -> Console:
     console = Console(markup=False, highlight=False, stderr=stderr)
-    if not console.is_terminal:  # a file or a pipe has no width to keep to
+    if not console.is_terminal:  # a file or a pipe has no width to fit
         console.width = 200
     return console
 
@@ -57,7 +57,7 @@ def _rows(results: Mapping[str, Any], prefix: str) -> list[tuple[str, str, str]]
 
 
 def show(value: Any) -> str:
-    """A value as a person reads it: four significant digits, thousands separated, sequences on one line."""
+    """A value in readable form: four significant digits, thousands separators, sequences on one line."""
     if value is None:
         return "–"
     if isinstance(value, bool):

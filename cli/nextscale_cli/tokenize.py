@@ -8,9 +8,9 @@ from nextscale_cli.options import Overrides, Run
 
 
 def tokenize(run: Run, overrides: Overrides = None) -> None:
-    """Write a run's token cache anew.
+    """Rewrite a run's token cache.
 
-    With the run's own settings, then KEY=VALUE: training.transformer.cache_passes=4, data.flip=true ...
+    Uses the run's own settings, then KEY=VALUE: training.transformer.cache_passes=4, data.flip=true ...
     """
     from nextscale.training.run import tokenize as tokenize_run
 

@@ -28,25 +28,25 @@ def train(
     config: ConfigFile = None,
     stage: Annotated[
         Stage | None,
-        typer.Option(help="Both stages, or one of them.", show_default="all; with --init-from transformer"),
+        typer.Option(help="Both stages, or one of them.", show_default="all; transformer with --init-from"),
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Fine-tune: begin with this run's settings and weights, on other data."),
+        typer.Option(metavar="RUN", help="Fine-tune: start from this run's settings and weights, on other data."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name.", show_default="the preset's")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="auto|PATH", help="Go on with an existing run: its latest checkpoint, or this one."),
+        typer.Option(metavar="auto|PATH", help="Continue an existing run: from its latest checkpoint, or this one."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and exit.")] = False,
 ) -> None:
     """Train both stages of a model, or one of them.
 
-    Settings: preset, then --config, then KEY=VALUE. A run that is resumed keeps its own, then KEY=VALUE.
+    Settings: preset, then --config, then KEY=VALUE. A resumed run uses its own settings, then KEY=VALUE.
 
-    --init-from RUN stands in for a preset. Its tokenizer is kept as it is, unless --stage says that it is trained on.
+    --init-from RUN takes the place of a preset. Its tokenizer stays unchanged, unless --stage includes its training.
     """
     from nextscale.config.run import dump_config, load_config, load_run_config
 
@@ -61,7 +61,7 @@ def train(
         _check_same(settings, folder, modality, preset, config)
 
     if dry_run:
-        # The process ends soon: looking for garbage while torch loads, and again at exit, would take half a second.
+        # The process ends soon: garbage collection while torch loads, and again at exit, would take half a second.
         gc.disable()
         typer.echo(dump_config(settings), nl=False)
         from nextscale.training.describe import describe
@@ -89,7 +89,7 @@ def _default_folder(settings: RunConfig, init_from: Path | None) -> Path:
 
 
 def _folder_of(resume: str | None) -> Path | None:
-    """The run that a checkpoint to resume from lies in; None for ``auto``, or where no run holds it."""
+    """The run that holds the checkpoint to resume from; None for ``auto``, or if no run holds it."""
     if resume in (None, "auto"):
         return None
     path = Path(str(resume))
@@ -99,11 +99,11 @@ def _folder_of(resume: str | None) -> Path | None:
 def _check_same(
     settings: RunConfig, folder: Path, modality: str | None, preset: str | None, config: Path | None
 ) -> None:
-    """A resumed run keeps its configuration; say so where the command line names another."""
+    """A resumed run keeps its configuration; report it if the command line names another one."""
     from nextscale.errors import ConfigError
 
     for kind, asked, kept in (("modality", modality, settings.modality), ("preset", preset, settings.preset)):
         if asked is not None and asked != kept:
-            raise ConfigError(f"run folder {folder} has {kind} {kept!r}, not {asked!r}: name another with --out")
+            raise ConfigError(f"run folder {folder} has {kind} {kept!r}, not {asked!r}: name another folder with --out")
     if config is not None:
-        typer.echo(f"note: {config} is not read again: the run goes on with {folder / 'config.yaml'}", err=True)
+        typer.echo(f"note: {config} is not read again: the run continues with {folder / 'config.yaml'}", err=True)

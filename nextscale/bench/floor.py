@@ -1,6 +1,6 @@
-"""The floor of a computation: its matrix products and convolutions, each shape timed alone, added up.
+"""The floor of a computation: the total time of its matrix products and convolutions, each shape timed alone.
 
-No implementation of the same model is faster than its products, so time over floor says how much is spent on
+No implementation of a model is faster than its products, so the ratio of time to floor shows how much is spent on
 everything else.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Clock = Callable[[], float]
-# Where the two factors are among an operator's arguments.
+# Index of the first of the two factors among an operator's arguments.
 _FACTORS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
 
 
@@ -43,7 +43,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Product:
-    """One matrix product (or batch of them), as it is laid out in memory."""
+    """One matrix product (or a batch of them), with the memory layout of its factors."""
 
     a: Factor
     b: Factor
@@ -62,7 +62,7 @@ class Product:
 
     @property
     def second_kind(self) -> Hashable:
-        """Products of one kind can share their second factors."""
+        """Products with the same kind can share their second factors."""
         return self.b, self.dtype, self.device
 
     def compute(self, a: Tensor, b: Tensor) -> Tensor:
@@ -74,14 +74,14 @@ class Product:
 
     @property
     def activation_bytes(self) -> int:
-        """Input and output. Batched products are attention's, whose fused kernel holds none of its weights."""
+        """Of input and output. Batched products count 0: a fused attention kernel does not store its weights."""
         rows, columns = self.a.shape[-2:]
         return rows * (columns + self.b.shape[-1]) * self.dtype.itemsize if len(self.a.shape) == 2 else 0
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """One forward convolution: shapes of input and weight, its settings, and how the input lies in memory."""
+    """One forward convolution: shapes of input and weight, settings, and the memory layout of the input."""
 
     shape: tuple[int, ...]
     weight: tuple[int, ...]
@@ -95,7 +95,7 @@ class Convolution:
 
     @property
     def places(self) -> int:
-        """Of the output, over the batch."""
+        """Number of positions in the output, over the batch."""
         sizes = zip(self.shape[2:], self.weight[2:], self.stride, self.padding, self.dilation, strict=True)
         out = [(side + 2 * pad - dilation * (k - 1) - 1) // step + 1 for side, k, step, pad, dilation in sizes]
         return self.shape[0] * math.prod(out)
@@ -135,10 +135,11 @@ class Convolution:
 class MatrixProducts(TorchDispatchMode):
     """Counts the matrix products computed inside a ``with`` block, forward and backward.
 
-    With ``convolutions``, forward convolutions too (transposed ones are not). ``counting`` may be switched off and on.
+    With ``convolutions``, it also counts forward convolutions, except transposed ones. ``counting`` can be switched off
+    and on.
 
-    Fused attention counts as what it stands for: q k^T and p v over the full L x L, and two products backward for
-    each. Its masked half is not taken off, nor what a fused kernel computes again in its backward added.
+    Fused attention counts as the products it replaces: q k^T and p v over the full L x L, and two backward products
+    for each. The masked half is not subtracted, and what a fused kernel recomputes in its backward is not added.
     """
 
     def __init__(self, convolutions: bool = False) -> None:
@@ -147,7 +148,7 @@ class MatrixProducts(TorchDispatchMode):
         self.convolutions, self.counting = convolutions, True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if torch.is_inference_mode_enabled():  # where nothing has taken operators such as linear apart yet
+        if torch.is_inference_mode_enabled():  # where operators such as linear are not yet decomposed
             with self:
                 result = func.decompose(*args, **(kwargs or {}))
             if result is not NotImplemented:
@@ -181,20 +182,21 @@ class MatrixProducts(TorchDispatchMode):
         out = Factor((pairs, queries, v.shape[3]), False)
         factors = [(rows[0], columns[1]), (weights, rows[2])]
         if backward:
-            # Gradients of v, of the weights, of q and of k.
+            # Gradients of v, of the attention weights, of q and of k.
             factors = [(turned, out), (out, columns[2]), (weights, rows[1]), (turned, rows[0])]
         for a, b in factors:
             self.counts[Product(a, b, q.dtype, q.device)] += 1
 
 
 class Floor:
-    """Times counted products. Call it for the seconds they take together, one measurement of each.
+    """Times counted products. Calling it returns the seconds they take together; each shape is measured once.
 
-    ``cold``: the calls of a product take turns at as many second factors (weights) as it occurs with, up to
-    ``COLD_BYTES`` of them. A model goes through all its layers before it meets a weight again, so each comes from
-    memory; and where a scale has few tokens, fetching it is most of the product. One matrix over and over would stay
-    in the processor's cache, and the floor lie lower than any model can reach. Without ``cold``, two calls with the
-    same factors count.
+    ``cold``: the calls of a product cycle through as many second factors (weights) as it has occurrences, up to
+    ``COLD_BYTES`` in total. A model goes through all its layers before it uses a weight again, so each weight comes
+    from memory. Where a scale has few tokens, fetching the weight takes most of the time. A single matrix would stay
+    in the processor's cache, and the floor would be lower than any model can reach.
+
+    Without ``cold``, two calls with the same factors are timed.
     """
 
     COLD_BYTES = 2**28
@@ -209,7 +211,7 @@ class Floor:
         return sum(self._seconds(product, count, pool) * count for product, count in self.counts.items())
 
     def _seconds(self, product: Product | Convolution, count: int, pool: dict[Hashable, list[Tensor]]) -> float:
-        """The mean of at least two calls, after one that warms the caches."""
+        """The mean time of at least two calls, after one to warm up."""
         copies = max(1, min(count, self.COLD_BYTES // product.weight_bytes)) if self.cold else 1
         first, others = product.first(), pool.setdefault(product.second_kind, [product.second()])
         others += [others[0].clone() for _ in range(copies - len(others))]
@@ -222,14 +224,14 @@ class Floor:
 
 
 def synchronized(clock: Clock, device: torch.device) -> float:
-    """The time once all that was asked of ``device`` is done."""
+    """The time once all work queued on ``device`` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return clock()
 
 
 def typical(turn: Sequence[tuple[str, Callable[[], float]]], repeats: int, seconds: float) -> dict[str, float]:
-    """The median seconds of each, over turns in which all are timed; the first turn warms up."""
+    """The median seconds of each function in ``turn``. Every turn times all of them; the first turn is a warm-up."""
     start = time.perf_counter()
     turns: list[list[float]] = []
     while len(turns) <= repeats and (not turns or time.perf_counter() - start < seconds):

@@ -1,4 +1,4 @@
-"""How fast this installation draws samples, beside the floor of its products, and in how much memory."""
+"""How fast this installation draws samples, relative to the floor of its products, and how much memory that takes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
 TARGETS = {torch.float32: 1.2, torch.bfloat16: 1.3, torch.float16: 1.3}
-"""Sampling over its floor that this project holds itself to (at batch 1)."""
+"""The ratio of sampling time to its floor that this project aims for (at batch 1)."""
 MIB = 2**20
 
 
@@ -48,34 +48,35 @@ def bench_sample(
     log: Callable[[str], None] | None = None,
     clock: Clock = time.perf_counter,
 ) -> list[dict[str, Any]]:
-    """Time sampling (all scales, with guidance, then decoding) of untrained models, and the floor of its products.
+    """Time sampling (all scales, with guidance, then decoding) with untrained models, and the floor of its products.
 
     The floor is every matrix product and convolution of transformer, head and decoder, each shape timed alone with
-    weights that come from memory (``Floor``, cold). Both are timed in turns; the median of each counts.
+    weights that come from memory (``Floor``, cold). Sampling and floor are timed in turns; the medians count.
 
     Args:
-        cases: what to time; each needs a ``description`` and ``conditions``, as no data are opened.
-        precisions: of the weights; see ``nextscale.sampling.precision``.
+        cases: the cases to time; each needs a ``description`` and ``conditions``, because no data are opened.
+        precisions: precisions of the weights; see ``nextscale.sampling.precision``.
         batch_size: samples drawn at once.
-        memory_batch: samples drawn at once when memory is measured; 0 measures none.
-        repeats: how many turns, after one that is dropped.
-        overrides: ``key=value`` settings over every preset.
-        seconds: no further turn begins once a row took this long.
+        memory_batch: samples drawn at once when memory is measured; 0 for no measurement.
+        repeats: number of turns, after one that is dropped.
+        overrides: ``key=value`` settings that override every preset.
+        seconds: no further turn begins once a row has taken this long.
         log: called with a line before each row.
 
     Returns:
-        One row a case and precision: ``transformer_ms`` and ``decoder_ms``, ``sample_ms`` (their sum), ``floor_ms``,
-        ``floor_ratio``; ``peak_mib``, by how much drawing ``memory_batch`` samples raised the process's memory over
-        what it was before the models were built (None where the system does not tell); ``paper_mib``, weights, the
-        key/value cache and the activations of the one operation that has most, and ``memory_ratio``.
+        One row per case and precision. ``sample_ms`` is the sum of ``transformer_ms`` and ``decoder_ms``;
+        ``floor_ratio`` is ``sample_ms`` over ``floor_ms``. ``peak_mib``: how far drawing ``memory_batch`` samples
+        raised the process's memory above its level before the models were built (None if the system does not report
+        it). ``paper_mib``: weights, key/value cache, and the activations of the operation with the most.
+        ``memory_ratio`` is ``peak_mib`` over ``paper_mib``.
 
     Raises:
-        ConfigError: an unknown preset, precision or setting, or a preset of which no description is known.
+        ConfigError: an unknown preset, precision or setting, or a preset without a description.
     """
     for precision in precisions:
         check_precision(precision)
     if min(batch_size, repeats) < 1 or memory_batch < 0:
-        raise ConfigError("a batch and the number of repeats are at least 1")
+        raise ConfigError("batch_size and repeats must be at least 1, memory_batch at least 0")
     where = pick_device(device)
     rows = []
     for case in cases:
@@ -84,7 +85,7 @@ def bench_sample(
                 log(f"{case.preset} {precision}")
             if case.description is None:
                 raise ConfigError(f"bench sample has no description of the data of preset {case.preset!r}")
-            release_freed_memory()  # what an earlier precision left behind would be drawn from, uncounted
+            release_freed_memory()  # else memory left over from an earlier precision is reused, uncounted
             base = _memory(where)
             sampler = _Sampler(modality, case, precision, overrides, where, compile)
             row = _row(sampler, batch_size, memory_batch, repeats, seconds, clock, base)
@@ -122,7 +123,7 @@ class _Sampler:
         self.specs: Sequence[ConditionSpec] = case.conditions
 
     def draw(self, number: int) -> Any:
-        """The state of so many samples, ready to be decoded."""
+        """The state of ``number`` samples, ready to be decoded."""
         conditions = {
             spec.name: torch.zeros(number, dtype=torch.long, device=self.device)
             if spec.kind == "class"
@@ -137,7 +138,7 @@ class _Sampler:
         return self.tokenizer.decode(state)
 
     def products(self, number: int) -> Counter[Any]:
-        """Draw and decode so many samples; the products of the transformer and of decoding (not of f_hat)."""
+        """Draw and decode ``number`` samples; returns the products of transformer and decoder (not those of f_hat)."""
         products = MatrixProducts(convolutions=True)
         products.counting = False
         hooks = [
@@ -149,7 +150,7 @@ class _Sampler:
                 state = self.draw(number)
                 products.counting = True
                 self.decode(state)
-                self.modulate(number)  # which drawing does before it calls the transformer
+                self.modulate(number)  # drawing does this before it calls the transformer
         finally:
             for hook in hooks:
                 hook.remove()
@@ -162,7 +163,7 @@ class _Sampler:
 
     @property
     def branches(self) -> int:
-        """Rows of the transformer's batch for each sample: guidance has two."""
+        """Rows per sample in the transformer's batch: guidance needs two."""
         return 2 if self.specs and self.config.guidance > 0 else 1
 
     def _models(self) -> list[nn.Module]:
@@ -199,7 +200,7 @@ def _row(
         return now() - start
 
     floor = Floor(counts, now, cold=True)
-    # The floor on both sides of what it is compared with.
+    # Time the floor before and after the sampling that it is compared with.
     turn = [("floor", floor), ("draw", draw), ("decode", decode), ("floor", floor)]
     took = typical(turn, repeats, seconds)
     total = took["draw"] + took["decode"]
@@ -217,7 +218,7 @@ def _row(
 
 
 def _measure_memory(sampler: _Sampler, number: int, base: int | None) -> dict[str, Any]:
-    """MiB that drawing ``number`` samples takes at its peak, and on paper."""
+    """Peak memory of drawing ``number`` samples in MiB, measured and on paper."""
     _reset_peak(sampler.device)
     counts = sampler.products(number)
     peak = _peak(sampler.device)
@@ -234,14 +235,14 @@ def _measure_memory(sampler: _Sampler, number: int, base: int | None) -> dict[st
 def _note(dtype: torch.dtype, device: torch.device) -> str:
     if dtype == torch.float32 or multiplies(dtype, device):
         return ""
-    return "stored in half precision, multiplied in float32: this CPU has no fast half"
+    return "stored in half precision, multiplied in float32: this CPU has no fast half-precision arithmetic"
 
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def _memory(device: torch.device) -> int | None:
-    """Bytes in use now: of the GPU's memory, or of this process; None where the system does not tell."""
+    """Bytes in use now: of the GPU's memory, or of this process; None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _status("VmRSS")

@@ -1,4 +1,4 @@
-"""How fast this installation trains: stage 2's step on cached tokens, tokenizing on the fly, and above its floor."""
+"""How fast this installation trains: stage 2's step on cached tokens, with tokenizing on the fly, and its floor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from nextscale.training.transformer_stage import TransformerStage
 from nextscale.transformer import ScaleTransformer
 
 TARGETS = {"fp32": 1.3, "bf16": 1.5, "fp16": 1.5}
-"""The step over its floor that this project holds itself to."""
+"""The ratio of step time to floor that this project aims for."""
 STORE_ROWS = 1024
 
 
@@ -50,31 +50,33 @@ def bench_train(
     log: Callable[[str], None] | None = None,
     clock: Clock = time.perf_counter,
 ) -> list[dict[str, Any]]:
-    """Time one training step of stage 2 (forward, loss, backward, clipping, AdamW), untrained weights, in three ways.
+    """Time one training step of stage 2 (forward, loss, backward, clipping, AdamW) with untrained weights.
 
-    On cached tokens; on samples, which the step tokenizes itself; and its floor, its matrix products alone. The
-    three are timed in turns, so that what else the machine does meets all of them; the median of each counts.
+    It is timed in three ways: on cached tokens; on samples, which the step tokenizes itself; and as its floor, the
+    matrix products alone. The three are timed in turns, so that other load on the machine affects all of them. The
+    median of each counts.
 
     Args:
-        cases: what to time; a string is a preset.
+        cases: the cases to time; a string names a preset.
         precisions: ``fp32``, ``bf16``, ``fp16``.
-        repeats: how many turns, after one that is dropped.
-        overrides: ``key=value`` settings over every preset.
-        seconds: no further turn begins once a row took this long (the first then counts, if it is the only one).
+        repeats: number of turns, after one that is dropped.
+        overrides: ``key=value`` settings that override every preset.
+        seconds: no further turn begins once a row has taken this long (if there is only one turn, it is not dropped).
         log: called with a line before each row.
 
     Returns:
-        One row a preset and precision: times in ms; ``on_the_fly_ratio`` and ``floor_ratio``, over and under the
-        step on cached tokens; ``floor_gflops``, the floor's speed.
+        One row per preset and precision: times in ms; ``on_the_fly_ratio``, tokenizing on the fly over cached tokens;
+        ``floor_ratio``, cached tokens over floor; ``floor_gflops``, the floor's speed.
 
     Raises:
-        ConfigError: an unknown preset, precision or setting. DataError: a preset's data is not there.
+        ConfigError: an unknown preset, precision or setting.
+        DataError: a preset's data is missing.
     """
     for precision in precisions:
         if precision not in TARGETS:
             raise ConfigError(unknown("precision", precision, TARGETS))
     if repeats < 1:
-        raise ConfigError(f"cannot repeat {repeats} times: at least 1 is needed")
+        raise ConfigError(f"repeats = {repeats} is wrong: should be at least 1")
     where = pick_device(device)
     rows = []
     for case in cases:
@@ -116,15 +118,15 @@ def _row(
     def step(source: TransformerStage) -> float:
         start = now()
         positions = trainer.step * settings.batch_size + np.arange(settings.batch_size)
-        trainer._train_step([source.batch(positions)])  # reading included, which the loop does meanwhile
+        trainer._train_step([source.batch(positions)])  # includes reading, which the loop does in parallel
         trainer.step += 1
         return now() - start
 
-    if settings.compile:  # which takes longer than all that is timed
+    if settings.compile:  # first, because compiling takes longer than all that is timed
         step(cached)
         step(on_the_fly)
     floor = Floor(counts, now)
-    # The floor on both sides of the step it is compared with.
+    # Time the floor before and after the step that it is compared with.
     turn = [("floor", floor), ("cached", partial(step, cached)), ("floor", floor), ("fly", partial(step, on_the_fly))]
     with keep_freed_memory() if device.type == "cpu" else nullcontext():
         took = typical(turn, repeats, seconds)
@@ -168,7 +170,7 @@ def _tokenizer_and_data(
 
 
 class _OneBatch:
-    """A ``SampleSource`` that gives the same batch whatever it is asked for."""
+    """A ``SampleSource`` that returns the same batch for any indices."""
 
     def __init__(self, batch: Batch) -> None:
         self.one = batch
@@ -187,7 +189,7 @@ def _write(
     batch: Batch,
     conditions: Sequence[ConditionSpec],
 ) -> TokenStore:
-    """A token cache of the same batch over and over, as large as a shard."""
+    """A token cache the size of a shard that repeats one batch."""
     copies = -(-STORE_ROWS // len(pyramid))
     space = tokenizer.token_space
     store = TokenStore.create(
@@ -213,7 +215,7 @@ def count_products(
 ) -> Counter[Product | Convolution]:
     """The matrix products of the transformer's forward and backward on one batch.
 
-    What makes its inputs (the quantizer's codes, resampling, phi) is none of them.
+    Those that make its inputs (the quantizer's codes, resampling, phi) are not counted.
     """
     device = tokenizer.device
     with torch.no_grad():

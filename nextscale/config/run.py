@@ -1,7 +1,7 @@
 """Loading a run's configuration: preset < configuration file < ``key=value`` overrides. No torch here.
 
-Everything that is wrong in any of the three becomes a ``ConfigError`` of one line: the full dotted key, the
-value given, what is allowed, and where the value came from.
+Anything wrong in one of the three raises a ``ConfigError`` of one line: the full dotted key, the given value, what is
+allowed, and where the value came from.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ def load_config(
     """Resolve a run's configuration: preset < file < overrides.
 
     Args:
-        modality: its name; None takes the file's ``modality`` key, then ``default_modality``.
-        preset: a preset's name, ``none`` for bare defaults; None takes the file's ``preset`` key, then the
+        modality: name of the modality; None takes the file's ``modality`` key, then ``default_modality``.
+        preset: name of a preset, or ``none`` for bare defaults; None takes the file's ``preset`` key, then the
             modality's default preset.
-        file: a YAML file; a run's ``config.yaml`` is better read with ``load_run_config``.
-        overrides: ``a.b.c=value``, the value in YAML; sequences also as ``1,2,3``.
-        start: a run to fine-tune: without a preset, its settings stand in for one, and ``training.init`` is its folder.
+        file: a YAML file; for a run's ``config.yaml``, prefer ``load_run_config``.
+        overrides: ``a.b.c=value``, the value in YAML; sequences may also be written ``1,2,3``.
+        start: a run to fine-tune. ``training.init`` is set to its folder, and if no preset is given, its settings are
+            used instead of a preset.
 
     Raises:
         ConfigError: a file, key, value or preset is wrong.
@@ -72,7 +73,7 @@ def load_config(
     spec, model = _modality(modality, layer, file, overrides, default_modality)
     named = _override_of("preset", overrides) or preset
     if named is None:
-        # A file that says `preset: null` wants none; one that is silent wants the default.
+        # `preset: null` in a file means no preset; a file without the key gets the default preset.
         named = layer.get("preset", spec.default_preset if start is None else None)
 
     tree = Tree(model)
@@ -80,7 +81,7 @@ def load_config(
         path = _preset_path(spec, named)
         settings = read_yaml(path)
         if settings.get("modality", spec.name) != spec.name or "preset" in settings:
-            raise ConfigError(f"preset {named}: a preset names no other preset or modality ({path})")
+            raise ConfigError(f"preset {named}: a preset must not name another preset or modality ({path})")
         tree.merge(settings, f"preset {named}")
     elif start is not None:
         if base.get("modality") != spec.name:
@@ -95,7 +96,7 @@ def load_config(
 
 
 def make_config(modality: str, settings: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """A configuration from ``settings`` instead of a preset (``source`` says in errors where they came from).
+    """A configuration from ``settings`` instead of a preset. Errors name ``source`` as the origin of the settings.
 
     Raises:
         ConfigError, PluginError: as ``load_config``.
@@ -108,10 +109,10 @@ def make_config(modality: str, settings: Mapping[str, Any], source: str, overrid
 
 
 def load_run_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration a run was saved with (its ``config.yaml``, or the run's folder), then overrides.
+    """The configuration that a run was saved with, then overrides. ``file`` is the run's ``config.yaml`` or its folder.
 
-    Its preset is not applied again: what the run was trained with holds, even where the preset has changed
-    since or is gone.
+    The preset is not applied again: the settings that the run was trained with hold, even if the preset has since
+    changed or been removed.
 
     Raises:
         ConfigError, PluginError: as ``load_config``.
@@ -127,7 +128,7 @@ def load_run_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfi
 
 
 def parse_section(model: type[BaseModel], overrides: Sequence[str]) -> dict[str, Any]:
-    """Only what ``overrides`` set of one section, checked: ``["top_k=3,2"]`` -> ``{"top_k": (3, 2)}``.
+    """Only those settings of a section that ``overrides`` set, validated: ``["top_k=3,2"]`` -> ``{"top_k": (3, 2)}``.
 
     Raises:
         ConfigError: a key or value is wrong.
@@ -142,7 +143,8 @@ def parse_options(modality: str, overrides: Sequence[str]) -> BaseModel:
     """The modality's evaluation options from ``eval.KEY=VALUE`` texts.
 
     Raises:
-        ConfigError: an unknown option (names the nearest), or a wrong value. PluginError: an unknown modality.
+        ConfigError: an unknown option (the error names the closest match), or a wrong value.
+        PluginError: an unknown modality.
     """
     section = modality_config(modality).evaluation
     fields: dict[str, Any] = {"eval": (section, Field(default_factory=section))}
@@ -157,13 +159,13 @@ def presets(modality: str) -> dict[str, Path]:
 
 
 def preset_summary(path: Path) -> str:
-    """What a preset says of itself: the comment it opens with, its first line."""
+    """A preset's one-line summary: the comment on its first line, if there is one."""
     first = next(iter(path.read_text(encoding="utf-8").splitlines()), "")
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
 def dump_config(config: BaseModel, comments: bool = False) -> str:
-    """YAML that ``load_config`` reads back to an equal configuration; ``comments`` adds the descriptions."""
+    """YAML from which ``load_config`` reads an equal configuration; ``comments`` adds the settings' descriptions."""
     values = config.model_dump(mode="json")
     return "".join(_dump_field(config, name, values[name], comments) for name in type(config).model_fields)
 
@@ -178,7 +180,7 @@ def _modality(
     asked = _override_of("modality", overrides) or modality
     named = layer.get("modality")
     if asked is not None and named is not None and asked != named:
-        raise ConfigError(f"{file} is for modality {named!r}, not {asked!r}: name one modality only")
+        raise ConfigError(f"{file} is for modality {named!r}, not {asked!r}: name only one modality")
     name = asked or named or default
     if name is None:
         known = ", ".join(sorted(discover().modalities)) or "none"
@@ -195,7 +197,7 @@ def _modality(
 
 
 def _override_of(key: str, overrides: Sequence[str]) -> str | None:
-    """The value of the last override of a top-level key that must be known before the rest can be read."""
+    """The last override of a top-level key whose value must be known before the rest can be read."""
     given = [value for path, value in map(parse_override, overrides) if path == (key,)]
     return given[-1] if given else None
 
@@ -232,7 +234,7 @@ def _first_paragraph(model: type[BaseModel]) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The words a field accepts, where it accepts only certain words (and perhaps None or something else)."""
+    """The literal words that a field accepts (it may also accept None or other types)."""
     words = [word for m in members(annotation) if get_origin(m) is Literal for word in get_args(m)]
     return [str(word) for word in words]
 

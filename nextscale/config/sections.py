@@ -1,4 +1,4 @@
-"""The configuration of a run: pydantic models that every default, description and bound lives in. No torch here."""
+"""The configuration of a run: pydantic models that hold every default, description and bound. No torch here."""
 
 from __future__ import annotations
 
@@ -21,41 +21,42 @@ class Section(BaseModel):
     """A section of the configuration: unknown keys are errors, and defaults are checked too."""
 
     shorthand: ClassVar[str | None] = None
-    """The setting that ``SECTION=VALUE`` stands for. Of a data section it says where the data lie (``data=PATH``); a
-    token cache does not depend on it, because data may be moved."""
+    """The setting that ``SECTION=VALUE`` sets. In a data section it is the location of the data (``data=PATH``). Token
+    caches do not depend on it, because data may be moved."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
 class TransformerConfig(Section):
-    """The scale-wise transformer. Defaults are published VAR's (https://arxiv.org/abs/2404.02905)."""
+    """The scale-wise transformer. The defaults are those of published VAR (https://arxiv.org/abs/2404.02905)."""
 
     depth: NonNegativeInt = 16
-    """Number of blocks; 0 leaves all to a modality's own stem."""
+    """Number of blocks; 0 leaves everything to the modality's own stem."""
     width: PositiveInt | None = None
     """Model width D; None means 64 x depth, as published."""
     heads: PositiveInt | None = None
     """Attention heads H; None means width / 64."""
     mlp_ratio: PositiveFloat = 4.0
-    """Hidden width of the MLP over D."""
+    """Hidden width of the MLP, as a multiple of D."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     adaln: Literal["block", "shared"] = "block"
-    """One adaLN projection a block, or one for all (as VAR's 512 px model)."""
+    """One adaLN projection per block, or one for all blocks (as in VAR's 512 px model)."""
     qk_norm: bool = True
-    """L2-normalised queries and keys with a learned scale a head."""
+    """L2-normalised queries and keys, with a learned scale per head."""
     positions: Literal["absolute", "rotary"] = "absolute"
     """Learned absolute positions tie a model to one schedule; rotary ones are computed from coordinates."""
     scale_embedding: bool = True
-    """A learned vector for each scale."""
+    """Add a learned vector per scale."""
     attention: Literal["full", "markov"] | tuple[tuple[bool, ...], ...] = "full"
-    """Which scales a scale may look at: all coarser ones and itself, itself alone, or a K x K matrix."""
+    """The scales that a scale attends to: itself and all coarser ones, itself only, or those of a K x K matrix."""
     head: Literal["linear", "codebook"] = "linear"
-    """codebook adds to a linear layer's logits how near each code lies to a predicted point: learns in fewer steps."""
+    """codebook adds a term to the logits of a linear layer: how close each code lies to a predicted point. It learns in
+    fewer steps."""
     drop_path: Fraction | None = None
     """Stochastic depth of the last block (it grows linearly from 0); None means 0.1 x depth / 24, as published."""
     in_scale_steps: bool = False
-    """Train with part of a scale already revealed, so that it can be sampled in several sub-steps a scale."""
+    """Train with part of each scale already revealed, so that a scale can be sampled in several sub-steps."""
 
     @property
     def model_width(self) -> int:
@@ -71,14 +72,14 @@ class TransformerConfig(Section):
 
 
 class StageConfig(Section):
-    """How one stage is trained."""
+    """Training of one stage."""
 
     steps: PositiveInt = 1000
     """Optimizer steps."""
     batch_size: PositiveInt = 64
-    """Samples an optimizer step, over all processes and accumulated micro-batches."""
+    """Samples per optimizer step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1
-    """Micro-batches a step."""
+    """Micro-batches per step."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -86,31 +87,31 @@ class StageConfig(Section):
     warmup: Fraction = 0.02
     """Share of the steps in which the learning rate rises from near zero."""
     final_lr: Fraction = 0.01
-    """Learning rate of the last step over the peak."""
+    """Learning rate of the last step, as a fraction of the peak."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 0.05
-    """AdamW's, on weight matrices only (not on biases, norms, embeddings or scales)."""
+    """AdamW's weight decay, on weight matrices only (not on biases, norms, embeddings or scales)."""
     clip: NonNegativeFloat = 2.0
-    """Largest norm of the gradient; 0 clips nothing."""
+    """Largest norm of the gradient; 0 turns clipping off."""
     ema: Fraction = 0.0
-    """Decay of the moving average of the weights that is evaluated and sampled; 0 keeps none."""
+    """Decay of the moving average of the weights, which is evaluated and sampled; 0 keeps no average."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast: auto takes bf16 where the device computes it faster, else fp32."""
+    """Autocast: auto takes bf16 if it is faster on the device, else fp32."""
     compile: bool = False
     """torch.compile the model."""
     validate_every: PositiveInt = 250
-    """Steps between validations; the weights of the lowest validation loss are the stage's result."""
+    """Steps between validations; the weights with the lowest validation loss are the stage's result."""
     validation_samples: PositiveInt = 2048
     checkpoint_every: PositiveInt = 500
     keep: PositiveInt = 2
-    """Checkpoints kept, beside the best."""
+    """Number of checkpoints kept, besides the best."""
     samples_every: NonNegativeInt = 0
     """Steps between pictures of samples; 0 draws none during training."""
     log_every: PositiveInt = 10
 
 
 class TokenizerStageConfig(StageConfig):
-    """Stage 1. The losses are the modality's, and so is their configuration."""
+    """Stage 1. The modality defines the losses and their settings."""
 
     ema: Fraction = 0.999
     weight_decay: NonNegativeFloat = 0.0
@@ -121,22 +122,22 @@ class TransformerStageConfig(StageConfig):
 
     label_smoothing: Fraction = 0.0
     scale_weights: tuple[NonNegativeFloat, ...] | None = None
-    """Weight of each scale's mean loss; None weighs every token the same, as published."""
+    """Weight of each scale's mean loss; None weights every token equally, as published."""
     condition_drop: Fraction = 0.1
-    """Share of the samples whose conditions are dropped, for guidance."""
+    """Share of samples whose conditions are dropped, for guidance."""
     corrupt: Fraction = 0.0
-    """Share of the coarser scales' tokens that are replaced at random in the input, against exposure bias."""
+    """Share of coarser tokens that are replaced at random in the input, to counter exposure bias."""
     cache: bool = True
     """Train on cached tokens; False tokenizes every batch."""
     cache_passes: PositiveInt = 1
-    """Passes over the data in the cache, each with its own augmentation."""
+    """Number of passes over the data in the cache, each with its own augmentation."""
 
 
 class TrainingConfig(Section):
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
     init: str | None = None
-    """A run whose weights the stages start from (fine-tuning); what embeds conditions is new where they are others."""
+    """A run whose weights the stages start from (fine-tuning); embeddings of conditions that differ are new."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     tensorboard: bool = False
@@ -144,39 +145,40 @@ class TrainingConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How samples are drawn. Values given as a list are one a scale, coarsest first. Values given by name are those of
-    scales of that name (as ``eval`` lists them); scales that are not named have the default."""
+    """How samples are drawn. A list gives one value per scale, coarsest first. A mapping gives values by scale name (as
+    ``eval`` lists them); scales that are not named take the default."""
 
     guidance: NonNegativeFloat = 1.5
-    """Classifier-free guidance t: logits are (1 + t) conditional - t unconditional; 0 is the conditional model."""
+    """Classifier-free guidance t: logits are (1 + t) conditional - t unconditional; 0 is no guidance."""
     guidance_schedule: Literal["linear", "constant"] = "linear"
     """linear: t k / (K - 1) at scale k, as published; constant: t at every scale."""
     temperature: PositiveFloat | tuple[PositiveFloat, ...] | dict[str, PositiveFloat] = 1.0
     top_k: NonNegativeInt | tuple[NonNegativeInt, ...] | dict[str, NonNegativeInt] = 0
-    """Draw from the k likeliest tokens only; 0 draws from all."""
+    """Draw only from the k likeliest tokens; 0 draws from all."""
     top_p: Fraction | tuple[Fraction, ...] | dict[str, Fraction] = 1.0
     """Draw from the smallest set of tokens with this probability; 1 draws from all."""
     smooth: bool = False
-    """Feed the next scale a Gumbel-softmax mixture of codes: smoother samples, slightly off the model's law."""
+    """Feed the next scale a Gumbel-softmax mixture of codes. Samples are smoother, but no longer follow the model's
+    distribution exactly."""
     steps: PositiveInt | tuple[PositiveInt, ...] = 1
-    """Sub-steps in which a scale is revealed (needs transformer.in_scale_steps)."""
+    """Number of sub-steps in which a scale is revealed (more than 1 needs transformer.in_scale_steps)."""
     reveal: Literal["random", "confidence", "groups"] = "random"
-    """Which tokens a sub-step keeps: any, the likeliest, or one of each group that the tokenizer names (then there are
-    as many sub-steps as the largest group has tokens, and ``steps`` is not read)."""
+    """Which tokens a sub-step keeps: random ones, the likeliest, or one of each group that the tokenizer defines.
+    Groups take as many sub-steps as the largest group has tokens, and ignore ``steps``."""
     require: str | None = None
-    """A property that every scale must leave samples with, of those that the tokenizer can tell (``requirements``):
-    samples without it draw the scale again."""
+    """A property that samples must have after every scale, one of those that the tokenizer can check
+    (``requirements``). Samples without it redraw the scale."""
     tries: PositiveInt = 20
-    """How often, at most; then the last draw stands."""
+    """Maximum number of redraws per scale; after that, the last draw stands."""
 
 
 class RunConfig(Section):
-    """The configuration of a run. ``config.run.run_config_model`` gives the modality's own version of it."""
+    """The configuration of a run. ``config.run.run_config_model`` returns the version of a particular modality."""
 
     modality: str
-    """The modality's name."""
+    """Name of the modality."""
     preset: str | None = None
-    """The preset that this configuration started from; none starts from bare defaults."""
+    """The preset that this configuration starts from; none means bare defaults."""
     seed: NonNegativeInt = 0
     """Seed of everything random in training."""
     data: Any = None

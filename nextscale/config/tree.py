@@ -1,6 +1,6 @@
-"""The tree of settings behind a configuration: layers merged by the pydantic model, with each value's source.
+"""The tree of settings behind a configuration: layers merged along the pydantic model, with the source of each value.
 
-``runconfig`` says which layers there are; this module knows YAML, dotted keys, and how to say what is wrong.
+``config.run`` decides which layers there are. This module handles YAML, dotted keys and error messages.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Key = tuple[str, ...]
 
 
 class _Raw(str):
-    """An override's value as it was typed: what it means depends on the field it is for."""
+    """An override's value as typed; its meaning depends on the field that it sets."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses equal keys: PyYAML takes the last in silence, so a section written twice loses half its settings."""
+    """Refuses duplicate keys. PyYAML silently takes the last: a section written twice would lose half its settings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -37,11 +37,11 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Sequences on one line."""
+    """Writes each sequence on one line."""
 
 
 def _represent_string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Double quotes, and so escapes, where PyYAML would fold a line break that it then reads back as others."""
+    """Double-quotes text with unusual line breaks, which escapes them: PyYAML would fold them and read back others."""
     style = '"' if any(line_break in text for line_break in "\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -53,12 +53,12 @@ _Dumper.add_representer(
 
 
 def dump_value(name: str, value: Any) -> str:
-    """``name: value`` and a line end."""
+    """``name: value``, ending in a newline."""
     return yaml.dump({name: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
-    """A YAML file's mapping.
+    """The mapping in a YAML file.
 
     Raises:
         ConfigError: it is missing, unreadable, not YAML, or not a mapping.
@@ -98,7 +98,7 @@ def parse_override(text: str) -> tuple[Key, str]:
 class Tree:
     """Settings for ``model``, collected layer by layer.
 
-    Errors are kept until ``validate``, which reports the first and counts the rest.
+    Errors are collected until ``validate``, which reports the first and counts the rest.
     """
 
     def __init__(self, model: type[BaseModel]) -> None:
@@ -108,11 +108,11 @@ class Tree:
         self.problems: list[str] = []
 
     def merge(self, settings: Mapping[str, Any], source: str) -> None:
-        """Put ``settings`` over what is known. Sections merge; values, sequences among them, replace."""
+        """Add ``settings`` as a layer on top. Sections are merged; values, including sequences, are replaced."""
         self._merge(self.model, self.values, settings, (), source)
 
     def override(self, overrides: Sequence[str]) -> None:
-        """Put ``key=value`` texts over what is known, in their order."""
+        """Add ``key=value`` texts as layers on top, in the given order."""
         for text in overrides:
             path, value = parse_override(text)
             settings: Any = _Raw(value)
@@ -124,7 +124,7 @@ class Tree:
         """An instance of the model.
 
         Raises:
-            ConfigError: any layer was wrong.
+            ConfigError: a layer has an error.
         """
         problems = self.problems
         if not problems:
@@ -148,30 +148,30 @@ class Tree:
                 value = _parse(value, field.annotation, source)
             if section is None or (value is None and type(None) in members(field.annotation)):
                 if isinstance(value, Mapping) and _contains_raw(value):
-                    self.problems.append(f"{'.'.join(here)} is a value, it has no keys ({source})")
+                    self.problems.append(f"{'.'.join(here)} is a single value and has no keys ({source})")
                     continue
                 into[key] = value
                 self.sources[here] = source
                 continue
             shorthand = getattr(section, "shorthand", None)
             if value is None and not source.startswith("override"):
-                continue  # a section in a file whose every line is commented out
+                continue  # a section of a file in which every line is commented out
             if not isinstance(value, Mapping):
                 if shorthand is None or value is None:
                     known = ", ".join(section.model_fields)
-                    wrong = f"{'.'.join(here)} is a section, {_shown(value)} is not (its keys: {known})"
+                    wrong = f"{'.'.join(here)} is a section and cannot be {_shown(value)} (its keys: {known})"
                     self.problems.append(f"{wrong} ({_from(source)})")
                     continue
                 value = {shorthand: value}
             if not isinstance(into.get(key), dict):
-                # A field's default may differ from its class's; setting one key must not reset the others.
+                # A field's default may differ from that of its class, and setting one key must not reset the others.
                 default = field.get_default(call_default_factory=True)
                 set_ = default.model_dump(exclude_unset=True) if isinstance(default, BaseModel) else {}
                 into[key] = set_
             self._merge(section, into[key], value, here, source)
 
     def _explain(self, error: ValidationError) -> list[str]:
-        """One line for each setting that is wrong, in the order of the model's fields."""
+        """One line per wrong setting, in the order of the model's fields."""
         groups: dict[Key, list[tuple[tuple[int | str, ...], ErrorDetails]]] = {}
         for detail in error.errors(include_url=False, include_context=False):
             path, model = (), self.model
@@ -184,7 +184,7 @@ class Tree:
         return [self._explain_setting(path, details) for path, details in groups.items()]
 
     def _explain_setting(self, path: Key, details: list[tuple[tuple[int | str, ...], ErrorDetails]]) -> str:
-        # A field of several types has an error from each; the one that got furthest in tells most.
+        # A field of several types has one error per type. The most useful error is the one nested deepest in the value.
         def index(rest: tuple[int | str, ...]) -> str:
             return "".join(f"[{part}]" for part in rest if isinstance(part, int))
 
@@ -218,19 +218,19 @@ def members(annotation: Any) -> list[Any]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section a field holds; None for a plain value, and for a choice of sections (pydantic resolves it)."""
+    """The section that a field holds; None for a plain value, or for a choice of sections (which pydantic resolves)."""
     sections = [m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
     return sections[0] if len(sections) == 1 else None
 
 
 def _parse(raw: str, annotation: Any, source: str) -> Any:
-    """An override's value. YAML, but text stays text where the field is text, and ``1,2,3`` is a sequence."""
+    """An override's value, parsed as YAML. Text fields keep their text, and sequence fields also take ``1,2,3``."""
     kinds = members(annotation)
     section = _section(annotation)
     if section is not None and getattr(section, "shorthand", None) and not raw.lstrip().startswith("{"):
-        return _Raw(raw)  # for the shorthand's field to parse
+        return _Raw(raw)  # the shorthand's field parses it
     if raw == "None" and type(None) in kinds:
-        return None  # descriptions speak of None; YAML calls it null
+        return None  # descriptions say None; YAML says null
     try:
         value = yaml.load(raw, _Loader)
     except yaml.YAMLError as error:
@@ -270,7 +270,7 @@ def _unknown_key(root: type[BaseModel], model: type[BaseModel], here: Key, value
 
 
 def _find(model: type[BaseModel], name: str, path: Key = ()) -> list[Key]:
-    """Every place in the configuration where a key of this name exists."""
+    """Every path in the configuration that ends in a key of this name."""
     found = [(*path, name)] if name in model.model_fields else []
     for key, field in model.model_fields.items():
         section = _section(field.annotation)

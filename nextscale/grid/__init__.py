@@ -1,4 +1,4 @@
-"""N-dimensional residual pyramids (1-D, 2-D, 3-D): what every modality on a regular grid shares."""
+"""N-dimensional residual pyramids (1-D, 2-D, 3-D): the code shared by all modalities on regular grids."""
 
 from nextscale.grid.build import build_grid_tokenizer
 from nextscale.grid.layers import Layout

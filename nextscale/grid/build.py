@@ -1,4 +1,4 @@
-"""A convolutional multiscale VQ-VAE from its configuration."""
+"""Builds a convolutional multiscale VQ-VAE from its configuration."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ def build_grid_tokenizer(
     segments: Sequence[int] | None = None,
     carry: Carry = "input",
 ) -> GridTokenizer:
-    """A fresh tokenizer of samples B channels *shape in [-1, 1].
+    """An untrained tokenizer for samples B channels *shape with values in [-1, 1].
 
     Args:
         config: sizes of the networks and of the quantizer.
-        shape: the grid of a sample; one to three axes.
-        scales: the length of the longest side of each scale, or of all its sides, relative to the last.
-        strides: downsampling between the resolutions of ``config.multipliers``, 1 or 2 per axis; None halves every
-            axis.
-        layout: how the networks lie on the grid; None looks both ways along every axis.
-        segments: lengths, in latent places, of the segments of the first axis, each with a pyramid of its own
-            (``SegmentedTokenizer``); None describes the whole sample in one pyramid.
-        carry: what a segment knows of the one before.
+        shape: the grid of a sample, with one to three axes.
+        scales: per scale, the length of its longest side or of all its sides, relative to the last scale.
+        strides: downsampling between neighbouring resolutions of ``config.multipliers``, 1 or 2 per axis; None halves
+            every axis.
+        layout: how the networks treat the grid's axes; None is bidirectional along every axis.
+        segments: lengths of the segments of the first axis, in latent places; each segment has a pyramid of its own
+            (``SegmentedTokenizer``). None describes the whole sample in one pyramid.
+        carry: what a segment knows of the previous one.
 
     Raises:
-        ConfigError: scales that shrink, strides that do not fit, or channels that ``norm_groups`` does not divide.
-        DataError: samples too small for the scales.
+        ConfigError: scales that shrink, strides that do not fit, or channels that are not divisible by
+            ``norm_groups``.
+        DataError: samples that are too small for the scales.
     """
     axes = len(shape)
     layout = layout or Layout(axes)
@@ -52,8 +53,8 @@ def build_grid_tokenizer(
     strides = [(2,) * axes] * steps if strides is None else strides
     if len(strides) != steps:
         raise ConfigError(
-            f"tokenizer strides have {len(strides)} entries; between the {steps + 1} resolutions of "
-            f"tokenizer.multipliers there are {steps}"
+            f"tokenizer strides have {len(strides)} entries; the {steps + 1} resolutions of "
+            f"tokenizer.multipliers need {steps}"
         )
     factor = total_factor(strides, axes)
     _check_scales(scales, shape, factor, layout, segments is not None)
@@ -81,13 +82,13 @@ def _check_scales(
     lead = factor[0] - 1 if layout.alone else 0
     latent = [-(-(side + (lead if axis == 0 else 0)) // factor[axis]) for axis, side in enumerate(shape)]
     finest = [1, *rows[-1][1:]] if segmented else rows[-1]
-    # Sides are relative to the longest; the first of several unlike axes is measured by itself.
+    # Sides are relative to the longest one. A causal first axis differs in kind from the others: it is checked alone.
     first = 1 if layout.causal else 0
     if latent[:first] < finest[:first] or max(latent[first:], default=1) < max(finest[first:], default=1):
         raise DataError(
-            f"samples of {_show(shape)} are too small: downsampled by {_show(factor)} they are {_show(latent)}, less "
-            f"than the finest scale {_show(finest)}; use larger samples (data.size and the like), smaller "
-            "tokenizer.scales, or fewer tokenizer.multipliers"
+            f"samples of {_show(shape)} are too small: downsampled by {_show(factor)} they become {_show(latent)}, "
+            f"less than the finest scale {_show(finest)}; use larger samples (data.size or similar), "
+            "smaller tokenizer.scales, or fewer tokenizer.multipliers"
         )
 
 
@@ -96,7 +97,7 @@ def _show(shape: Sequence[int]) -> str:
 
 
 def residual_pyramid(config: ConvolutionalConfig, axes: int, num_scales: int) -> ResidualPyramid:
-    """A fresh codebook and phi for grids of ``axes`` axes, described in ``num_scales`` scales."""
+    """A pyramid with an untrained codebook and phi, for grids of ``axes`` axes and ``num_scales`` scales."""
     quantizer = VectorQuantizer(
         config.quantizer.codes,
         config.channels,
@@ -119,10 +120,10 @@ def residual_pyramid(config: ConvolutionalConfig, axes: int, num_scales: int) ->
 def networks(
     config: ConvolutionalConfig, layout: Layout, channels: int, strides: Sequence[Sequence[int]]
 ) -> tuple[Encoder, Decoder]:
-    """A fresh encoder and decoder of samples of ``channels`` channels; for ``strides`` see ``Encoder``.
+    """An untrained encoder and decoder for samples with ``channels`` channels; for ``strides`` see ``Encoder``.
 
     Raises:
-        ConfigError: channels that ``norm_groups`` does not divide.
+        ConfigError: channels that are not divisible by ``norm_groups``.
     """
     encoder, decoder = (kind(config, layout, channels, strides) for kind in (Encoder, Decoder))
     if config.norm_groups is not None:

@@ -1,7 +1,7 @@
-"""Convolutions, norms and attention on grids of any number of axes, looking both ways or only back along the first.
+"""Convolutions, norms and attention on grids of any number of axes, bidirectional or causal along the first axis.
 
-A causal network reads its first axis in order: what it gives for a place depends on no later place, so a long sample
-can be read or written piece by piece (``streaming``), each layer keeping the few places that the next piece needs.
+A causal network reads its first axis in order: its output at a place depends on no later place. So a long sample can be
+read or written piece by piece (``streaming``); each layer keeps the few places that the next piece needs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from nextscale.grid.phi import CONVOLUTIONS
 
 @dataclass(frozen=True)
 class Layout:
-    """How a network lies on its grid.
+    """How a network treats the axes of its grid.
 
     Attributes:
-        axes: N, of the grid.
-        causal: along the first axis, layers look back only.
-        alone: where the first axis is downsampled, its first place stands alone: 1 + f n places become 1 + n.
-            (MAGVIT-v2, https://arxiv.org/abs/2310.05737: a still is then a clip of length one.)
+        axes: N, the grid's number of axes.
+        causal: along the first axis, layers look only backwards.
+        alone: where the first axis is downsampled, its first place stays on its own: 1 + f n places become 1 + n.
+            (MAGVIT-v2, https://arxiv.org/abs/2310.05737: a still image is then a clip of length one.)
     """
 
     axes: int = 2
@@ -34,21 +34,22 @@ class Layout:
     alone: bool = False
 
     def convolution(self, inputs: int, outputs: int, kernel: int = 3) -> nn.Module:
-        """A convolution that keeps the grid."""
+        """A convolution that keeps the grid's shape."""
         if not self.causal or kernel == 1:
             return CONVOLUTIONS[self.axes](inputs, outputs, kernel, padding=kernel // 2)
         padding = (0, *[kernel // 2] * (self.axes - 1))
         return CAUSAL[self.axes](inputs, outputs, kernel, padding=padding)
 
     def norm(self, channels: int) -> nn.GroupNorm:
-        # Of two values that are nearly the same, a norm makes -1 and 1: a single place has to give more than two.
+        # A norm turns two nearly equal values into -1 and 1. So a group needs more than two channels if its statistics
+        # come from a single place.
         least = 8 if self.causal and self.axes == 1 else 2
         groups = next(g for g in (32, 16, 8, 4, 2, 1) if (channels % g == 0 and channels // g >= least) or g == 1)
         return (PlaceNorm if self.causal else nn.GroupNorm)(groups, channels, eps=1e-6)
 
 
 class Streamed:
-    """What a layer remembers between the pieces of a sample that is read or written piece by piece."""
+    """The state that a layer keeps between the pieces of a sample that is read or written piece by piece."""
 
     streaming: bool = False
     memory: Any = None
@@ -62,9 +63,9 @@ class Streamed:
 
 @contextmanager
 def streaming(network: nn.Module) -> Iterator[None]:
-    """Within the block, what a causal network is given continues, along the first axis, what it was given before.
+    """Within the block, a causal network takes each input as the continuation of the last one along the first axis.
 
-    The pieces' outputs, put together, are the output of the whole.
+    The outputs of the pieces, joined, equal the output of the whole.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, Streamed)]
     for layer in layers:
@@ -77,10 +78,10 @@ def streaming(network: nn.Module) -> Iterator[None]:
 
 
 class _Causal(Streamed):
-    """Mixin of a convolution whose kernel reaches back along the first axis; the sample stood still before it began."""
+    """Mixin for convolutions that look only backwards along the first axis; padding repeats the first place."""
 
     past: int | None = None
-    """Places before the first that it sees; None is all that the kernel reaches."""
+    """Number of padding places before the first; None means as many as the kernel reaches."""
 
     def forward(self, input: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]  # type: ignore[attr-defined]
@@ -91,7 +92,7 @@ class _Causal(Streamed):
         joined = torch.cat([before, input], 2)
         if self.streaming:
             done = stride * ((joined.shape[2] - kernel) // stride + 1)
-            self.memory = joined[:, :, done:].clone()  # a view would hold the whole piece
+            self.memory = joined[:, :, done:].clone()  # a view would keep the whole piece in memory
         return super().forward(joined)  # type: ignore[misc]
 
 
@@ -111,17 +112,17 @@ CAUSAL = {1: CausalConv1d, 2: CausalConv2d, 3: CausalConv3d}
 
 
 def fold(x: Tensor) -> Tensor:
-    """B C T *rest -> (B T) C *rest: every place of the first axis by itself."""
+    """B C T *rest -> (B T) C *rest: moves the first axis into the batch."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
 def unfold(x: Tensor, number: int) -> Tensor:
-    """The way back; ``number`` is B."""
+    """The inverse of ``fold``; ``number`` is B."""
     return x.unflatten(0, (number, -1)).transpose(1, 2)
 
 
 class PlaceNorm(nn.GroupNorm):
-    """Group norm whose statistics are those of each place of the first axis, as a causal network needs."""
+    """Group norm with separate statistics for each place of the first axis, as a causal network needs."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.shape[2] == 1:
@@ -130,7 +131,7 @@ class PlaceNorm(nn.GroupNorm):
 
 
 class SelfAttention(nn.Module):
-    """One head of attention over all places of a grid; causal: over those at the same place of the first axis."""
+    """One-head attention over all places of a grid; if causal, over those at the same place of the first axis."""
 
     def __init__(self, layout: Layout, channels: int) -> None:
         super().__init__()
@@ -148,7 +149,7 @@ class SelfAttention(nn.Module):
 
 
 class Lead(Streamed, nn.Module):
-    """Repeats the first place of the first axis ``number`` times before it, once a stream: 1 + f n become f + f n."""
+    """Prepends ``number`` copies of the first place of the first axis, once per stream: 1 + f n become f + f n."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -162,7 +163,7 @@ class Lead(Streamed, nn.Module):
 
 
 class Trim(Streamed, nn.Module):
-    """Cuts ``number`` places from the start of the first axis, once a stream: f + f n become 1 + f n."""
+    """Cuts ``number`` places from the start of the first axis, once per stream: f + f n become 1 + f n."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -176,9 +177,10 @@ class Trim(Streamed, nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the resolution along axes of stride 2, by a strided convolution padded at the far sides.
+    """Halves the resolution along axes of stride 2, by a strided convolution padded at the far sides.
 
-    Causal: along the first axis it is padded before, by two places where the first stands alone, else by one.
+    Causal: the first axis is padded at its start instead. At stride 2 this takes one place, or two if the layout keeps
+    the first place alone.
     """
 
     def __init__(self, layout: Layout, channels: int, strides: Sequence[int]) -> None:
@@ -197,7 +199,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution along axes of stride 2, by repeating and a convolution."""
+    """Doubles the resolution along axes of stride 2, by repetition and a convolution."""
 
     def __init__(self, layout: Layout, channels: int, strides: Sequence[int]) -> None:
         super().__init__()
@@ -210,7 +212,7 @@ class Upsample(nn.Module):
 
 
 def to_channels(x: Tensor, factor: Sequence[int]) -> Tensor:
-    """B C *grid -> B (C prod(factor)) *(grid / factor), patch by patch; ``F.pixel_unshuffle`` on any grid."""
+    """B C *grid -> B (C prod(factor)) *(grid / factor): ``F.pixel_unshuffle`` for any number of axes."""
     axes = len(factor)
     for axis, size in enumerate(factor):
         x = x.unflatten(2 + 2 * axis, (-1, size))  # B C g0 f0 g1 f1 ...
@@ -219,7 +221,7 @@ def to_channels(x: Tensor, factor: Sequence[int]) -> Tensor:
 
 
 def from_channels(x: Tensor, factor: Sequence[int]) -> Tensor:
-    """The way back; ``F.pixel_shuffle`` on any grid."""
+    """The inverse of ``to_channels``: ``F.pixel_shuffle`` for any number of axes."""
     axes = len(factor)
     x = x.unflatten(1, (-1, *factor))  # B C f0 f1 ... g0 g1 ...
     order = [0, 1, *(index for axis in range(axes) for index in (2 + axes + axis, 2 + axis))]

@@ -1,4 +1,4 @@
-"""What modalities on a regular grid have in common."""
+"""The base class of modalities on a regular grid."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ class GridModality(Modality):
         return batches[0] if len(batches) == 1 else torch.cat(batches)
 
     def write_parts(self, parts: Iterable[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        """Joins the parts along the first axis of the grid, and writes the whole."""
+        """Joins the parts along the first axis of the grid and writes the whole sample."""
         return self.write_samples(torch.cat(list(parts), 2), path, description)[0]

@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder, of VQGAN kind (https://arxiv.org/abs/2012.09841), on grids of any axes."""
+"""A convolutional encoder and decoder as in VQGAN (https://arxiv.org/abs/2012.09841), for any number of axes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nextscale.grid.layers import Downsample, Layout, Lead, SelfAttention, Trim,
 
 
 def set_norm_groups(network: nn.Module, groups: int) -> None:
-    """Let every group norm of ``network`` have this many groups (its weights do not depend on it).
+    """Set the number of groups of every group norm in ``network`` (its weights do not depend on it).
 
     Raises:
-        ConfigError: a norm's channels cannot be split so.
+        ConfigError: a norm's channels are not divisible by ``groups``.
     """
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):
@@ -28,7 +28,7 @@ def set_norm_groups(network: nn.Module, groups: int) -> None:
 
 
 def _active(normed: Tensor) -> Tensor:
-    """SiLU of a norm's output, in its place where no gradient needs it: fine grids are large."""
+    """SiLU of a norm's output; in place where no gradient is needed, because fine grids are large."""
     return F.silu(normed, inplace=not torch.is_grad_enabled())
 
 
@@ -55,17 +55,16 @@ def _middle(layout: Layout, channels: int, attention: bool) -> nn.Sequential:
 
 
 def total_factor(strides: Sequence[Sequence[int]], axes: int) -> tuple[int, ...]:
-    """How much smaller the latent is along each axis, after downsampling by ``strides`` (one entry a step)."""
+    """How much smaller the latent is along each axis, after downsampling by ``strides`` (one entry per step)."""
     return tuple(math.prod(step[axis] for step in strides) for axis in range(axes))
 
 
 class Encoder(nn.Module):
-    """B channels *grid -> B C *(grid / f), where f is the product of ``strides``: an entry between two resolutions, of
-    1 or 2 an axis.
+    """B channels *grid -> B C *(grid / f), where f is the product of ``strides``.
 
-    ``config.shortcut`` adds a linear map of each patch of f places to its latent: the layers then only learn what a
-    linear code leaves over, which takes far fewer steps (after DC-AE, https://arxiv.org/abs/2410.10733, whose shortcuts
-    have no weights).
+    ``strides`` has one entry between two resolutions, with 1 or 2 per axis. ``config.shortcut`` adds a linear map of
+    each patch of f places to its latent. The layers then learn only what a linear code leaves over, which takes far
+    fewer steps (after DC-AE, https://arxiv.org/abs/2410.10733, whose shortcuts have no weights).
     """
 
     def __init__(
@@ -102,9 +101,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back, with one residual block more a resolution than the encoder.
+    """The mirror image of the encoder, with one more residual block per resolution.
 
-    ``config.shortcut`` adds a linear map of each latent and its neighbours to its patch of f places.
+    ``config.shortcut`` adds a linear map of each latent and its neighbours to a patch of f places.
     """
 
     def __init__(
@@ -140,5 +139,5 @@ class Decoder(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weight that adversarial losses are balanced at."""
+        """The weight with respect to which the adversarial and reconstruction gradients are balanced."""
         return self.conv_out.get_parameter("weight")

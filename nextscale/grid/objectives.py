@@ -1,4 +1,4 @@
-"""What stage 1 minimises: reconstruction, quantization, perceptual and adversarial losses."""
+"""The losses of stage 1: reconstruction, quantization, perceptual and adversarial."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from nextscale.randomness import Draws
 class TokenizerObjective(Objective):
     """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE.
 
-    ``toolkit.losses.grid_objectives`` builds it with the opponent and the perceptual loss that ``config`` asks for.
+    ``toolkit.losses.grid_objectives`` builds it with the discriminator and perceptual loss that ``config`` asks for.
 
     Args:
-        critic: the opponent; None leaves the adversarial loss out.
-        perceptual: maps reconstructions and samples, as ``views`` gives them, to a scalar; None leaves it out.
+        critic: the discriminator's objective; None leaves the adversarial loss out.
+        perceptual: maps reconstructions and samples, both as returned by ``views``, to a scalar; None leaves the
+            perceptual loss out.
     """
 
     name = "tokenizer"
@@ -47,8 +48,8 @@ class TokenizerObjective(Objective):
     ) -> None:
         super().__init__()
         self.model, self.config = tokenizer, config
-        self._unregistered = (critic, perceptual)  # in a tuple: neither trained nor saved here
-        # This step's micro-batches, for ``after_step``.
+        self._unregistered = (critic, perceptual)  # in a tuple, so that neither is trained or saved here
+        # The quantized micro-batches of this step, for ``after_step``.
         self._step = -1
         self._seen: list[Quantized] = []
 
@@ -83,7 +84,7 @@ class TokenizerObjective(Objective):
         return loss, {key: value.detach() for key, value in scalars.items()}
 
     def views(self, samples: Tensor) -> Tensor:
-        """What the discriminator and the perceptual loss look at: 2-D grids, here the samples themselves."""
+        """The 2-D grids that the discriminator and the perceptual loss look at; here the samples themselves."""
         return samples
 
     def reconstruction(self, reconstruction: Tensor, samples: Tensor) -> dict[str, Tensor]:
@@ -105,11 +106,11 @@ class TokenizerObjective(Objective):
         reconstruction = model.decode_tokens(pyramid).float()
         scalars = self.reconstruction(reconstruction.clamp(-1, 1), samples)
         psnr = decibels((reconstruction.clamp(-1, 1) - samples).square().flatten(1).mean(1)).mean()
-        used = torch.tensor(pyramid.tokens.unique().numel() / model.token_space.vocabulary)  # by this batch alone
+        used = torch.tensor(pyramid.tokens.unique().numel() / model.token_space.vocabulary)  # in this batch alone
         return {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
 
     def after_step(self, step: int, draws: Draws) -> None:
-        """Follow codes and their vectors, once a step and over the whole batch, however it was split."""
+        """Update code usage and the codebook, once per step and over the whole batch, however it was split."""
         quantizer = self.model.pyramid.quantizer
         quantizer.record(torch.stack([part.counts for part in self._seen]).sum(0))
         if quantizer.update == "ema":
@@ -117,21 +118,21 @@ class TokenizerObjective(Objective):
             quantizer.update_codebook(residuals, torch.cat([part.codes for part in self._seen]))
         config = self.config.quantizer
         if config.revive_below > 0 and step % config.revive_every == 0:
-            # Everybody moves dead codes to the same vectors: those of the whole batch, in the order of its samples.
+            # Every process moves dead codes to the same vectors: those of the whole batch, in the order of its samples.
             parts_BLC = gather(torch.cat([_by_sample(part) for part in self._seen]))
             quantizer.revive(torch.cat(parts_BLC).flatten(0, 1), config.revive_below, draws.shared())
         self._seen.clear()
 
 
 def _by_sample(quantized: Quantized) -> Tensor:
-    """B L C: the vectors that were quantized, which ``quantized.residuals`` holds scale by scale."""
+    """B L C: the vectors that were quantized, sample by sample (``quantized.residuals`` is scale by scale)."""
     number, lengths = len(quantized.pyramid), quantized.pyramid.schedule.lengths
     scales = quantized.residuals.split([number * length for length in lengths])
     return torch.cat([scale.unflatten(0, (number, -1)) for scale in scales], 1)
 
 
 class CriticObjective(Objective):
-    """The PatchGAN discriminator's hinge loss on what the tokenizer has just reconstructed."""
+    """The PatchGAN discriminator's hinge loss on the tokenizer's latest reconstructions."""
 
     name = "discriminator"
 

@@ -11,10 +11,10 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def nearest_tick(k: int, num_scales: int, count: int) -> int:
-    """Which of ``count`` convolutions scale k of ``num_scales`` uses in a partially shared phi.
+    """The index of the convolution, one of ``count``, that scale k of ``num_scales`` uses in a partially shared phi.
 
     Published VAR picks the tick nearest to k / (K - 1); its ticks for four convolutions lie a little further out
-    than for other counts (https://arxiv.org/abs/2404.02905, released code). In float64, as ties depend on it.
+    than for other counts (https://arxiv.org/abs/2404.02905, released code). In float64, because ties depend on it.
     """
     margin = 1 / 3 / count if count == 4 else 1 / 2 / count
     ticks = np.linspace(margin, 1 - margin, count)
@@ -24,8 +24,8 @@ def nearest_tick(k: int, num_scales: int, count: int) -> int:
 class Phi(nn.Module):
     """phi_k(x) = (1 - ratio) x + ratio conv_k(x), on grids of ``axes`` axes.
 
-    ``sharing``: ``none`` is the identity, ``shared`` one convolution for all scales, ``partial`` ``count``
-    convolutions shared by neighbouring scales, ``scale`` one for each of ``num_scales`` scales.
+    ``sharing`` is ``none`` (the identity), ``shared`` (one convolution for all scales), ``partial`` (``count``
+    convolutions, shared by neighbouring scales) or ``scale`` (one convolution for each of ``num_scales`` scales).
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Phi(nn.Module):
         self.convs = nn.ModuleList(convolution(channels, channels, 3, padding=1) for _ in range(number))
 
     def forward(self, x: Tensor, k: int, num_scales: int) -> Tensor:
-        """B C *grid, of the same shape; ``k`` of ``num_scales`` is the scale whose part ``x`` is."""
+        """B C *grid -> B C *grid; ``x`` is the part of scale ``k``, of ``num_scales``."""
         if self.sharing == "none":
             return x
         if self.sharing == "scale" and num_scales != len(self.convs):

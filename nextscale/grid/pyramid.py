@@ -18,9 +18,16 @@ from nextscale.tokens.pyramid import Schedule, TokenPyramid
 
 @dataclass
 class Quantized:
-    """``f_hat`` B C *grid carries gradients straight through to the features; ``loss`` is the mean over scales of
-    commitment and codebook losses; ``residuals`` R C are the vectors that were quantized, of all scales, and
-    ``codes`` R what they became; ``counts`` K V is how often each code was used, over all processes."""
+    """The result of quantization with gradients.
+
+    Attributes:
+        f_hat: B C *grid; passes gradients straight through to the features.
+        pyramid: the tokens.
+        loss: the mean over scales of the commitment and codebook losses.
+        residuals: R C, the vectors that were quantized, of all scales.
+        codes: R, the code that each of them was assigned.
+        counts: K V, how often each scale used each code, over all processes.
+    """
 
     f_hat: Tensor
     pyramid: TokenPyramid
@@ -53,7 +60,7 @@ class ResidualPyramid(nn.Module):
         self.commitment = commitment
 
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
-        """B C *finest: what the codes of scale k add to f_hat. In full precision, so that a sum is always the same."""
+        """B C *finest: what the codes of scale k add to f_hat. In full precision, so that sums are always the same."""
         grid = vectors_BLC.mT.unflatten(-1, schedule.scales[k].shape)
         with torch.autocast(grid.device.type, enabled=False):
             return self.phi(resample(grid, schedule.scales[-1].shape, self.mode), k, len(schedule))
@@ -68,7 +75,7 @@ class ResidualPyramid(nn.Module):
         return TokenPyramid.pack(tokens, schedule)
 
     def f_hat(self, pyramid: TokenPyramid) -> Tensor:
-        """B C *finest: what all tokens together say."""
+        """B C *finest: the sum of the parts of all scales."""
         schedule = pyramid.schedule
         parts = (self.part(self.quantizer.lookup(pyramid.scale(k)), k, schedule) for k in range(len(schedule)))
         return torch.stack(list(parts)).sum(0)
@@ -78,8 +85,9 @@ class ResidualPyramid(nn.Module):
     ) -> Quantized:
         """Encode with gradients, for stage 1.
 
-        ``kept_scales`` (B integers in 1..K) drops the finer scales of some samples from f_hat and from the loss.
-        ``record`` follows the use of codes (in training mode); a caller that accumulates batches does so itself.
+        ``kept_scales`` (B integers in 1..K) is the number of scales to keep per sample; finer ones are dropped from
+        f_hat and from the loss. ``record`` updates the usage statistics of the codes (in training mode); a caller that
+        accumulates batches updates them itself.
         """
         quantizer = self.quantizer
         target = features.detach()
@@ -108,7 +116,7 @@ class ResidualPyramid(nn.Module):
         return Quantized(straight, pyramid, loss / len(schedule), torch.cat(residuals), torch.cat(codes), counts)
 
     def _loss(self, f_hat: Tensor, features: Tensor, kept_scales: Tensor | None, k: int) -> Tensor:
-        """Commitment (moves the encoder) and codebook (moves codes and phi) loss after scale k.
+        """Commitment (moves the encoder) and codebook (moves codes and phi) losses after scale k.
 
         With an EMA codebook the second term still trains phi.
         """

@@ -17,7 +17,7 @@ class VectorQuantizer(nn.Module):
     Args:
         num_codes: V.
         dim: C, length of a code.
-        distance: ``euclidean``, or ``cosine`` (codes are compared by direction; the raw code is what comes out).
+        distance: ``euclidean``, or ``cosine`` (codes are compared by direction, but looked up unnormalised).
         update: ``gradient`` (the codebook is a parameter, moved by a codebook loss) or ``ema`` (moving averages of
             the vectors assigned to each code, https://arxiv.org/abs/1906.00446).
         num_scales: K, for the usage statistics.
@@ -63,7 +63,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def record(self, counts_KV: Tensor, decay: float = 0.99) -> None:
-        """Follow how often each code is used at each scale; ``counts_KV`` are this batch's, over all processes."""
+        """Update how often each scale uses each code; ``counts_KV`` are this batch's counts over all processes."""
         share = counts_KV / counts_KV.sum(-1, keepdim=True).clamp_min(1)
         first = self.usage_KV.sum() == 0
         self.usage_KV.copy_(torch.where(first, share, self.usage_KV.lerp(share, 1 - decay)))
@@ -77,14 +77,14 @@ class VectorQuantizer(nn.Module):
             distributed.total(part)
         self.ema_count.lerp_(count, 1 - self.ema_decay)
         self.ema_sum.lerp_(total, 1 - self.ema_decay)
-        known = self.ema_count > 1e-3  # a code never used keeps its place
+        known = self.ema_count > 1e-3  # a code that was never used keeps its vector
         self.codebook.copy_(
             torch.where(known[:, None], self.ema_sum / self.ema_count.clamp_min(1e-3)[:, None], self.codebook)
         )
 
     @torch.no_grad()
     def revive(self, vectors: Tensor, below: float, generator: torch.Generator) -> int:
-        """Move every code whose share of uses is below ``below`` / V onto one of ``vectors`` (R C); how many.
+        """Move every code whose share of uses is below ``below`` / V onto one of ``vectors`` (R C). Returns how many.
 
         ``vectors`` must be the same on every process, or the codebooks would drift apart.
         """
@@ -93,7 +93,7 @@ class VectorQuantizer(nn.Module):
         number = min(len(dead), len(vectors))
         if number == 0:
             return 0
-        # Deadest first, if there are not vectors enough.
+        # The least used come first, in case there are too few vectors.
         dead = dead[share[dead].argsort()][:number]
         picked = torch.randperm(len(vectors), generator=generator)[:number].to(vectors.device)
         self.codebook[dead] = vectors[picked].to(self.codebook.dtype)

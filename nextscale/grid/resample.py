@@ -1,8 +1,8 @@
-"""Resampling of grids with any number of axes, one small matrix an axis.
+"""Resampling of grids with any number of axes, with one small matrix per axis.
 
-Area averaging, linear and cubic interpolation are separable, and torch's own 1-D interpolation, applied to the
-identity, gives each axis's matrix. So the arithmetic is torch's (``align_corners=False``), cubic works in 1-D and
-3-D too, and a resampling is a matrix product, which is faster than interpolating on the fly.
+Area averaging, linear and cubic interpolation are separable. Torch's own 1-D interpolation, applied to the identity,
+gives the matrix of each axis. So the arithmetic is torch's (``align_corners=False``), and cubic works in 1-D and 3-D
+too. Resampling becomes a matrix product, which is faster than interpolating on the fly.
 """
 
 from __future__ import annotations

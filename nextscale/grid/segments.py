@@ -1,6 +1,6 @@
-"""Long grids, segment by segment along the first axis: each has a residual pyramid of its own, after the one before.
+"""Long grids, segment by segment along the first axis: each segment has its own residual pyramid, one after another.
 
-After InfinityStar's clip pyramids (https://arxiv.org/abs/2511.04675): a segment's scales have its whole length, and
+As in InfinityStar's clip pyramids (https://arxiv.org/abs/2511.04675), a segment's scales all have its whole length and
 grow along the other axes.
 """
 
@@ -26,18 +26,19 @@ Carry = Literal["none", "input", "state"]
 
 
 class SegmentedTokenizer(GridTokenizer):
-    """A ``GridTokenizer`` whose latent is cut along its first axis; the state starts anew with each segment.
+    """A ``GridTokenizer`` whose latent is cut into segments along its first axis, each with its own pyramid.
 
     A segment's scales all have its whole length along the first axis and ``sides`` along the others. So scale k is
-    scale ``k % len(sides)`` of segment ``k // len(sides)``; which segments may look at which is the transformer's
-    scale attention. What is known of a segment at its first scale is what it carries over from the one before.
+    scale ``k % len(sides)`` of segment ``k // len(sides)``. The transformer's scale attention decides which segments
+    may look at which. At its first scale, a segment knows only what it carries over from the previous one.
 
     Args:
-        lengths: of the segments, in latent places; the last repeats on longer samples, and is cut on shorter ones.
-        carry: ``state``: each segment begins as the last place of the one before, repeated, so that its tokens say what
-            has changed. ``input``: it begins with nothing, but the transformer sees that place at its first scale.
-            ``none``: the transformer does not.
-        others: as ``GridTokenizer`` takes them; ``sides`` are those of the other axes.
+        lengths: lengths of the segments, in latent places; the last one repeats on longer samples and is cut on
+            shorter ones.
+        carry: ``state``: each segment starts as the last place of the previous one, repeated, so that its tokens
+            describe what has changed. ``input``: it starts from zero, but the transformer sees that place at the
+            segment's first scale. ``none``: the transformer does not see it either.
+        others: as in ``GridTokenizer``; ``sides`` are those of the other axes.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class SegmentedTokenizer(GridTokenizer):
         return (self._starts(schedule)[-1], *schedule.scales[-1].shape[1:])
 
     def _starts(self, schedule: Schedule) -> list[int]:
-        """Where segments begin along the first axis of the latent; one more entry is its length."""
+        """Where segments start along the first axis of the latent; the last entry is the latent's length."""
         return list(accumulate((part.scales[0].shape[0] for part in self.pyramids(schedule)), initial=0))
 
     def _segment(self, schedule: Schedule, k: int) -> tuple[Schedule, int, slice]:
-        """The pyramid that scale k belongs to, its number there, and the places of its segment."""
+        """The pyramid that scale k belongs to, the scale's number in it, and the places of its segment."""
         number, scale = divmod(k, len(self.sides))
         starts = self._starts(schedule)
         return self.pyramids(schedule)[number], scale, slice(starts[number], starts[number + 1])
@@ -100,7 +101,7 @@ class SegmentedTokenizer(GridTokenizer):
 
     @staticmethod
     def _end(before: Tensor | None, f_hat: Tensor) -> Tensor:
-        """The last place of a segment that began as ``before``, to which its tokens add ``f_hat``."""
+        """The last place of a segment that started as ``before`` and whose tokens add ``f_hat``."""
         last = f_hat[:, :, -1:].detach()
         return last if before is None else before + last
 
@@ -142,7 +143,7 @@ class SegmentedTokenizer(GridTokenizer):
         )
 
     def _coordinates(self, schedule: Schedule, k: int, start: int, device: torch.device) -> Tensor:
-        """L_k N: as ``Schedule.coordinates`` within the segment, which begins at ``start``."""
+        """L_k N: ``Schedule.coordinates`` within the segment, shifted by the segment's ``start``."""
         part, scale, _ = self._segment(schedule, k)
         inside = part.coordinates(scale, device)
         return inside + torch.tensor([float(start), *[0.0] * (inside.shape[1] - 1)], device=device)
@@ -159,7 +160,7 @@ class SegmentedTokenizer(GridTokenizer):
     # Editing.
 
     def _keep(self, cells: Tensor, schedule: Schedule) -> Tensor:
-        """Segment by segment: what one keeps says nothing of another."""
+        """Segment by segment: what is kept in one segment does not affect the others."""
         return torch.cat([super(SegmentedTokenizer, self)._keep(*cut) for cut in self._cut(cells, schedule)], 1)
 
     def splice(self, state: GridState, known: Any, keep: Tensor) -> GridState:
@@ -172,7 +173,7 @@ class SegmentedTokenizer(GridTokenizer):
         return self._put(state, self.features(samples).float(), self._cells(keep) > 0)
 
     def _put(self, state: GridState, known: Tensor, places: Tensor) -> GridState:
-        """``state`` with ``known`` at the ``places`` (B 1 *latent); the others keep what their segment's tokens say."""
+        """``state`` with ``known`` at ``places`` (B 1 *latent); elsewhere, tokens still add what they added before."""
         f_hat = torch.where(places, known, state.f_hat)
         if self.carry == "state":
             for start, stop in pairwise(self._starts(state.schedule)[1:]):

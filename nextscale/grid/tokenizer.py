@@ -22,18 +22,18 @@ from nextscale.tokens.space import Codes
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 KEEP_WHOLE_UP_TO = 3
-"""Tokens, as in published VAR."""
+"""In tokens, as in published VAR."""
 
 DECODE_CHUNK = 2**17
-"""Places of the sample's grid that are decoded at once, where no gradients are needed: two images of 256 x 256."""
+"""Places of the sample's grid decoded at once where no gradients are needed: two images of 256 x 256."""
 
 ENCODE_CHUNK = 2**20
-"""The same for encoding, whose activations are fewer."""
+"""The same for encoding, which has fewer activations."""
 
 
 @dataclass(frozen=True)
 class GridState:
-    """``f_hat`` B C *finest, what is known so far; ``sample_shape``, the grid of the decoded sample."""
+    """``f_hat`` B C *finest is the latent known so far; ``sample_shape`` is the grid of the decoded sample."""
 
     f_hat: Tensor
     schedule: Schedule
@@ -43,21 +43,21 @@ class GridState:
 class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces, TakesSizes, AddsParts):
     """Tokenizes samples B channels *grid through a latent grid that is ``factor`` times smaller.
 
-    Samples whose sides are not multiples of ``factor`` are padded (by repeating their border) and decoded samples
-    cropped, so any size works. Where the networks are causal along the first axis, it is padded at its end.
+    Samples whose sides are not multiples of ``factor`` are padded (by repeating their border), and decoded samples are
+    cropped, so any size works. If the networks are causal, the first axis is padded only at its end.
 
     Args:
-        encoder: B channels *grid -> B C *latent, each side divided by its factor.
-        decoder: the way back.
+        encoder: B channels *grid -> B C *latent, with each side divided by its factor.
+        decoder: B C *latent -> B channels *grid.
         pyramid: quantizes the latent.
-        sides: length of the longest side of each scale, or of all its sides, relative to the last.
+        sides: per scale, the length of its longest side or of all its sides, relative to the last scale.
         sample_shape: the default grid of a sample (the training data's).
-        factor: how much smaller the latent is, along each axis.
-        layout: how the networks lie on the grid; None looks both ways along every axis.
+        factor: how much smaller the latent is along each axis.
+        layout: how the networks treat the grid's axes; None is bidirectional along every axis.
     """
 
     keep_whole_up_to: int = KEEP_WHOLE_UP_TO
-    """An edit that keeps anything keeps a scale of so many tokens, or fewer, whole."""
+    """If an edit keeps anything, it keeps every scale of at most this many tokens whole."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         self._default = self.schedule_for(self.sample_shape)
 
     def schedule_for(self, sample_shape: Sequence[int]) -> Schedule:
-        """The schedule of samples of this grid, which may differ from the default one."""
+        """The schedule for samples on this grid, which may differ from the default grid."""
         padded = [size + extra for size, extra in zip(sample_shape, self._missing(sample_shape), strict=True)]
         padded[0] += self._lead
         return self.schedule_on([size // factor for size, factor in zip(padded, self.factor, strict=True)])
@@ -93,16 +93,16 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return schedule.scales[-1].shape
 
     def pyramids(self, schedule: Schedule) -> list[Schedule]:
-        """The residual pyramids that a schedule consists of, each of which grows to its own finest grid."""
+        """The residual pyramids that make up a schedule; each grows to its own finest grid."""
         return [schedule]
 
     @property
     def _lead(self) -> int:
-        """Places that a first place which stands alone lacks to fill a latent cell."""
+        """If the first place stays on its own: how many places must be added before it to fill a latent cell."""
         return self.factor[0] - 1 if self.layout.alone else 0
 
     def _missing(self, sample_shape: Sequence[int]) -> list[int]:
-        """Places along each axis that a sample lacks to fill whole cells."""
+        """How many places a sample lacks along each axis to fill whole cells."""
         sizes = [sample_shape[0] + self._lead, *sample_shape[1:]]
         return [(-size) % factor for size, factor in zip(sizes, self.factor, strict=True)]
 
@@ -111,7 +111,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
 
     @property
     def channels(self) -> int:
-        """Of the samples."""
+        """Number of channels of the samples."""
         return self.encoder.channels  # type: ignore[return-value]
 
     @property
@@ -123,7 +123,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return self.decoder
 
     def features(self, samples: Tensor) -> Tensor:
-        """B C *latent: what the encoder makes of samples, before quantization."""
+        """B C *latent: the encoder's output, before quantization."""
         padded = self._pad(samples)
         number = max(1, ENCODE_CHUNK // math.prod(padded.shape[2:]))
         if torch.is_grad_enabled() or len(padded) <= number:
@@ -152,7 +152,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
     def quantize(
         self, samples: Tensor, kept_scales: Tensor | None = None, record: bool = True
     ) -> tuple[Tensor, Quantized]:
-        """Encode, quantize and decode with gradients: reconstructions like ``samples``, and the quantization.
+        """Encode, quantize and decode with gradients; returns reconstructions like ``samples``, and the quantization.
 
         For ``kept_scales`` and ``record`` see ``ResidualPyramid.quantize``.
         """
@@ -199,14 +199,16 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return self._add(state, k, weights @ self.pyramid.quantizer.codebook)
 
     def cuts(self, length: int) -> range:
-        """Between cells."""
+        """Between latent cells."""
         before = 0 if self.layout.causal else self._missing([length, *self.sample_shape[1:]])[0] // 2
         return range(self.factor[0] - self._lead - before, length, self.factor[0])
 
     def keep_tokens(self, keep: Tensor) -> Tensor:
-        """Published VAR's rule: the mask on the finest grid (here its share of each cell), resized linearly to each
-        scale, keeps a token where it is above one half. Scales of three tokens or fewer
-        (``keep_whole_up_to``), which say what the whole sample is, are kept if anything is."""
+        """Published VAR's rule: a token is kept where the mask, resized linearly from the finest grid, exceeds 1/2.
+
+        Here the mask on the finest grid is the share of each cell that is kept. Scales of three tokens or fewer
+        (``keep_whole_up_to``) describe the sample as a whole, so they are kept if anything is.
+        """
         return self._keep(self._cells(keep), self.schedule_for(keep.shape[1:]))
 
     def _cells(self, keep: Tensor) -> Tensor:
@@ -218,7 +220,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return F.interpolate(places, latent, mode="area")
 
     def _keep(self, cells: Tensor, schedule: Schedule) -> Tensor:
-        """B L booleans, from the share of each cell that is kept."""
+        """B L booleans: the tokens to keep, from the share of each cell that is kept."""
         mode = ("linear", "bilinear", "trilinear")[cells.dim() - 3]
         parts = [F.interpolate(cells, scale.shape, mode=mode).flatten(1) > 0.5 for scale in schedule.scales]
         some = (cells > 0).flatten(1).any(1, keepdim=True)
@@ -232,7 +234,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return replace(state, f_hat=torch.where(places, known.f_hat, state.f_hat))
 
     def unquantized(self, state: GridState, samples: Tensor, keep: Tensor) -> GridState:
-        """The encoder's own features in every cell of which some is kept."""
+        """Puts the encoder's own features into every cell of which any part is kept."""
         return replace(state, f_hat=torch.where(self._cells(keep) > 0, self.features(samples).float(), state.f_hat))
 
     def schedules_nearby(self) -> list[Schedule]:
@@ -260,10 +262,10 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return self._decode(state.f_hat, samples.shape[2:])
 
     def decode_pieces(self, state: GridState, places: int) -> Iterator[Tensor]:
-        """Decoded samples piece by piece along the first axis, ``places`` latent places at a time.
+        """Decode samples piece by piece along the first axis, ``places`` latent places at a time.
 
-        Put together they are what ``decode`` gives, in memory that does not grow with the length. For causal decoders,
-        which are not to be used otherwise until all pieces are read.
+        Joined, the pieces equal the output of ``decode``, but memory does not grow with the length. For causal decoders
+        only. The decoder must not be used for anything else until all pieces are read.
         """
         left, sides = state.sample_shape[0], state.sample_shape[1:]
         with streaming(self.decoder):
@@ -276,8 +278,8 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
     def _decode(self, f_hat: Tensor, sample_shape: Sequence[int]) -> Tensor:
         if torch.is_grad_enabled():
             return self._crop(self.decoder(f_hat), sample_shape)
-        # In chunks, as finest activations take far more memory than samples: of samples, and where one is too large
-        # and the decoder is causal, of its first axis.
+        # In chunks, because the finest activations take far more memory than samples. A chunk is some samples or, if
+        # one sample is too large and the decoder is causal, a part of its first axis.
         number = DECODE_CHUNK // math.prod(sample_shape)
         decoded = [self._decode_long(c) if number == 0 else self.decoder(c) for c in f_hat.split(max(1, number))]
         return self._crop(torch.cat([chunk.to(f_hat.dtype) for chunk in decoded]), sample_shape)

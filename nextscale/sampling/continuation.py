@@ -1,7 +1,7 @@
-"""Going on from the start of a sample, along the first axis of its grid: prediction, and samples of any length.
+"""Continuing the start of a sample along the first axis of its grid: prediction, and samples of any length.
 
-Both are edits: the start is kept, the rest drawn anew. What follows is not known, so a sample is encoded with its last
-known place repeated: nothing of what really followed can reach the tokens.
+Both are edits: the start is kept, and the rest is redrawn. A sample is encoded with its last known place repeated, so
+that nothing of the true continuation can reach the tokens.
 """
 
 from __future__ import annotations
@@ -21,39 +21,37 @@ from nextscale.tokens.capabilities import EditsPlaces, ability
 
 
 def held(samples: Tensor, places: int) -> Tensor:
-    """B C T *rest: ``samples`` with all after the first ``places`` along T replaced by the last of these.
+    """B C T *rest: ``samples`` in which the last of the first ``places`` along T is repeated to the end.
 
     Raises:
-        NextscaleError: the samples lie on no grid, none is known, or nothing is left to predict.
+        NextscaleError: the samples do not lie on a grid, no place is known, or no place is left to predict.
     """
     check_grid(samples)
     total = samples.shape[2]
     if not 0 < places < total:
-        raise NextscaleError(f"{places} of {total} places cannot be gone on from: give 1 to {total - 1}")
+        raise NextscaleError(f"cannot continue from {places} of {total} places: give 1 to {total - 1}")
     last = samples[:, :, places - 1 : places]
     return torch.cat([samples[:, :, :places], last.expand(-1, -1, total - places, *samples.shape[3:])], 2)
 
 
 def predict(model: TrainedModel, samples: Tensor, places: int, **settings: Any) -> Samples:
-    """Samples like ``samples`` (B C T *rest), the first ``places`` along T kept and the rest drawn.
+    """Samples of the same size as ``samples`` (B C T *rest): the first ``places`` along T are kept, the rest is drawn.
 
-    The last known place, standing still, is the guess (``editing.with_guess``): what does not move stays sharp.
+    The guess (``editing.with_guess``) repeats the last known place, so that parts that do not move stay sharp.
 
     Args:
-        settings: of ``Model.edit``: ``seed``, ``sampling``, conditions ...
+        settings: arguments of ``Model.edit``: ``seed``, ``sampling``, conditions ...
 
     Raises:
-        NextscaleError, ConfigError: as ``Model.edit``; no place known, none to predict, or a start that does not end
-            where the tokenizer can cut (``MultiscaleTokenizer.cuts``).
+        NextscaleError, ConfigError: as ``Model.edit``; also if no place is known, none is left to predict, or the start
+            does not end where the tokenizer can cut (``EditsPlaces.cuts``).
     """
     frozen = held(samples, places)
     cuts = ability(model.tokenizer, EditsPlaces).cuts(samples.shape[2])
     if places not in cuts:
         nearest = sorted(sorted(cuts, key=lambda cut: abs(cut - places))[:2])
-        valid = f"give {' or '.join(map(str, nearest))}" if nearest else "samples so short cannot be gone on from"
-        raise NextscaleError(
-            f"a start of {places} places ends within what one token of the finest scale covers: {valid}"
-        )
+        valid = f"give {' or '.join(map(str, nearest))}" if nearest else "samples this short cannot be continued"
+        raise NextscaleError(f"a start of {places} places ends inside a token of the finest scale: {valid}")
     keep = torch.zeros(samples.shape[2:], dtype=torch.bool)
     keep[:places] = True
     return model.edit(frozen, keep, guess=True, **settings)
@@ -62,10 +60,10 @@ def predict(model: TrainedModel, samples: Tensor, places: int, **settings: Any) 
 def go_on(
     model: TrainedModel, samples: Tensor, places: int, pieces: int, seed: int = 0, **settings: Any
 ) -> Iterator[Tensor]:
-    """Predict ``pieces`` times, each time from the last ``places`` of what was drawn: parts B C t *rest, to be joined.
+    """Predict ``pieces`` times, each time from the last ``places`` of the previous result.
 
-    The first part is a whole sample, each later one what it adds to those before. Memory does not grow with
-    ``pieces``, if the parts are not kept.
+    Yields parts B C t *rest to be joined: first a whole sample, then only the new places of each prediction. Memory
+    does not grow with ``pieces`` unless the caller keeps the parts.
     """
     total = samples.shape[2]
     for number in range(pieces):

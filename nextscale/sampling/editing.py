@@ -1,4 +1,4 @@
-"""Masks over samples on a grid: what an edit keeps, and how the original is put back over its result."""
+"""Masks over samples on a grid, which say what an edit keeps; and pasting the original back over the result."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from nextscale.errors import NextscaleError
 _MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 TOLERATED_LOSS = 2.0
-"""A drawn sample that differs from its guess by this many times what coding loses becomes half the guess."""
+"""Where a drawn sample differs from its guess by this many times the coding error, the result is half the guess."""
 
 
 def box_mask(box: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Booleans on a grid of ``shape``, True inside ``box``: the starts along each axis, then the ends (exclusive).
+    """Booleans on a grid of ``shape``, True inside ``box``, which lists the start along every axis, then the ends
+    (exclusive).
 
     Raises:
-        NextscaleError: another number of axes, an empty box, or one that reaches outside the grid.
+        NextscaleError: the box has the wrong number of axes, is empty, or reaches outside the grid.
     """
     axes = len(shape)
     size = " x ".join(map(str, shape))
@@ -42,20 +43,20 @@ def show(box: Sequence[int]) -> str:
 
 
 def check_grid(samples: Any) -> None:
-    """Refuse what has no places that could be kept.
+    """Check that samples lie on a grid, so that an edit can keep places of it.
 
     Raises:
-        NextscaleError: the samples lie on no grid.
+        NextscaleError: the samples do not lie on a grid.
     """
     if not isinstance(samples, Tensor) or not 3 <= samples.dim() <= 5:
         raise NextscaleError("only samples on a grid of one to three axes can be edited: a tensor B C *grid")
 
 
 def as_mask(keep: Any, samples: Any) -> Tensor:
-    """B *grid booleans from a mask for all of ``samples`` (B C *grid) or one each.
+    """B *grid booleans, from one mask for all of ``samples`` (B C *grid) or one per sample.
 
     Raises:
-        NextscaleError: the samples lie on no grid, or the mask has another size.
+        NextscaleError: the samples do not lie on a grid, or the mask has another size.
     """
     check_grid(samples)
     shape = (len(samples), *samples.shape[2:])
@@ -70,10 +71,10 @@ def as_mask(keep: Any, samples: Any) -> Tensor:
 
 
 def paste_back(originals: Tensor, edited: Tensor, keep: Tensor, feather: int = 0) -> Tensor:
-    """``edited`` with the kept part of ``originals`` (both B C *grid) over it; ``keep`` is B *grid booleans.
+    """``edited`` with the kept part of ``originals`` pasted over it (both B C *grid); ``keep`` is B *grid booleans.
 
-    What is drawn anew stays as it was drawn. The original fades in over ``feather`` places inwards from its border,
-    measured along the longest axis of the way.
+    The redrawn part stays as it was drawn. The original fades in over ``feather`` places from its border inwards; the
+    distance to the border is the largest over the axes (Chebyshev).
     """
     pool = _MAX_POOL[keep.dim() - 1]
     gone = 1.0 - keep[:, None].to(edited.dtype)
@@ -85,11 +86,12 @@ def paste_back(originals: Tensor, edited: Tensor, keep: Tensor, feather: int = 0
 
 
 def with_guess(drawn: Tensor, coded: Tensor, guess: Tensor, keep: Tensor) -> Tensor:
-    """``drawn`` (B C *grid), fading into ``guess`` where the two say the same.
+    """``drawn`` (B C *grid), faded into ``guess`` where the two agree.
 
-    Tokens do not say all, so even what has not changed is drawn a little wrong. Where ``drawn`` is as near to
-    ``coded``, the guess through tokens and back, as coding is to what is kept (``keep``, B *grid booleans), the guess
-    itself is as likely and has lost nothing. Distances are means of 5 places along every axis but the first.
+    Tokens lose some detail, so even unchanged parts are drawn slightly wrong. ``coded`` is the guess, encoded to tokens
+    and decoded. The coding error is the distance between the two on the kept part (``keep``, B *grid booleans). Where
+    ``drawn`` is that close to ``coded``, the guess itself is just as likely and has lost no detail. Distances are means
+    over 5 places along every axis but the first.
     """
     axes = keep.dim() - 1
     places = keep[:, None].to(drawn)

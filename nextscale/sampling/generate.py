@@ -1,6 +1,6 @@
 """Sampling: run the tokenizer's state machine with the transformer's predictions.
 
-``generate`` draws scale after scale. With ``known`` tokens it edits: it takes over kept tokens and draws the rest.
+``generate`` draws scale after scale. Given ``known`` tokens, it edits: it takes over kept tokens and draws the rest.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import KVCache, ScaleTransformer
 
 NAMED_SCALES = 16
-"""Where the number of scales depends on what is drawn: so many scales bear every name that there is."""
+"""If the number of scales depends on what is drawn, this many scales contain every scale name that exists."""
 
 
 @dataclass
 class Generation:
-    """What ``generate`` drew: tokens of each scale (B L_k), which of them are no padding (None: all), and the state
-    before the first and after each scale."""
+    """The result of ``generate``.
+
+    Attributes:
+        tokens: the tokens of each scale (B L_k).
+        states: the state before the first scale, and after each scale.
+        masks: for each scale B L_k booleans, False on padding; None if nothing is padded.
+    """
 
     tokens: list[Tensor]
     states: list[Any]
@@ -45,7 +50,7 @@ class Generation:
 
 
 def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
-    """t of (1 + t) conditional - t unconditional at scale k."""
+    """Guidance t at scale k: logits are (1 + t) conditional - t unconditional."""
     if config.guidance_schedule == "constant" or num_scales == 1:
         return config.guidance
     return config.guidance * k / (num_scales - 1)
@@ -54,7 +59,7 @@ def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
 def check_sampling(
     config: SamplingConfig, tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, num_scales: int
 ) -> None:
-    """Raise ConfigError where per-scale settings do not match the scales, or steps need training."""
+    """Raise ConfigError if per-scale settings do not match the scales, or this model does not support a setting."""
     names = tokenizer.scale_names(max(num_scales, NAMED_SCALES) if tokenizer.adaptive else num_scales)
     for name in ("temperature", "top_k", "top_p", "steps"):
         value = getattr(config, name)
@@ -73,9 +78,9 @@ def check_sampling(
     if config.require is not None and config.require not in known:
         raise ConfigError(f"sampling.require: {unknown('requirement', config.require, known)}")
     if config.require is not None and config.smooth:
-        raise ConfigError("sampling.require redraws tokens, of which smooth sampling has none")
+        raise ConfigError("sampling.require redraws tokens, and smooth sampling has none: set smooth=false")
     if config.smooth and not (isinstance(transformer.token_space, Codes) and isinstance(tokenizer, MixesCodes)):
-        raise ConfigError("sampling.smooth mixes codes, which this model's tokenizer cannot: set smooth=false")
+        raise ConfigError("sampling.smooth mixes codes, which this model's tokenizer cannot do: set smooth=false")
 
 
 @torch.inference_mode()
@@ -95,14 +100,15 @@ def generate(
     """Draw ``num_samples`` samples.
 
     Args:
-        conditions: tensors with first axis B; an absent one is null.
-        generator: one for the batch, or one per sample (sample i then does not depend on its batch mates).
-        schedule: other than the tokenizer's default (needs positions computed from coordinates).
-        known, keep: editing: where ``keep`` (B L booleans) is True, the token of ``known`` is taken.
-        anchored: also hold the state, at the places that are kept at the finest scale, to what it is under ``known``
-            alone. Tokens drawn at coarse scales reach into what is kept, and its finer tokens, which were chosen to
-            follow others, would no longer fit. (The states then hold more than the tokens tell.)
-        start: a state to go on from (``Completes.begin_with``), instead of the initial one.
+        conditions: tensors with first axis B; an absent condition is null.
+        generator: one for the batch, or one per sample (sample i then does not depend on the rest of its batch).
+        schedule: replaces the tokenizer's default (needs positions computed from coordinates).
+        known, keep: for editing: where ``keep`` (B L booleans) is True, the token of ``known`` is taken.
+        anchored: also fix the state, at the places that are kept at the finest scale, to its value under ``known``
+            alone. Otherwise newly drawn coarse tokens would reach into the kept part, and its finer tokens, which were
+            chosen to follow other coarse tokens, would no longer fit. (The states then hold more information than the
+            tokens.)
+        start: a state to continue from (``Completes.begin_with``), instead of the initial state.
 
     Raises:
         ConfigError, NextscaleError: settings or conditions that this model cannot take.
@@ -144,7 +150,7 @@ def generate(
 
 
 class _Predictor:
-    """The transformer under conditions and guidance: what sampling sets up once, and the logits of one scale."""
+    """The transformer under conditions and guidance: sets up what all scales share, and predicts one scale per call."""
 
     def __init__(
         self,
@@ -163,7 +169,7 @@ class _Predictor:
         self.cache = KVCache(capacity)
 
     def __call__(self, inputs: ScaleInput, guidance: float, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
-        """B L_k num_logits, -inf where a token is not legal; ``revealed`` as the transformer takes it."""
+        """B L_k num_logits, -inf where a token is not legal. ``revealed`` is passed to the transformer."""
         seen = inputs
         if self.guided:
             seen = _doubled(inputs)
@@ -177,23 +183,23 @@ class _Predictor:
 
 @dataclass(frozen=True)
 class _Edit:
-    """Known tokens, and which of them are kept (B L booleans)."""
+    """Known tokens, and the mask of those that are kept (B L booleans)."""
 
     tokenizer: MultiscaleTokenizer
     known: TokenPyramid
     keep: Tensor
 
     def kept(self, k: int) -> tuple[Tensor, Tensor] | None:
-        """The tokens of scale k and which of them are kept; None where they have no place.
+        """The known tokens of scale k and the mask of those that are kept; None if they do not apply.
 
-        The known tokens of an adaptive tokenizer have a place only as long as all tokens before them are kept.
+        With an adaptive tokenizer, the known tokens of a scale apply only if all tokens up to that scale are kept.
         """
         if self.tokenizer.adaptive and not self._all_kept(k):
             return None
         return self.known.scale(k), self.keep[:, self.known.schedule.span(k)]
 
     def _all_kept(self, k: int) -> bool:
-        """Whether all tokens of scales up to k are kept."""
+        """Whether all tokens of the scales up to and including k are kept."""
         if k >= len(self.known.schedule):
             return False
         stop, mask = self.known.schedule.offsets[k + 1], self.known.mask
@@ -202,9 +208,9 @@ class _Edit:
 
 
 def _doubled(inputs: ScaleInput) -> ScaleInput:
-    """The same inputs for the conditional and the unconditional half of guidance.
+    """The same inputs for both the conditional and the unconditional half of guidance.
 
-    What a stem of the modality's own reads stays as it is: it sees one half, and the other is the same.
+    The input of a modality's own stem is not doubled: the stem sees one half, and the other half is the same.
     """
 
     def tile(tensor: Tensor | None) -> Tensor | None:
@@ -225,7 +231,7 @@ def _redraw_until_satisfied(
     kept: tuple[Tensor, Tensor] | None,
     config: SamplingConfig,
 ) -> tuple[Tensor, Any]:
-    """Tokens B L_k, drawn again for the samples that lose the property ``config.require``, and the state after them."""
+    """Tokens B L_k, redrawn for the samples that lose the property ``config.require``, and the state after them."""
     state = tokenizer.update(before, k, tokens)
     if config.require is None:
         return tokens, state

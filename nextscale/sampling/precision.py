@@ -1,4 +1,4 @@
-"""Inference in half precision: what large weights are stored in, and what they are multiplied in."""
+"""Inference in half precision: the dtypes in which large weights are stored and multiplied."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def check_precision(precision: str) -> None:
 def prepare(
     tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, precision: str = "fp32", compile: bool = False
 ) -> None:
-    """Make models that have been loaded ready for inference, in place.
+    """Prepare loaded models for inference, in place.
 
-    Half precision is for the matrices and convolutions of the transformer and of the tokenizer's decoder. What adds
-    up from scale to scale (the residual stream, f_hat, logits) stays in float32, and the encoder too: tokens of a
-    sample do not change. Their state dicts are no longer those that were loaded.
+    Half precision applies to the matrices and convolutions of the transformer and of the tokenizer's decoder. Values
+    that add up from scale to scale (the residual stream, f_hat, logits) stay in float32. So does the encoder, and the
+    tokens of a sample therefore do not change. Afterwards the state dicts of the models differ from those loaded.
 
     Raises:
-        ConfigError: an unknown precision, or nothing to compile with.
+        ConfigError: an unknown precision, or no compiler was found.
     """
     check_precision(precision)
     return_large_tensors()
@@ -55,7 +55,7 @@ def prepare(
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a device multiplies in ``dtype`` itself, rather than emulate it several times slower than float32."""
+    """Whether a device multiplies in ``dtype`` natively. Emulation is several times slower than float32."""
     if dtype == torch.float32:
         return True
     if device.type == "cpu":
@@ -64,7 +64,7 @@ def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def _store(network: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Store large weights in ``dtype``; multiply in it where the device can, else widen each as it is used."""
+    """Store large weights in ``dtype``. Multiply in it if the device can; else widen each weight when it is used."""
     native = multiplies(dtype, device)
     others = {id(part) for owner in network.modules() if isinstance(owner, Conditioner) for part in owner.modules()}
     for part in network.modules():
@@ -73,7 +73,7 @@ def _store(network: nn.Module, dtype: torch.dtype, device: torch.device) -> None
             if not native:
                 parametrize.register_parametrization(part, "weight", _Widened(), unsafe=True)  # it changes the type
     if native:
-        for name in ("forward", "modulation"):  # what sampling calls
+        for name in ("forward", "modulation"):  # the methods that sampling calls
             if hasattr(network, name):
                 setattr(network, name, torch.autocast(device.type, dtype)(getattr(network, name)))
 

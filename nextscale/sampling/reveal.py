@@ -1,8 +1,9 @@
-"""In-scale steps by groups: which tokens of a scale may be drawn together, and the loss that trains for it.
+"""In-scale steps by groups: which tokens of a scale may be drawn together, and the training loss for it.
 
-A tokenizer may put each token of a scale into a group (``ScaleInput.groups``): tokens of one group depend on each other
-and are drawn one after another, tokens of different groups together. A scale then takes as many sub-steps as its
-largest group has tokens. One group for all is a token at a time, a group each is the whole scale at once.
+A tokenizer may assign each token of a scale to a group (``ScaleInput.groups``). Tokens of the same group depend on each
+other and are drawn one after another; tokens of different groups are drawn together. A scale then takes as many
+sub-steps as its largest group has tokens. With a single group, tokens are drawn one at a time; with one group per
+token, the whole scale is drawn at once.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def rank_in_group(groups_BL: Tensor, priority_BL: Tensor, valid_BL: Tensor | None = None) -> Tensor:
-    """B L integers: the place of each token within its group, by ascending priority (in [0, 1)).
+    """B L integers: the rank of each token within its group, by ascending priority (in [0, 1)).
 
-    Tokens that are not ``valid`` are no part of any group; their rank is L.
+    Tokens that are not ``valid`` belong to no group; their rank is L.
     """
     length = groups_BL.shape[1]
     key = groups_BL.double() + priority_BL.double()
@@ -36,11 +37,12 @@ def rank_in_group(groups_BL: Tensor, priority_BL: Tensor, valid_BL: Tensor | Non
 
 
 def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """What a random sub-step of each scale has revealed, B L booleans, and what each token's loss then counts, B L.
+    """The tokens that a random sub-step of each scale has revealed (B L booleans), and the weight of each token in the
+    loss (B L).
 
-    A scale whose largest group has G tokens takes G sub-steps; one of them, r, is drawn for each sample and scale, in
-    which r tokens of each group are known. The weights, G over the number of tokens that a group has left (0 on known
-    tokens), make the expected loss that of drawing every token once: an order-agnostic autoregressive bound
+    A scale whose largest group has G tokens takes G sub-steps. One of them, r, is drawn per sample and scale; in it, r
+    tokens of each group are known. The weight is G over the number of tokens that the group has left (0 on known
+    tokens). The expected loss is then that of drawing every token once: an order-agnostic autoregressive bound
     (https://arxiv.org/abs/2110.02037), with as much parallelism as the groups allow.
     """
     schedule, device = pyramid.schedule, pyramid.tokens.device
@@ -63,7 +65,7 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
 
 
 def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """B L and B uniform numbers; a sample's do not depend on how far its batch is padded."""
+    """B L and B uniform numbers. The numbers of a sample do not depend on how far its batch is padded."""
     token_BL = torch.zeros(valid_BL.shape, device=valid_BL.device)
     first_B = torch.zeros(len(valid_BL), dtype=torch.double, device=valid_BL.device)
     for i, seed in enumerate(draws.integers(2**31 - 1).tolist()):
@@ -74,10 +76,11 @@ def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
 
 
 def _spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:
-    """B K: the sub-step that each scale is in, uniform over its ``steps_BK``.
+    """B K: the sub-step of each scale, uniform over its ``steps_BK``.
 
-    One number a sample goes on by the golden ratio, from one scale that has a choice to the next: so evenly spread, a
-    loss that is largest where nothing is known yet varies less from step to step.
+    One random number per sample advances by the golden ratio from each scale with several sub-steps to the next. This
+    spreads the sub-steps evenly, so that the loss, which is largest where nothing is known yet, varies less from one
+    training step to the next.
     """
     turn_BK = (steps_BK > 1).cumsum(1)
     return ((first_B[:, None] + turn_BK * GOLDEN) % 1 * steps_BK).long()

@@ -1,4 +1,4 @@
-"""Drawing the tokens of one scale: at once, or in sub-steps that reveal some of them."""
+"""Drawing the tokens of one scale: all at once, or in sub-steps that each reveal some of them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ T = TypeVar("T", int, float)
 
 
 def at_scale(value: T | Sequence[T] | Mapping[str, T], k: int, setting: str, name: str = "") -> T:
-    """A setting at scale k: itself, or entry k where there is one for each scale, or that of the scale's name."""
+    """The value of a setting at scale k: a single value, entry k of one value per scale, or the value for the scale's
+    name."""
     if isinstance(value, int | float):
         return value  # type: ignore[return-value]
     if isinstance(value, Mapping):
         return value.get(name, SamplingConfig.model_fields[setting].default)
     if k >= len(value):
-        raise ConfigError(f"sampling.{setting} has {len(value)} values, one a scale; there is a scale {k + 1}")
+        raise ConfigError(f"sampling.{setting} has {len(value)} values, one per scale, but there is a scale {k + 1}")
     return value[k]
 
 
 @dataclass(frozen=True)
 class ScaleSettings:
-    """How one scale is drawn: fields of ``SamplingConfig``."""
+    """The settings for drawing one scale: fields of ``SamplingConfig``."""
 
     temperature: float
     top_k: int
@@ -42,7 +43,7 @@ class ScaleSettings:
 
     @classmethod
     def at(cls, config: SamplingConfig, k: int, name: str) -> ScaleSettings:
-        """Those of scale k, which is called ``name``."""
+        """The settings of scale k, which is called ``name``."""
         return cls(
             at_scale(config.temperature, k, "temperature", name),
             at_scale(config.top_k, k, "top_k", name),
@@ -53,7 +54,7 @@ class ScaleSettings:
 
     @property
     def filters(self) -> tuple[float, int, float]:
-        """What ``TokenSpace.draw`` takes."""
+        """Temperature, top_k and top_p, in the order of ``TokenSpace.draw``."""
         return self.temperature, self.top_k, self.top_p
 
 
@@ -66,11 +67,11 @@ def draw_scale(
     generator: Generators,
     kept: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens B L_k of one scale, in ``settings.steps`` sub-steps, and the logits of the last."""
+    """Tokens B L_k of one scale, drawn in ``settings.steps`` sub-steps, and the logits of the last sub-step."""
     space, length = transformer.token_space, inputs.length
     device = inputs.scale_ids.device
     real = torch.ones(num_samples, length, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
-    if kept is not None:  # of a sample that keeps all its tokens, nothing is drawn
+    if kept is not None:  # nothing is drawn for a sample that keeps all its tokens
         real = real & (real & ~kept[1]).any(1, keepdim=True)
     if not transformer.config.in_scale_steps:
         logits = predict(None)
@@ -92,14 +93,14 @@ def draw_scale(
     logits = None
     for step in range(max(1, int(steps_B1.max()))):
         logits = predict((tokens, known))
-        # What is not revealed now uses no random numbers, as far as that is known beforehand.
+        # Tokens that are not revealed in this sub-step use no random numbers, as far as they are known beforehand.
         drawing = real & (step < steps_B1) if ranks is None else ranks == step
         drawn = draw_real(space, logits, drawing, generator, settings.filters)
         now = drawing
         if ranks is None:
             priority = _priority(drawing, generator)
             if settings.reveal == "confidence":
-                # A little chance, or rounding errors would choose among equally confident tokens.
+                # A little randomness: without it, rounding errors would choose among equally confident tokens.
                 priority = 1e-3 * priority - space.loss(logits, drawn)
             # Known tokens first, then the best of the rest, up to this sub-step's share of the scale.
             order = priority.masked_fill(known, torch.inf).masked_fill(~real, -torch.inf)
@@ -117,7 +118,7 @@ def draw_real(
     generator: Generators,
     settings: tuple[float, int, float],
 ) -> Tensor:
-    """``space.draw``; with one generator a sample, the numbers it uses do not depend on how far a batch is padded."""
+    """``space.draw``. With one generator per sample, the random numbers do not depend on how far a batch is padded."""
     if mask is None or generator is None or isinstance(generator, torch.Generator):
         return space.draw(logits, generator, *settings)
     drawn = torch.zeros(*logits.shape[:2], *space.token_shape, dtype=torch.long, device=logits.device)
@@ -129,7 +130,7 @@ def draw_real(
 
 
 def _priority(mask: Tensor, generator: Generators) -> Tensor:
-    """B L uniform numbers, as ``draw_real`` draws."""
+    """B L uniform numbers, drawn in the same way as in ``draw_real``."""
     if generator is None or isinstance(generator, torch.Generator):
         return uniform(mask.shape, generator, mask.device)
     priority = torch.zeros(mask.shape, device=mask.device)
@@ -151,7 +152,7 @@ def soften(
     generator: Generators,
     kept: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """B L_k V weights of a Gumbel-softmax, cooler at finer scales, as published VAR's ``more_smooth``."""
+    """B L_k V weights of a Gumbel-softmax, cooler at finer scales, as in ``more_smooth`` of published VAR."""
     sharpened = filter_logits(logits / settings.temperature * (1 + ratio), settings.top_k, settings.top_p)
     noise = -torch.log(-torch.log(uniform(logits.shape, generator, logits.device).clamp(1e-20, 1 - 1e-7)))
     temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)

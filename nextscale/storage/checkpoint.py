@@ -37,7 +37,7 @@ from nextscale.storage.files import (
 )
 
 _STEP = re.compile(r"step-(\d{8,})")
-# How an optimizer computes is this machine's and this run's choice, not the checkpoint's.
+# How an optimizer computes depends on the machine and the run, so a checkpoint does not store it.
 _IMPLEMENTATION = {"params", "fused", "foreach", "capturable", "differentiable"}
 
 
@@ -53,20 +53,20 @@ def save_checkpoint(
 ) -> Path:
     """Write ``folder/step-XXXXXXXX`` (or ``folder/name``), then drop all but the last ``keep`` steps.
 
-    A checkpoint of the same name is replaced. Named ones are never dropped, nor are those of later steps.
+    A checkpoint of the same name is replaced. Named checkpoints and those of later steps are never dropped.
 
     Args:
         step: optimizer steps done.
-        modules: what to save under which name.
-        tensors: further tensors (a moving average of the weights, say), by file name and then by their own.
-        optimizers: their state and hyperparameters.
-        state: anything JSON-able, given back by ``load_checkpoint``.
-        keep: number of step checkpoints that stay, this one included; at least 1.
-        name: of a checkpoint beside the sequence of steps (``best``).
+        modules: modules to save, by name.
+        tensors: further tensors (such as a moving average of the weights), by file name, then by tensor name.
+        optimizers: optimizers whose state and hyperparameters to save, by name.
+        state: anything JSON-able; ``load_checkpoint`` returns it.
+        keep: number of step checkpoints to keep, including this one; at least 1.
+        name: name of a checkpoint outside the sequence of steps (``best``).
 
     Raises:
-        TrainingError: the disk is full or not writable; what was there before is untouched.
-        ValueError: two files of one name, ``keep`` below 1, or a module whose state is not all tensors.
+        TrainingError: the disk is full or not writable; existing checkpoints are untouched.
+        ValueError: two files with the same name, ``keep`` below 1, or a module whose state is not all tensors.
     """
     folder = Path(folder)
     target = folder / (name or f"step-{step:08d}")
@@ -99,7 +99,7 @@ def save_checkpoint(
         if name is None:
             past = [path for number, path in _steps(folder) if number <= step]
             for path in past[:-keep]:
-                # Out of sight first, so that a kill never leaves half of one.
+                # Rename it first, so that a killed process never leaves half a checkpoint under this name.
                 os.rename(path, partial_name(path))
                 remove(partial_name(path))
     return target
@@ -114,17 +114,17 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Fill modules, optimizers and ``tensors`` (in place) from a checkpoint; return its state and ``step``.
 
-    The whole checkpoint is verified and compared with what is to be filled first, so that an error leaves
-    everything as it was. Training then goes on as if it had not stopped, bit for bit on the CPU.
+    The whole checkpoint is first verified and compared with its targets, so that an error leaves everything
+    unchanged. Training then continues as if it had not stopped, bit for bit on the CPU.
 
     Args:
-        modules: to fill; a checkpoint may hold more than is asked for.
-        optimizers: to fill; the modules' parameters must be on their device already.
-        device: where files are read to, on the way to the modules' own.
-        tensors: further tensors, as they were saved.
+        modules: modules to fill; the checkpoint may hold more.
+        optimizers: optimizers to fill; the modules' parameters must already be on their device.
+        device: device that files are read to, before their tensors are copied to the modules' own device.
+        tensors: further tensors to fill, named as they were saved.
 
     Raises:
-        CheckpointError: missing, damaged (an intact earlier one is offered), or made by another model.
+        CheckpointError: it is missing, damaged (the message names an intact earlier one), or of another model.
     """
     path = Path(path)
     restore_folder(path)
@@ -148,14 +148,14 @@ def load_checkpoint(
             for name, target in group.items():
                 target.copy_(loaded[key][name])
     for key, optimizer in (optimizers or {}).items():
-        # To the CPU, where step counts stay; the optimizer itself moves the rest to its parameters' device.
+        # Read to the CPU, where step counts stay; the optimizer moves the rest to its parameters' device.
         stored = load_tensors(path / f"optimizer-{key}.safetensors")
         _fill_optimizer(optimizer, stored, body["optimizers"][key])
     return {**body["state"], "step": body["step"]}
 
 
 def latest_checkpoint(folder: Path | str) -> Path | None:
-    """The finished checkpoint of the highest step, sound or not; None where there is none."""
+    """The finished checkpoint with the highest step, intact or not; None if there is none."""
     folder = Path(folder)
     for leftover in folder.glob(".step-*.replaced"):
         restore_folder(folder / leftover.name.removeprefix(".").removesuffix(".replaced"))
@@ -164,7 +164,7 @@ def latest_checkpoint(folder: Path | str) -> Path | None:
 
 
 def stage_of(path: Path) -> str | None:
-    """The stage that ``RUN/checkpoints/STAGE/step-NUMBER`` is of, going by its name; None for another path."""
+    """The STAGE in the path ``RUN/checkpoints/STAGE/step-NUMBER``; None for any other path."""
     resolved = path.resolve()
     if not _STEP.fullmatch(resolved.name) or resolved.parent.parent.name != "checkpoints":
         return None
@@ -172,9 +172,9 @@ def stage_of(path: Path) -> str | None:
 
 
 def set_aside_later(folder: Path | str, step: int) -> list[Path]:
-    """Rename the checkpoints after ``step``, so that training which goes on from there is not taken for theirs.
+    """Rename the checkpoints after ``step``, so that they do not mix with those of a run that resumes from there.
 
-    They stay on the disk as ``abandoned-step-XXXXXXXX``; their new names are returned.
+    They stay on the disk as ``abandoned-step-XXXXXXXX``. Returns their new paths.
     """
     moved = []
     for number, path in _steps(Path(folder)):
@@ -205,7 +205,7 @@ def check_checkpoint(path: Path | str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"checkpoint {path} is damaged (state.json is not valid JSON)") from None
     if not sound:
-        raise CheckpointError(f"checkpoint {path} is damaged (state.json was changed)")
+        raise CheckpointError(f"checkpoint {path} is damaged (state.json does not match its checksum)")
     for file, entry in body["files"].items():
         problem = _file_problem(path / file, entry["bytes"], entry["sha256"])
         if problem:
@@ -223,7 +223,7 @@ def _file_problem(file: Path, size: int, sha256: str) -> str | None:
 
 
 def sound_checkpoint(path: Path | str) -> dict[str, Any]:
-    """As ``check_checkpoint``, but the error offers the checkpoint before."""
+    """Like ``check_checkpoint``, but the error names another checkpoint that is intact, preferably the one before."""
     path = Path(path)
     try:
         return check_checkpoint(path)
@@ -262,7 +262,7 @@ def _state_tensors(key: str, module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise ValueError(f"{key}: {name} is no tensor, and only tensors are saved")
+            raise ValueError(f"{key}: {name} is not a tensor, but only tensors can be saved")
     return state
 
 
@@ -270,8 +270,8 @@ def _check_fit(path: Path, key: str, stored: Mapping[str, Tensor], target: Mappi
     differences = {
         "missing": sorted(target.keys() - stored.keys()),
         "unexpected": sorted(stored.keys() - target.keys()),
-        "of another shape": [
-            f"{name} {tuple(stored[name].shape)} for {tuple(target[name].shape)}"
+        "wrong shape": [
+            f"{name} is {tuple(stored[name].shape)}, not {tuple(target[name].shape)}"
             for name in sorted(stored.keys() & target.keys())
             if stored[name].shape != target[name].shape
         ],
@@ -326,7 +326,7 @@ def _check_groups(path: Path, key: str, saved: list[dict[str, Any]], optimizer: 
     if sizes != expected:
         raise CheckpointError(
             f"optimizer {key} of checkpoint {path} does not fit: it has groups of {sizes} parameters, "
-            f"this run's has {expected}"
+            f"but this run's optimizer has {expected}"
         )
 
 
@@ -351,8 +351,10 @@ def _fill_optimizer(optimizer: Optimizer, stored: Mapping[str, Tensor], plain: M
 
 
 def _like_parameter(value: Tensor, parameter: Tensor) -> Tensor:
-    """A copy in memory of its own, laid out as the optimizer does: like the parameter where it has its shape (fused
-    kernels walk both side by side)."""
+    """A copy of ``value``, laid out as the optimizer does: like the parameter, if it has its shape.
+
+    Fused kernels walk both side by side.
+    """
     if value.shape != parameter.shape:
         return value.clone()
     return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
@@ -368,7 +370,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _clear_leftovers(folder: Path) -> None:
-    """What a killed process left."""
+    """Restore or remove what a killed process left behind."""
     for leftover in folder.glob(".*.replaced"):
         restore_folder(folder / leftover.name.removeprefix(".").removesuffix(".replaced"))
     clear_partials(folder)
@@ -386,6 +388,6 @@ def _last_good(folder: Path) -> str:
 
 
 def _body_digest(body: Mapping[str, Any]) -> str:
-    """Of the JSON as it reads back, so that it does not matter how the values were written."""
+    """The digest of the JSON as it reads back, so that it does not matter how the values were written."""
     plain = json.loads(json.dumps(body))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

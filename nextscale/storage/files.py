@@ -1,7 +1,7 @@
-"""Writing so that a reader never meets half a file, and reading so that damage is one clear line.
+"""Write so that a reader never sees half a file; read so that damage gives one clear line.
 
 Everything is written under a temporary name beside its target (``.NAME.partial``), flushed to the disk, and
-renamed. A process killed in between leaves the target as it was, and a temporary that the next write removes.
+renamed. A process killed in between leaves the target as it was, and a temporary file that the next write removes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from nextscale.errors import CheckpointError, NextscaleError, TrainingError
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Gives a temporary name to write a file under; when the block ends well, the file takes its place at ``path``.
+    """Yield a temporary path to write to; when the block succeeds, the file there is moved to ``path``.
 
     Raises:
-        TrainingError: the disk is full or the place not writable. What was at ``path`` is then untouched.
+        TrainingError: the disk is full, or ``path`` is not writable. A file at ``path`` is then untouched.
     """
     path = Path(path)
     with writing(path):
@@ -60,17 +60,17 @@ def write_json_atomic(path: Path | str, obj: Any) -> None:
 def save_tensors_atomic(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors as one safetensors file. Shared and strided ones are stored as plain copies.
+    """Write tensors as one safetensors file. Shared and strided tensors are stored as plain copies.
 
     Raises:
-        TrainingError: the disk is full or the place not writable.
+        TrainingError: the disk is full, or ``path`` is not writable.
     """
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_name(path)
         try:
-            # A folder, as safetensors makes temporaries of its own beside the file it is given.
+            # In a folder, because safetensors creates temporary files of its own beside the file it writes.
             remove(partial)
             partial.mkdir()
             save_tensors(partial / path.name, tensors, metadata)
@@ -81,7 +81,7 @@ def save_tensors_atomic(
 
 
 def load_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Read a safetensors file. The tensors are mapped from it: copy those that are to outlive or change it.
+    """Read a safetensors file. The tensors are memory-mapped: copy any that must outlive the file or be changed.
 
     Raises:
         CheckpointError: the file is missing, truncated or otherwise damaged.
@@ -92,14 +92,14 @@ def load_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[s
     try:
         return load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file ({one_line(error)})") from None
+        raise CheckpointError(f"{path} is damaged or not a safetensors file ({one_line(error)})") from None
 
 
-# What these, checkpoints and the token cache are made of.
+# The parts that these functions, checkpoints and the token cache are made of.
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file in place and flush it; raises OSError, as any write does."""
+    """Write a safetensors file in place and flush it; raises OSError like any write."""
     plain = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     try:
         save_file(plain, path, dict(metadata) if metadata else None)
@@ -135,7 +135,7 @@ def replaced_name(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -143,10 +143,10 @@ def remove(path: Path) -> None:
 
 
 def replace_folder(partial: Path, target: Path) -> None:
-    """Put a finished folder in its place.
+    """Move a finished folder to its place.
 
-    A folder cannot replace another in one step, so the old one steps aside first; ``restore_folder`` brings it
-    back should the process be killed in between.
+    A folder cannot replace another in one step, so the old one is renamed first. ``restore_folder`` brings it back if
+    the process is killed in between.
     """
     aside = replaced_name(target)
     if target.exists():
@@ -158,7 +158,7 @@ def replace_folder(partial: Path, target: Path) -> None:
 
 
 def restore_folder(target: Path) -> None:
-    """Undo a ``replace_folder`` that was interrupted, and clear what it left."""
+    """Undo an interrupted ``replace_folder`` and remove what it left behind."""
     aside = replaced_name(target)
     if not aside.exists():
         return
@@ -171,7 +171,7 @@ def restore_folder(target: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, hint: Callable[[], str] | None = None) -> Iterator[None]:
-    """Turn a failure to write ``path`` into one line; ``hint()`` adds what is still good."""
+    """Turn a failure to write ``path`` into a one-line error; ``hint()`` adds what is still intact."""
     try:
         yield
     except NextscaleError:

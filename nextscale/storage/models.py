@@ -1,6 +1,6 @@
 """Trained models on disk: ``config.json`` says how to build one, ``model.safetensors`` holds its weights.
 
-No code runs from a file, and nothing here needs the training data.
+No code from a file is run, and nothing here needs the training data.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
     """The transformer that stage 2 left in a run folder, in evaluation mode.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it speaks of other tokens than the tokenizer.
+        CheckpointError: there is none, it is damaged, or it predicts other tokens than the tokenizer's.
     """
     body = stored_config(run, "transformer")
     if body["token_space"] != tokenizer.token_space.describe():
@@ -119,11 +119,12 @@ def save_run(
     """Write a run folder of finished models, whole or not at all, as training would have left it.
 
     Args:
-        description: what the tokenizer was told of its data (``DataSplits.description``).
-        extra: further tensors by file name, for an exporter to find; nothing else reads them.
+        description: what the tokenizer was told about its data (``DataSplits.description``).
+        extra: further tensors by file name, for exporters; nothing else reads them.
 
     Raises:
-        ConfigError: the folder exists. TrainingError: the disk is full or not writable.
+        ConfigError: the folder exists.
+        TrainingError: the disk is full or not writable.
     """
     run = Path(run)
     refuse_existing(run)
@@ -145,20 +146,20 @@ def save_run(
 
 
 def refuse_existing(run: Path) -> None:
-    """Raise ConfigError where there is something at ``run`` already."""
+    """Raise ConfigError if ``run`` already exists."""
     if run.exists():
         raise ConfigError(f"run folder {run} exists: name another with --out")
 
 
 def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:
-    """Give ``model``, a fresh tokenizer or transformer (``part``), the weights of the one in ``run``.
+    """Load the weights of the ``part`` (tokenizer or transformer) in ``run`` into ``model``, a fresh one.
 
-    Only what embeds conditions may be others': a class embedding for other classes is new, and begins with the old
-    classes' vectors, one after another, which the network can tell apart from the first step; where there were none,
-    with the null. Without memory (on the meta device) it is only checked.
+    Only condition embeddings may differ. A class embedding for other classes is new. It starts from the old classes'
+    vectors in turn, which the network can tell apart from the first step, or from the null if there were no classes.
+    A model without memory (on the meta device) is only checked.
 
     Returns:
-        the names of what is new.
+        the names of the new parameters.
 
     Raises:
         CheckpointError: ``run`` holds no such model, or its weights do not fit.
@@ -174,7 +175,7 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
         if there != here:
             raise CheckpointError(
                 f"cannot start from {run}/{part}: {name} is {there} there and {here} with these settings "
-                "(only what embeds conditions may differ)"
+                "(only condition embeddings may differ)"
             )
     kept = {name: stored[name] for name in wanted if name not in new}
     if not any(value.is_meta for value in wanted.values()):
@@ -191,7 +192,7 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
 
 
 def _same_condition(name: str, known: Mapping[str, Mapping[str, Any]], specs: Mapping[str, ConditionSpec]) -> bool:
-    """Whether what embeds a condition (or its null, which does not depend on its values) can be taken over."""
+    """Whether a condition's stored embedding (or its null, which does not depend on values) can be reused."""
     kind, condition = name.split(".")[1:3]
     if not specs:
         return not known
@@ -209,7 +210,7 @@ def _shape_of(tensor: Tensor | None) -> str:
 def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     write_json_atomic(folder / "config.json", body)
-    # Last, as its presence says that the stage is done.
+    # Last, because its presence means that the stage is done.
     save_tensors_atomic(folder / "model.safetensors", model.state_dict())
 
 
@@ -219,7 +220,7 @@ def has(run: Path, part: str) -> bool:
 
 
 def stored_config(run: Path, part: str) -> dict[str, Any]:
-    """What ``config.json`` of a trained ``tokenizer`` or ``transformer`` says.
+    """The contents of ``config.json`` of a trained ``tokenizer`` or ``transformer``.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -239,10 +240,10 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
 
 
 def stored_settings(section: type[T], values: Any, path: Path) -> T:
-    """``values``, read from ``path``, as a section.
+    """Parse ``values``, read from ``path``, as a section of the configuration.
 
     Raises:
-        CheckpointError: they hold what this version does not know or take.
+        CheckpointError: they hold settings that this version does not know or accept.
     """
     try:
         return section.model_validate(values)

@@ -1,8 +1,9 @@
 """The token cache: a tokenizer's token pyramids, written once and read by whole shards (zarr 3, sharded).
 
 A store is a folder: the arrays ``tokens`` (rows L *token_shape), ``mask`` (rows L, only where samples are ragged)
-and ``conditions/NAME``, the attributes, and ``manifest.json``, which is written last and lists every file. A random
-single row costs hundreds of microseconds, a row of a decoded shard a few: read in the order of ``StreamOrder``.
+and ``conditions/NAME``, the attributes, and ``manifest.json``, which is written last and lists every file. Reading
+a random single row costs hundreds of microseconds, a row of a decoded shard only a few, so read in the order of
+``StreamOrder``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _SHARD_BYTES = 2 << 20
 _MIN_SHARD_ROWS = 1024
 _CHUNKS_PER_SHARD = 4
 _KEEP_WHOLE_BYTES = 512 << 20
-# Shape of a row, and type.
+# Shape of a row, and its dtype.
 _ArraySpec = tuple[tuple[int, ...], np.dtype]
 
 
@@ -62,7 +63,7 @@ def hash_module(module: nn.Module, extra: Mapping[str, Any]) -> str:
 class TokenStoreWriter:
     """Writes a store; made by ``TokenStore.create`` and used as a context manager.
 
-    The store appears under its own name when the block ends well and all rows have come; else nothing does.
+    The store appears under its own name only if the block succeeds and all rows were appended.
     """
 
     def __init__(self, path: Path, attributes: dict[str, Any], arrays: dict[str, _ArraySpec], shard_rows: int):
@@ -77,7 +78,7 @@ class TokenStoreWriter:
 
     def __enter__(self) -> TokenStoreWriter:
         if self.path.exists() and not _is_token_store(self.path):
-            raise CheckpointError(f"{self.path} exists and is no token cache: name another place, or move it away")
+            raise CheckpointError(f"{self.path} exists and is not a token cache: name another path, or move it away")
         with writing(self.path):
             restore_folder(self.path)
             remove(self.partial)
@@ -108,8 +109,8 @@ class TokenStoreWriter:
         """Add B rows: their pyramid, and B values of every condition.
 
         Raises:
-            ValueError: another schedule, a token outside the vocabulary, or other conditions or more rows than
-                announced.
+            ValueError: another schedule or other conditions than the store's, a token outside the vocabulary, or more
+                rows than the store was created for.
             TrainingError: the disk is full.
         """
         rows = self._checked(pyramid, conditions or {})
@@ -129,12 +130,12 @@ class TokenStoreWriter:
         if set(conditions) != set(self.conditions):
             raise ValueError(f"this store holds the conditions {self.conditions}, not {sorted(conditions)}")
         if self._written + self._buffered + len(pyramid) > self.num_rows:
-            raise ValueError(f"this store was announced with {self.num_rows} rows; more came")
+            raise ValueError(f"this store was created for {self.num_rows} rows; more were appended")
         if (pyramid.mask is not None) != ("mask" in self._specs):
-            raise ValueError("a mask needs a store created with ragged=True, and such a store a mask")
+            raise ValueError("a mask needs a store created with ragged=True, and such a store needs a mask")
         tokens = pyramid.tokens.detach().cpu().numpy()
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.vocabulary:
-            raise ValueError(f"tokens {tokens.min()} to {tokens.max()} leave the vocabulary of {self.vocabulary}")
+            raise ValueError(f"tokens {tokens.min()} to {tokens.max()} are outside the vocabulary of {self.vocabulary}")
         rows = {"tokens": tokens}
         if pyramid.mask is not None:
             rows["mask"] = pyramid.mask.cpu().numpy()
@@ -168,13 +169,13 @@ class TokenStoreWriter:
         if self._buffered:
             self._flush()
         if self._written != self.num_rows:
-            raise CheckpointError(f"{self.path} was not saved: {self._written} rows came of {self.num_rows} announced")
+            raise CheckpointError(f"{self.path} was not saved: {self._written} of {self.num_rows} rows were appended")
         files = sorted(file for file in self.partial.rglob("*") if file.is_file())
         manifest = {}
         for file in files:
             fsync(file)
             name = file.relative_to(self.partial).as_posix()
-            # Chunks carry a checksum of their own, which is verified when they are read.
+            # Chunks have their own checksums, which are verified when they are read.
             sha256 = digest(file) if file.suffix == ".json" else None
             manifest[name] = {"bytes": file.stat().st_size, "sha256": sha256}
         write_json_atomic(self.partial / "manifest.json", {"format": FORMAT, "files": manifest})
@@ -185,13 +186,13 @@ class TokenStore:
     """A finished store, opened for reading.
 
     Attributes:
-        schedule: of every row.
-        num_rows: ``passes`` x ``num_samples``, pass by pass where it was written so.
-        passes, num_samples: augmentation passes, and samples in each.
+        schedule: the schedule of every row.
+        num_rows: ``passes`` x ``num_samples``; rows are in the order in which they were appended, usually by pass.
+        passes, num_samples: number of augmentation passes, and of samples per pass.
         token_vocabulary: V.
-        token_shape: of one token; () for codes.
-        shard_rows: what ``StreamOrder`` takes.
-        tokenizer_hash: of the tokenizer that wrote it.
+        token_shape: the shape of one token; () for codes.
+        shard_rows: rows per shard, for ``StreamOrder``.
+        tokenizer_hash: hash of the tokenizer that wrote the store.
         attributes: whatever the writer added.
     """
 
@@ -211,7 +212,7 @@ class TokenStore:
         names += [f"conditions/{name}" for name in attributes["conditions"]]
         self._arrays = {name: _array(group, name) for name in names}
         size = sum(math.prod(array.shape) * array.dtype.itemsize for array in self._arrays.values())
-        # A small store is one block, read once; of a large one, the shards of a shuffle buffer are kept.
+        # A small store is read once, as one block. Of a large one, the shards of a shuffle buffer are kept.
         whole = size <= _KEEP_WHOLE_BYTES
         self._block_rows = self.num_rows if whole else self.shard_rows
         self._block_of = lru_cache(1 if whole else shards_per_buffer + 1)(self._read_block)
@@ -232,19 +233,19 @@ class TokenStore:
         attributes: Mapping[str, Any] | None = None,
         shard_rows: int | None = None,
     ) -> TokenStoreWriter:
-        """A writer for ``num_rows`` rows. It replaces a token cache that is at ``path`` when the block ends well.
+        """A writer for ``num_rows`` rows. When its block succeeds, it replaces any token cache at ``path``.
 
         Args:
-            vocabulary: V, tokens lie in [0, V); it decides the integer type stored (bits: V = 2).
+            vocabulary: V. Tokens lie in [0, V), and V decides the stored integer type (bits: V = 2).
             conditions: each condition's shape (without B) and numpy or torch dtype.
             ragged: store a mask.
-            passes: how often the data were tokenized, each time with other augmentation.
-            num_samples: samples in a pass; ``num_rows / passes`` by default.
+            passes: number of times the data were tokenized, each time with different augmentation.
+            num_samples: samples per pass; ``num_rows / passes`` by default.
             attributes: anything JSON-able to keep with the tokens.
-            shard_rows: rows of a shard; by default a shard takes about 2 MiB and at least 1024 rows.
+            shard_rows: rows per shard; by default a shard takes about 2 MiB and at least 1024 rows.
 
         Raises:
-            ValueError: a size that is not positive.
+            ValueError: a size is not positive.
             CheckpointError: (on entering) something other than a token cache is at ``path``.
         """
         if min(vocabulary, num_rows, passes, shard_rows or 1) < 1:
@@ -278,11 +279,11 @@ class TokenStore:
         """Open a finished store.
 
         Args:
-            tokenizer_hash: of this run's tokenizer (``hash_module``); None opens anybody's.
-            shards_per_buffer: of the ``StreamOrder`` it will be read in.
+            tokenizer_hash: hash of this run's tokenizer (``hash_module``); None accepts any tokenizer.
+            shards_per_buffer: that of the ``StreamOrder`` in which the store will be read.
 
         Raises:
-            CheckpointError: it is missing, no token cache, incomplete, damaged, or another tokenizer's.
+            CheckpointError: it is missing, not a token cache, incomplete, damaged, or from another tokenizer.
         """
         path = Path(path)
         restore_folder(path)
@@ -290,7 +291,7 @@ class TokenStore:
         written_by = attributes["tokenizer_hash"]
         if tokenizer_hash is not None and tokenizer_hash != written_by:
             raise CheckpointError(
-                f"{path} was written by tokenizer {written_by}, this run's is {tokenizer_hash}: "
+                f"{path} was written by tokenizer {written_by}, but this run's is {tokenizer_hash}: "
                 "run `nextscale tokenize` or delete it"
             )
         return cls(path, attributes, shards_per_buffer)
@@ -304,7 +305,7 @@ class TokenStore:
         """
         indices = np.asarray(indices, np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < self.num_rows:
-            raise IndexError(f"rows {indices.min()} to {indices.max()} leave the store's {self.num_rows}")
+            raise IndexError(f"rows {indices.min()} to {indices.max()} are outside the store's {self.num_rows}")
         gathered = self._gather(indices)
         tokens = torch.from_numpy(gathered["tokens"].astype(np.int64))
         mask = torch.from_numpy(gathered["mask"]) if "mask" in gathered else None
@@ -323,8 +324,8 @@ class TokenStore:
         }
         blocks, local = np.divmod(indices, self._block_rows)
         distinct, first = np.unique(blocks, return_index=True)
-        # In the order in which the batch names them: where it leaves one shuffle buffer for the next, the
-        # shards of the old one are used before those of the new one push them out.
+        # Read blocks in the order of the batch. Where it crosses from one shuffle buffer to the next, the shards of
+        # the old buffer are then used before those of the new one evict them.
         for block in distinct[np.argsort(first)].tolist():
             here = np.flatnonzero(blocks == block)
             for name, values in self._block_of(block).items():
@@ -337,17 +338,17 @@ class TokenStore:
         for name, array in self._arrays.items():
             try:
                 read[name] = np.asarray(array[span])
-            except Exception as error:  # zarr, its codecs and the file system each raise their own
+            except Exception as error:  # zarr, its codecs and the file system each raise their own errors
                 raise _damaged(self.path, f"{name}, rows {span.start} to {span.stop - 1}: {one_line(error)}") from None
         return read
 
 
 def _verified_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a store whose every file is there in full; chunks are verified when they are read."""
+    """The attributes of a store, once every file is found complete; chunks are verified when they are read."""
     if not path.exists():
         raise CheckpointError(f"there is no token cache at {path}: run `nextscale tokenize`")
     if not _is_token_store(path):
-        raise CheckpointError(f"{path} is no token cache: name a folder that `nextscale tokenize` wrote")
+        raise CheckpointError(f"{path} is not a token cache: name a folder that `nextscale tokenize` wrote")
     if not (path / "manifest.json").is_file():
         raise _damaged(path, "manifest.json is missing")
     try:
@@ -357,15 +358,15 @@ def _verified_attributes(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(path, "manifest.json is not valid") from None
     if known != FORMAT:
-        raise CheckpointError(f"{path} has the format {known!r}, this version reads {FORMAT!r}: delete it")
+        raise CheckpointError(f"{path} has the format {known!r}, but this version reads {FORMAT!r}: delete it")
     for name, (size, sha256) in files.items():
         file = path / name
         if not file.is_file():
             raise _damaged(path, f"{name} is missing")
         if file.stat().st_size != size:
-            raise _damaged(path, f"{name} has {file.stat().st_size} bytes of {size}")
+            raise _damaged(path, f"{name} has {file.stat().st_size} of {size} bytes")
         if sha256 is not None and digest(file) != sha256:
-            raise _damaged(path, f"{name} was changed")
+            raise _damaged(path, f"{name} does not match its checksum")
     try:
         return json.loads((path / "zarr.json").read_bytes())["attributes"]
     except (OSError, ValueError, KeyError):
@@ -377,7 +378,7 @@ def _damaged(path: Path, what: str) -> CheckpointError:
 
 
 def _is_token_store(path: Path) -> bool:
-    """Whether a token cache, sound or not, is what lies there: nothing else is ever replaced."""
+    """Whether ``path`` is a token cache, intact or not: nothing else is ever replaced."""
     files = (path / "manifest.json", path / "zarr.json")
     return any(file.is_file() and FORMAT.rstrip("1").encode() in file.read_bytes() for file in files)
 
@@ -394,6 +395,6 @@ def _numpy_dtype(dtype: Any) -> np.dtype:
 
 
 def _default_shard_rows(row_bytes: int, num_rows: int) -> int:
-    """About 2 MiB of tokens and at least 1024 rows, in whole chunks, but not more than there are."""
+    """About 2 MiB of tokens and at least 1024 rows, but no more than ``num_rows``; rounded up to whole chunks."""
     rows = min(max(_SHARD_BYTES // row_bytes, _MIN_SHARD_ROWS), num_rows)
     return -(-rows // _CHUNKS_PER_SHARD) * _CHUNKS_PER_SHARD

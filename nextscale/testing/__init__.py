@@ -1,7 +1,8 @@
-"""The contract that every modality keeps, to run against a plugin of your own (extra: ``test``).
+"""The contract that every modality must meet. Run it against your own plugin (extra: ``test``).
 
-``checks`` and ``sampling_checks`` hold one plain function an invariant (they need neither pytest nor hypothesis),
-``strategies`` what hypothesis draws, ``contract`` the base classes of a plugin's tests::
+``checks``, ``model_checks`` and ``sampling_checks`` hold one plain function per invariant, which needs neither pytest
+nor hypothesis. ``strategies`` holds the hypothesis strategies, ``contract`` and ``modality_contract`` the base classes
+of a plugin's tests::
 
     from nextscale.testing import ModalityContract
 

@@ -1,8 +1,8 @@
 """Invariants of a tokenizer alone, one plain function each: 1 schedule, 5 telescoping, 6 prefix, 8 round trip.
 
-``model_checks`` holds those of a tokenizer with a transformer, ``sampling_checks`` those of sampling. Every check
-raises AssertionError with the invariant, the scale and the sample, and needs neither pytest nor hypothesis. Models
-should be in evaluation mode.
+``model_checks`` holds those of a tokenizer with a transformer, ``sampling_checks`` those of sampling. A check
+that fails raises AssertionError, which names the invariant, the scale and the sample. Checks need neither pytest nor
+hypothesis. Models should be in evaluation mode.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Conditions = Mapping[str, Tensor] | None
 
 
 def check_schedule(schedule: Schedule, grid: bool = False) -> None:
-    """1. Lengths are positive, offsets add up, spans tile L; grids (``grid``) never shrink."""
+    """1. Lengths are positive, offsets add up, spans tile L; with ``grid``, scales never shrink."""
     name, count = "invariant 1 (schedule)", 0
     assert len(schedule.offsets) == len(schedule) + 1, (
         f"{name}: {len(schedule.offsets)} offsets, {len(schedule)} scales"
@@ -56,7 +56,7 @@ def check_schedule(schedule: Schedule, grid: bool = False) -> None:
 
 @torch.no_grad()
 def check_purity(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditions: Conditions = None) -> None:
-    """Under 3: no step modifies the state it is given, and a step repeated gives the same."""
+    """Part of 3. No step modifies the state it is given, and a repeated step gives the same result."""
     name = "invariant 3 (states are never modified)"
     state = tokenizer.initial_state(len(pyramid), conditions, pyramid.schedule)
     for k in range(len(pyramid.schedule)):
@@ -87,7 +87,7 @@ def check_telescoping(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, ato
 
 @torch.no_grad()
 def check_stage_one(tokenizer: MultiscaleTokenizer, samples: Any, atol: float = 1e-3) -> None:
-    """5. (``AddsParts``.) What stage 1 trains on is what stage 2 uses: the same tokens, the same reconstruction."""
+    """5. (``AddsParts``.) Stage 1 trains on the tokens and the reconstruction that stage 2 uses."""
     name, pyramid = "invariant 5 (stage 1 = stage 2)", tokenizer.encode(samples)
     reconstruction, tokens = ability(tokenizer, AddsParts).reconstruct(samples)
     assert_same(name, "tokens", tokens.tokens, pyramid.tokens)
@@ -98,10 +98,10 @@ def check_stage_one(tokenizer: MultiscaleTokenizer, samples: Any, atol: float = 
 
 @torch.no_grad()
 def check_prefix(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditions: Conditions = None) -> list[Any]:
-    """6. A truncated pyramid decodes at every k: finite, of the full sample's kind, and blind to finer tokens.
+    """6. A pyramid truncated at any k decodes to finite samples, shaped like the full one, blind to finer tokens.
 
     Returns:
-        What each prefix decoded to, K + 1 batches, for the modality's own checks.
+        The decoded samples of every prefix, K + 1 batches, for the modality's own checks.
     """
     name, states = "invariant 6 (prefix)", tokenizer.states(pyramid, conditions)
     decoded = [tokenizer.decode(state) for state in states]
@@ -128,9 +128,9 @@ def check_round_trip(
     lossless: bool = False,
     others: Any = None,
 ) -> None:
-    """8. encode -> store -> load -> decode is unchanged; ``lossless`` tokenizers give the samples back exactly.
+    """8. encode -> store -> load -> decode is unchanged; a ``lossless`` tokenizer returns the samples exactly.
 
-    ``others`` are encoded in between, so that a decoder that remembers what was encoded is found out.
+    ``others`` are encoded in between, to catch a decoder that remembers what was encoded.
     """
     name, pyramid = "invariant 8 (round trip)", tokenizer.encode(samples)
     conditions = conditions or {}

@@ -1,4 +1,4 @@
-"""The contract of a tokenizer and the transformer on it, as a base class of pytest tests."""
+"""The contract of a tokenizer and a transformer built on it, as a base class of pytest tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nextscale.transformer import ScaleTransformer
 
 
 class TokenizerContract(PropertyTests):
-    """Invariants 1 to 8 and 10 to 12 of a tokenizer. Subclass it as ``Test...``; two methods must be written."""
+    """Invariants 1 to 8 and 10 to 12 of a tokenizer. Subclass it as ``Test...`` and write two methods."""
 
     condition_specs: ClassVar[Sequence[ConditionSpec]] = (
         ConditionSpec(name="label", size=3),
@@ -46,10 +46,10 @@ class TokenizerContract(PropertyTests):
         """A batch of samples, as ``encode`` takes it."""
         raise NotImplementedError
 
-    # What it may change.
+    # What it may override.
 
     def build_tokenizers(self) -> list[MultiscaleTokenizer]:
-        """Variants; each example takes one of them."""
+        """Variants of the tokenizer; each example draws one of them."""
         return [self.build_tokenizer()]
 
     def schedules(self, tokenizer: MultiscaleTokenizer) -> st.SearchStrategy[Schedule | None]:
@@ -59,11 +59,11 @@ class TokenizerContract(PropertyTests):
         return strategies.transformer_configs(num_scales, in_scale_steps)
 
     def build_stem(self, tokenizer: MultiscaleTokenizer, width: int) -> Stem | None:
-        """The modality's own stem; None is the linear layer."""
+        """The modality's own stem; None means the linear layer."""
         return tokenizer.build_stem(width)
 
     def ragged(self, tokenizer: MultiscaleTokenizer, seed: int) -> tuple[list[Any], Any] | None:
-        """Samples of different sizes, each as a batch of one, and all in one batch; None where there are none."""
+        """Samples of different sizes, each as a batch of one, and all in one batch; None if sizes are equal."""
         return None
 
     def check_samples(self, samples: Any, num_samples: int) -> None:
@@ -110,7 +110,7 @@ class TokenizerContract(PropertyTests):
 
     @staticmethod
     def num_scales(pyramid: TokenPyramid, tokenizer: MultiscaleTokenizer) -> int | None:
-        """How many values a setting that is one a scale has; None where it must be one for all."""
+        """Number of values in a per-scale setting; None if it must be one value for all scales."""
         return None if tokenizer.adaptive else len(pyramid.schedule)
 
     # The invariants.
@@ -155,7 +155,7 @@ class TokenizerContract(PropertyTests):
     def property_telescoping(self, data: st.DataObject) -> None:
         tokenizer, pyramid, _, seed = self.draw_pyramid(data)
         if not isinstance(tokenizer, AddsParts):
-            pytest.skip("telescoping: this tokenizer's state is no sum of parts")
+            pytest.skip("telescoping: this tokenizer's state is not a sum of parts")
         checks.check_telescoping(tokenizer, pyramid)
         checks.check_stage_one(tokenizer, self.samples(tokenizer, len(pyramid), seed))
 
@@ -205,7 +205,7 @@ class TokenizerContract(PropertyTests):
         steps = transformer.config.in_scale_steps
         config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
         keep = data.draw(strategies.keep_masks(pyramid))
-        if tokenizer.adaptive:  # known tokens have a place only where all before them are known
+        if tokenizer.adaptive:  # a known token has a place only if all tokens before it are known
             keep = torch.ones_like(keep)
         sampling_checks.check_edit_known(tokenizer, transformer, pyramid, keep, seed, conditions, config)
 
@@ -226,7 +226,7 @@ class TokenizerContract(PropertyTests):
     def property_legality(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         if not isinstance(tokenizer.token_space, Codes):
-            pytest.skip("legality: legal tokens are a mask over codes")
+            pytest.skip("legality: only codes have a mask of legal tokens")
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
         config = data.draw(

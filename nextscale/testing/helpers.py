@@ -1,4 +1,4 @@
-"""What the checks stand on: comparisons that say where things differ, and random tokens and weights."""
+"""Helpers of the checks: comparisons that report where things differ, and random tokens and weights."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def assert_same(
     """Assert that two tensors are equal bit for bit, or (``atol``) within a tolerance.
 
     Args:
-        valid: booleans over the leading axes; the rest is not compared.
-        batched: the first axis is B, so that the message can name the sample.
+        valid: booleans over the leading axes; only true positions are compared.
+        batched: whether the first axis is B, so that the message can name the sample.
 
     Raises:
         AssertionError: names the invariant, the scale and the first sample that differs.
     """
     where = f"{invariant}: " + ("" if scale is None else f"scale {scale}, ")
     if ours is None or expected is None:
-        assert ours is expected, f"{where}{what} is {'absent' if ours is None else 'there'} on one side only"
+        assert ours is expected, f"{where}{what} is {'absent' if ours is None else 'present'} on one side only"
         return
     assert ours.shape == expected.shape, f"{where}{what} has the shape {tuple(ours.shape)}, not {tuple(expected.shape)}"
     assert ours.dtype == expected.dtype, f"{where}{what} is {ours.dtype}, not {expected.dtype}"
@@ -58,7 +58,7 @@ def assert_same(
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The parts of nested mappings, sequences, dataclasses and plain objects, each with where it lies."""
+    """The leaves of nested mappings, sequences, dataclasses and plain objects, each with its path."""
     if isinstance(tree, Mapping):
         children = dict(tree)
     elif isinstance(tree, list | tuple):
@@ -100,7 +100,7 @@ def random_tokens(
     legal: Tensor | None = None,
     avoid: Tensor | None = None,
 ) -> Tensor:
-    """B L *token_shape: uniform legal tokens, other than ``avoid`` wherever there is a choice."""
+    """B L *token_shape: uniform legal tokens, different from ``avoid`` wherever there is a choice."""
     shape = (num_samples, length, *space.token_shape)
     if legal is None:
         if avoid is None:
@@ -123,10 +123,10 @@ def random_pyramid(
     like: TokenPyramid | None = None,
     changed: int = 0,
 ) -> TokenPyramid:
-    """Run the machine on random legal tokens.
+    """Run the tokenizer on random legal tokens, scale by scale.
 
-    With ``like``, take its tokens below scale ``changed``, other ones at that scale, and random ones above: two
-    pyramids that differ from scale ``changed`` on.
+    With ``like``, take its tokens below scale ``changed``, different ones at that scale, and random ones above. The
+    two pyramids then differ from scale ``changed`` on.
     """
     generator = torch.Generator().manual_seed(seed)
     schedule = like.schedule if like is not None else schedule
@@ -148,7 +148,7 @@ def random_pyramid(
         state = tokenizer.update(state, k, tokens[k])
     lengths = tuple(part.shape[1] for part in tokens)
     wanted = schedule or getattr(state, "schedule", None) or tokenizer.schedule()
-    if wanted.lengths != lengths:  # the number of scales depended on what was drawn
+    if wanted.lengths != lengths:  # the number of scales depended on the drawn tokens
         wanted = Schedule.of([(length,) for length in lengths])
     packed = torch.cat(masks, 1)
     return TokenPyramid.pack(tokens, wanted, None if bool(packed.all()) else packed)
@@ -156,9 +156,9 @@ def random_pyramid(
 
 @torch.no_grad()
 def randomize(module: nn.Module, seed: int) -> nn.Module:
-    """Normal weights that let every branch count.
+    """Draw normal weights with which every branch affects the output.
 
-    A fresh transformer's gammas and head are nearly zero: it would hide a wrong mask or cache.
+    A fresh transformer's gammas and head are nearly zero, which would hide a wrong mask or cache.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(module.named_parameters()):

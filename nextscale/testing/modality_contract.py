@@ -1,4 +1,4 @@
-"""The contract of a modality: its tokenizer's, and its data, objectives and writers."""
+"""The contract of a modality: that of its tokenizer, and that of its data, objectives and writers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 
 class ModalityContract(TokenizerContract):
-    """``TokenizerContract`` on a modality's tokenizer and real data. Three methods must be written."""
+    """``TokenizerContract`` on a modality's tokenizer and real data. Subclass it and write three methods."""
 
     # What a plugin must write.
 
@@ -30,18 +30,18 @@ class ModalityContract(TokenizerContract):
         raise NotImplementedError
 
     def data_config(self) -> Any:
-        """Of the plugin's data section: data that open at once, small, with augmentation if there is any."""
+        """The plugin's data section: small data that open at once, with augmentation if there is any."""
         raise NotImplementedError
 
     def tokenizer_config(self) -> Any:
-        """Of the plugin's tokenizer section: a tiny tokenizer."""
+        """The plugin's tokenizer section: a tiny tokenizer."""
         raise NotImplementedError
 
     def tokenizer_configs(self) -> Iterable[Any]:
-        """Variants."""
+        """Variants of ``tokenizer_config``."""
         return [self.tokenizer_config()]
 
-    # What follows.
+    # What follows from these.
 
     def splits(self) -> DataSplits:
         cls = type(self)
@@ -63,7 +63,7 @@ class ModalityContract(TokenizerContract):
     # The checks.
 
     def test_data(self) -> None:
-        """Every split reads; conditions are within their bounds; the description survives JSON."""
+        """Every split can be read; conditions are within their bounds; the description survives JSON."""
         splits = self.splits()
         assert json.loads(json.dumps(splits.description)) == splits.description
         for source in filter(None, (splits.train, splits.validation, splits.test)):
@@ -87,7 +87,7 @@ class ModalityContract(TokenizerContract):
             assert_same("data", name, value, torch.cat([single.conditions[name] for single in singles]))
 
     def test_objectives(self) -> None:
-        """Stage 1: the first objective trains the tokenizer; every loss is finite and moves its model's weights."""
+        """Stage 1: the first objective trains the tokenizer; every loss is finite and has gradients."""
         modality, config, splits = self.build_modality(), self.tokenizer_config(), self.splits()
         tokenizer = modality.build_tokenizer(config, splits.description)
         objectives = modality.tokenizer_objectives(tokenizer, config)
@@ -104,7 +104,7 @@ class ModalityContract(TokenizerContract):
             assert moved, f"{objective.name}: no weight of its model has a gradient"
 
     def test_writers(self, tmp_path: Path) -> None:
-        """Samples, coarse or complete, can be written: one file each, an overview, and the film strip."""
+        """Samples, coarse or complete, can be written: one file per sample, an overview, and the film strip."""
         modality, tokenizer = self.build_modality(), self.build_tokenizer().eval()
         with torch.inference_mode():
             states = tokenizer.states(tokenizer.encode(self.samples(tokenizer, 3, 0)))

@@ -1,6 +1,6 @@
 """Invariants of a tokenizer with a transformer: 2 causality, 3 train = sample, 4 cached = full, 7 ragged = single.
 
-The transformer's weights should be random (``helpers.randomize``): a fresh one hides most mistakes.
+The transformer's weights should be random (``helpers.randomize``): fresh ones hide most mistakes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def check_causality(
     j: int,
     conditions: Conditions = None,
 ) -> None:
-    """2. ``changed`` differs from ``pyramid`` from scale j on: no input and no logit of a scale <= j does.
+    """2. ``changed`` differs from ``pyramid`` only from scale j on, so inputs and logits of scales <= j are the same.
 
-    Bit for bit; within 1e-4 where what is computed beside a scale depends on tokens (an adaptive tokenizer): matrix
-    products of another number of rows are rounded otherwise.
+    They are compared bit for bit. With an adaptive tokenizer or different schedules, logits are compared within 1e-4.
+    Then the number of rows in a matrix product depends on the tokens, and the number of rows changes its rounding.
     """
     name, count = "invariant 2 (causality)", len(pyramid)
     for k in range(j):
@@ -58,9 +58,9 @@ def check_train_equals_sample(
     keep: Tensor | None = None,
     seed: int = 0,
 ) -> None:
-    """3. What the transformer sees while sampling equals teacher forcing on the tokens that came out, bit for bit.
+    """3. The transformer's inputs while sampling equal teacher forcing on the drawn tokens, bit for bit.
 
-    ``keep`` (B L booleans) takes tokens from ``pyramid`` and leaves the others to chance; None takes all.
+    ``keep`` (B L booleans): tokens to take from ``pyramid``; the others are drawn. None takes all.
     """
     name, count = "invariant 3 (train = sample)", len(pyramid)
     keep = torch.ones(pyramid.tokens.shape[:2], dtype=torch.bool) if keep is None else keep
@@ -89,10 +89,10 @@ def check_cached_equals_full(
     capacity: int = 0,
     atol: float = 1e-4,
 ) -> None:
-    """4. Logits scale by scale with the key/value cache equal the packed, masked forward's.
+    """4. Logits computed scale by scale with the key/value cache equal those of the packed, masked forward.
 
     ``known`` (B L booleans): tokens revealed within their scale, for a transformer with in-scale steps. Each scale is
-    then predicted twice, first with nothing revealed. ``capacity``: tokens that the cache has room for at first.
+    then predicted twice, first with nothing revealed. ``capacity``: tokens that the cache initially has room for.
     """
     name, inputs = "invariant 4 (cached = full)", tokenizer.teacher_forcing(pyramid, conditions)
     revealed = None if known is None else (pyramid.tokens, known)
@@ -119,7 +119,7 @@ def check_ragged_equals_single(
     conditions: Conditions = None,
     atol: float = 1e-4,
 ) -> None:
-    """7. Samples of different sizes: the same tokens and logits alone (``singles``) as padded in a batch."""
+    """7. Samples of different sizes have the same tokens and logits alone as padded in a batch (``joined``)."""
     name, together = "invariant 7 (ragged = single)", tokenizer.encode(joined)
     inputs = tokenizer.teacher_forcing(together, conditions)
     logits = packed_logits(transformer, inputs, len(together), conditions)
@@ -150,7 +150,7 @@ def packed_logits(
 
 
 def _at(inputs: ScaleInput, span: slice, num_samples: int, k: int = 0) -> dict[str, Any]:
-    """One scale of (packed) inputs, in one form; the first B rows, as guidance doubles the batch."""
+    """One scale of (packed) inputs, in a uniform form; only the first B rows, because guidance doubles the batch."""
     starts = inputs.features is None or span.stop <= inputs.start
     mask = torch.ones(num_samples, inputs.length, dtype=torch.bool) if inputs.mask is None else inputs.mask
     coordinates = (
@@ -172,7 +172,7 @@ def _assert_same_inputs(name: str, ours: dict[str, Any], expected: dict[str, Any
         if field == "structure":
             assert_same_tree(name, "input structure", value, expected[field], scale=k)
             continue
-        # What only training reads may be left out of the inputs of one scale under guidance.
+        # Under guidance, the inputs of one scale may lack the fields that only training reads.
         if field in ("groups", "weight") and expected[field] is None:
             continue
         assert_same(name, f"input {field}", value, expected[field], scale=k)

@@ -18,9 +18,9 @@ class PropertyTests:
     """
 
     examples: ClassVar[int] = 50
-    """Examples of each of invariants 1 to 4."""
+    """Number of examples for each of invariants 1 to 4."""
     few_examples: ClassVar[int] = 15
-    """Examples of each other property."""
+    """Number of examples for each other property."""
     thorough: ClassVar[frozenset[str]] = frozenset(
         {"schedule", "causality", "train_equals_sample", "cached_equals_full"}
     )

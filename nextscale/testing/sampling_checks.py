@@ -30,9 +30,9 @@ def check_determinism(
     config: SamplingConfig | None = None,
     schedule: Schedule | None = None,
 ) -> None:
-    """10. The same seed gives the same tokens, with one generator for the batch or one a sample.
+    """10. The same seed gives the same tokens, with one generator for the batch or one per sample.
 
-    With one a sample, sample i does not depend on its batch mates: alone, it comes out the same.
+    With one per sample, sample i does not depend on the others: drawn alone, it comes out the same.
     """
     name = "invariant 10 (determinism)"
 
@@ -42,7 +42,7 @@ def check_determinism(
         return generate(tokenizer, transformer, len(rows), own, config, seeds if per_sample else seeds[0], schedule)
 
     def real(drawn: Generation, k: int, i: int) -> Tensor:
-        """Of sample i, without padding; none at scales that its batch mates alone have."""
+        """The tokens of sample i without padding; none at scales that only other samples have."""
         if k >= len(drawn.tokens):
             return drawn.tokens[0][i][:0]
         mask = drawn.masks[k]
@@ -51,7 +51,7 @@ def check_determinism(
     every = list(range(num_samples))
     for per_sample in (False, True):
         first = tokens(every, per_sample)
-        torch.rand(1)  # nothing may hang on torch's own generator
+        torch.rand(1)  # no draw may depend on torch's global generator
         again = tokens(every, per_sample)
         for k, drawn in enumerate(first.tokens):
             assert_same(name, "tokens drawn again", again.tokens[k], drawn, scale=k)
@@ -75,7 +75,7 @@ def check_guidance_zero(
 ) -> None:
     """11. Guidance 0 draws from the conditional model: the same tokens as a bare loop over it.
 
-    ``config`` and the transformer without in-scale steps.
+    ``config`` and ``transformer`` must not use in-scale steps.
     """
     name = "invariant 11 (guidance 0 = conditional model)"
     config = (config or SamplingConfig()).model_copy(update={"guidance": 0.0})
@@ -107,7 +107,7 @@ def check_edit_known(
     conditions: Conditions = None,
     config: SamplingConfig | None = None,
 ) -> None:
-    """11. An edit returns the input's tokens wherever ``keep`` (B L booleans) says so; all kept, all returned."""
+    """11. An edit returns the input's tokens wherever ``keep`` (B L booleans) is true. Also tried with all true."""
     name = "invariant 11 (edit keeps what is known)"
     for what, kept in (("all tokens known", torch.ones_like(keep)), ("some tokens known", keep)):
         generator = torch.Generator().manual_seed(seed)
@@ -128,17 +128,17 @@ def check_edit_places(
     conditions: Conditions = None,
     config: SamplingConfig | None = None,
 ) -> None:
-    """11. (Tokenizers that map places to tokens.) Edits by a mask over the sample, ``keep`` B *grid booleans.
+    """11. (``EditsPlaces``.) Edits with a mask over the sample, ``keep`` (B *grid booleans).
 
-    Everything kept gives back the tokens and the state, nothing kept is a sample like any other; kept tokens never
-    change, and a larger mask never keeps less. With and without anchoring.
+    Keeping everything returns the tokens and the state; keeping nothing gives the same tokens as plain sampling. Kept
+    tokens never change. All this holds with and without anchoring.
     """
     name, known = "invariant 11 (edit by place)", tokenizer.encode(samples)
     editor = ability(tokenizer, EditsPlaces)
     masks = {what: editor.keep_tokens(mask) for what, mask in
              (("nothing", torch.zeros_like(keep)), ("some", keep), ("everything", torch.ones_like(keep)))}  # fmt: skip
-    assert not bool(masks["nothing"].any()), f"{name}: a token is kept where nothing is"
-    assert bool(masks["everything"].all()), f"{name}: a token is not kept where everything is"
+    assert not bool(masks["nothing"].any()), f"{name}: a token is kept although no place is"
+    assert bool(masks["everything"].all()), f"{name}: a token is not kept although every place is"
     for what, kept in masks.items():
         assert kept.shape == known.tokens.shape[:2], f"{name}: the mask over tokens is {tuple(kept.shape)}"
         for anchored in (False, True):
@@ -171,7 +171,7 @@ def check_legality(
 ) -> None:
     """12. (Codes.) No illegal token is ever drawn, whatever the settings.
 
-    On top of the tokenizer's own legal tokens, a random mask leaves about ``share`` of them, at least one a place.
+    A random mask leaves about ``share`` of the tokenizer's own legal tokens, and at least one per position.
     """
     generator = torch.Generator().manual_seed(seed)
     with _restricted(tokenizer, num_samples, generator, share) as masks:
@@ -190,7 +190,7 @@ def check_legality(
 def _restricted(
     tokenizer: MultiscaleTokenizer, num_samples: int, generator: torch.Generator, share: float
 ) -> Iterator[dict[int, Tensor]]:
-    """Within the block, ``scale_input`` allows only random tokens; yields the masks B L_k V by scale."""
+    """Within the block, ``scale_input`` allows only a random set of tokens; yields the masks (B L_k V) by scale."""
     own_input, masks = tokenizer.scale_input, {}
 
     def scale_input(state: object, k: int) -> ScaleInput:

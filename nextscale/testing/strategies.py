@@ -1,4 +1,4 @@
-"""What hypothesis draws: schedules, token pyramids, and settings of the transformer and of sampling."""
+"""Hypothesis strategies: schedules, token pyramids, and settings of the transformer and of sampling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seeds() -> st.SearchStrategy[int]:
 
 @st.composite
 def grid_schedules(draw: st.DrawFn, axes: int | None = None, max_side: int = 9) -> Schedule:
-    """Grids of 1 to 3 axes, grown as ``Schedule.grid`` does."""
+    """Grids of 1 to 3 axes, grown by ``Schedule.grid``."""
     axes = draw(st.integers(1, 3)) if axes is None else axes
     finest = draw(st.lists(st.integers(1, max_side), min_size=axes, max_size=axes))
     sides = draw(st.lists(st.integers(1, max(finest)), min_size=1, max_size=5, unique=True))
@@ -29,20 +29,20 @@ def grid_schedules(draw: st.DrawFn, axes: int | None = None, max_side: int = 9) 
 
 
 def set_schedules(max_scales: int = 5, max_length: int = 6) -> st.SearchStrategy[Schedule]:
-    """Scales of any lengths, as sets have them."""
+    """Scales of any lengths, as for sets."""
     lengths = st.lists(st.integers(1, max_length), min_size=1, max_size=max_scales)
     return lengths.map(lambda drawn: Schedule.of([(length,) for length in drawn]))
 
 
 def schedules_for(tokenizer: MultiscaleTokenizer) -> st.SearchStrategy[Schedule | None]:
-    """None (the tokenizer's default), and those of smaller or stretched samples where it takes several sizes."""
+    """None (the tokenizer's default); also those of smaller or stretched samples if it takes several sizes."""
     if not isinstance(tokenizer, TakesSizes):
         return st.none()
     return st.none() | st.sampled_from(tokenizer.schedules_nearby())
 
 
 def pyramids(tokenizer: MultiscaleTokenizer, max_samples: int = 3) -> st.SearchStrategy[TokenPyramid]:
-    """Random legal tokens, of the tokenizer's own or another schedule."""
+    """Random legal tokens, on the tokenizer's own or another schedule."""
     numbers = st.integers(1, max_samples)
     return st.builds(
         lambda number, seed, schedule: random_pyramid(tokenizer, number, seed, schedule=schedule),
@@ -54,7 +54,7 @@ def pyramids(tokenizer: MultiscaleTokenizer, max_samples: int = 3) -> st.SearchS
 
 @st.composite
 def attention_matrices(draw: st.DrawFn, num_scales: int) -> tuple[tuple[bool, ...], ...]:
-    """Which scales a scale looks at: itself, never a finer one, any coarser ones."""
+    """Which scales each scale attends to: itself, any coarser ones, never a finer one."""
     rows = [[*draw(st.lists(st.booleans(), min_size=k, max_size=k)), True] for k in range(num_scales)]
     return tuple(tuple(row + [False] * (num_scales - len(row))) for row in rows)
 
@@ -85,8 +85,10 @@ def transformer_configs(draw: st.DrawFn, num_scales: int, in_scale_steps: bool |
 def sampling_configs(
     draw: st.DrawFn, num_scales: int | None, in_scale_steps: bool = False, extreme: bool = False
 ) -> SamplingConfig:
-    """Settings of sampling, each one value or one a scale (``num_scales`` None: one value only); ``extreme`` ones only
-    where any draw is as good."""
+    """Sampling settings, each one value or one per scale (``num_scales`` None: one value only).
+
+    ``extreme`` settings suit checks that hold for any draw.
+    """
 
     def setting(values: st.SearchStrategy[Any]) -> Any:
         if num_scales is None:
@@ -106,7 +108,7 @@ def sampling_configs(
 
 
 def keep_masks(pyramid: TokenPyramid) -> st.SearchStrategy[Tensor]:
-    """B L booleans: what an edit keeps, from nothing to everything."""
+    """B L booleans: the tokens that an edit keeps, from none to all."""
 
     def mask(seed: int, share: float) -> Tensor:
         chance = torch.rand(pyramid.tokens.shape[:2], generator=torch.Generator().manual_seed(seed))
@@ -116,7 +118,7 @@ def keep_masks(pyramid: TokenPyramid) -> st.SearchStrategy[Tensor]:
 
 
 def place_masks(samples: Tensor) -> st.SearchStrategy[Tensor]:
-    """B *grid booleans over samples B C *grid: a box in each, or all but that."""
+    """B *grid booleans over samples B C *grid: a box in each sample, or everything outside it."""
     shape = samples.shape[2:]
 
     def mask(seed: int, outside: bool) -> Tensor:

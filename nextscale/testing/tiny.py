@@ -1,4 +1,4 @@
-"""Tiny models with random weights, built in a millisecond, for tests of anything that needs some model."""
+"""Tiny models with random weights, built in a millisecond, for any test that needs a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T", bound=GridTokenizer)
 
 
 def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, **variant: Any) -> T:
-    """Samples B 2 *sample_shape; a latent half as large of 4 channels; scales 1 2 3; 11 codes.
+    """Samples B 2 *sample_shape; a latent of 4 channels and half the size; scales 1 2 3; 11 codes.
 
     ``variant``: ``phi`` (sharing), ``distance``, ``upsample``.
     """
@@ -49,7 +49,7 @@ def transformer_for(
     seed: int = 0,
     **settings: Any,
 ) -> ScaleTransformer:
-    """Two blocks of width 16, or as ``config`` says, with weights that let every branch count."""
+    """Two blocks of width 16, or as ``config`` says, with random weights that make every branch matter."""
     config = config or TransformerConfig(**{"depth": 2, "width": 16, "heads": 2, "drop_path": 0.0, **settings})
     schedule = schedule or tokenizer.schedule()
     space, width = tokenizer.token_space, tokenizer.feature_dim

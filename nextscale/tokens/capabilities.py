@@ -1,10 +1,10 @@
-"""What a tokenizer may be able to do beyond the state machine.
+"""Optional abilities of a tokenizer, beyond the state machine.
 
-A tokenizer declares an ability by inheriting its class::
+A tokenizer declares an ability by inheriting from its class::
 
     class AudioTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes): ...
 
-The core asks with ``ability``, and the contract suite tests what is declared and nothing else.
+The core checks for an ability with ``ability``. The contract suite tests exactly the declared abilities.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T", bound="Capability")
 
 
 class Capability(ABC):
-    """Base of all abilities. ``missing`` says, in an error message, what a tokenizer without this ability cannot do."""
+    """Base of all abilities. ``missing`` completes the error message for a tokenizer that does not have the ability."""
 
     missing: ClassVar[str]
 
@@ -31,7 +31,7 @@ def ability(tokenizer: Any, kind: type[T]) -> T:
     """``tokenizer``, typed as one with this ability.
 
     Raises:
-        NextscaleError: it does not declare the ability.
+        NextscaleError: the tokenizer does not declare the ability.
     """
     if not isinstance(tokenizer, kind):
         raise NextscaleError(f"{type(tokenizer).__name__} {kind.missing}")
@@ -39,36 +39,36 @@ def ability(tokenizer: Any, kind: type[T]) -> T:
 
 
 class EditsPlaces(Capability):
-    """Tokens lie somewhere in the sample, so that a mask over a sample (a tensor B C *grid) says which are kept."""
+    """Every token has a place in the sample, so that a mask over samples (a tensor B C *grid) selects kept tokens."""
 
     missing = "cannot edit by place: its tokens have no place in the sample"
 
     @abstractmethod
     def keep_tokens(self, keep: Tensor) -> Tensor:
-        """B L booleans, on the schedule that ``encode`` gives such samples: the tokens that describe what is kept.
+        """B L booleans, on the schedule that ``encode`` gives such samples: the tokens that describe the kept part.
 
         ``keep`` is B *grid booleans, a mask over each sample.
         """
 
     @abstractmethod
     def splice(self, state: Any, known: Any, keep: Tensor) -> Any:
-        """``state`` with what the ``known`` state, of the same scale, says of the places that are kept.
+        """``state``, with its kept places replaced by those of ``known``, a state of the same scale.
 
-        ``keep`` is B L booleans, as ``keep_tokens`` gives them. With everything kept the result is ``known``, with
-        nothing kept it is ``state``.
+        ``keep`` is B L booleans, as returned by ``keep_tokens``. If everything is kept, the result is ``known``; if
+        nothing is kept, it is ``state``.
         """
 
     @abstractmethod
     def decode_like(self, state: Any, samples: Any) -> Any:
-        """``decode``, to the size of ``samples`` where the schedule alone leaves the size open (padded samples)."""
+        """Like ``decode``, but to the size of ``samples`` if the schedule does not fix the size (padded samples)."""
 
     def cuts(self, length: int) -> range:
-        """Where a sample of this ``length`` along its first axis may be cut so that no token belongs to both sides. By
-        default anywhere."""
+        """Where a sample of this ``length`` along its first axis may be cut without cutting through a token. By default
+        anywhere."""
         return range(1, length)
 
     def unquantized(self, state: Any, samples: Any, keep: Tensor) -> Any:
-        """``state`` of ``samples``, but not quantized at the places that ``keep`` keeps (as in ``keep_tokens``).
+        """``state`` of ``samples``, but not quantized at the places inside the mask ``keep`` (as in ``keep_tokens``).
 
         By default ``state`` itself.
         """
@@ -76,23 +76,23 @@ class EditsPlaces(Capability):
 
 
 class Completes(Capability):
-    """A sample may be a part of a larger one, which sampling completes."""
+    """A sample may be part of a larger one, which sampling completes."""
 
     missing = "cannot complete a part: its samples have no parts"
 
     @abstractmethod
     def begin_with(self, samples: Any, conditions: Mapping[str, Tensor] | None = None) -> Any:
-        """A state that already holds ``samples``, so that what is drawn from it completes them.
+        """A state that already holds ``samples``. Sampling from it completes them.
 
         Raises:
-            NextscaleError: these parts, or these conditions, cannot be completed.
+            NextscaleError: these samples cannot be completed, or not under these conditions.
         """
 
 
 class MixesCodes(Capability):
     """A state can absorb mixtures of codes (smooth Gumbel decoding)."""
 
-    missing = "has no smooth decoding: its state takes codes, not mixtures of them"
+    missing = "does not support smooth sampling: its state takes codes, not mixtures of codes"
 
     @abstractmethod
     def update_soft(self, state: Any, k: int, weights: Tensor) -> Any:
@@ -100,30 +100,30 @@ class MixesCodes(Capability):
 
 
 class MeetsRequirements(Capability):
-    """Properties of a sample so far can be told, and samples that lose one be drawn again."""
+    """Unfinished samples can be checked for properties, so that sampling can redraw those that lose one."""
 
-    missing = "knows no requirements"
+    missing = "has no requirements to check"
 
     requirements: tuple[str, ...]
     """Names of the properties."""
 
     @abstractmethod
     def satisfies(self, requirement: str, state: Any) -> Tensor:
-        """B booleans: whether each sample so far has the property. True as long as it cannot be told."""
+        """B booleans: whether each sample has the property so far. True while that cannot be decided."""
 
 
 class DecodesPieces(Capability):
-    """Long samples can be decoded piece by piece along the first axis, in memory that does not grow with them."""
+    """Long samples can be decoded piece by piece along the first axis, in memory that does not grow with length."""
 
     missing = "cannot decode piece by piece"
 
     @abstractmethod
     def decode_pieces(self, state: Any, places: int) -> Iterator[Any]:
-        """Pieces of the decoded samples, ``places`` latent places each; joined they are what ``decode`` gives."""
+        """Pieces of the decoded samples, ``places`` latent places each. Joined, they equal the result of ``decode``."""
 
 
 class TakesSizes(Capability):
-    """Samples may differ in size from the training data; each size has a schedule of its own."""
+    """Samples may differ in size from the training data; each size has its own schedule."""
 
     missing = "takes samples of one size only"
 
@@ -133,17 +133,17 @@ class TakesSizes(Capability):
 
     @abstractmethod
     def pyramids(self, schedule: Schedule) -> list[Schedule]:
-        """The pyramids that a schedule consists of, each of which grows to its own finest grid."""
+        """The pyramids that make up a schedule, each of which grows to its own finest grid."""
 
 
 class AddsParts(Capability):
-    """The state is a sum, to which each scale adds a part (residual quantization), and stage 1 trains on that sum."""
+    """The state is a sum to which each scale adds a part (residual quantization), and stage 1 trains on that sum."""
 
-    missing = "is no sum of parts"
+    missing = "does not add up parts: its state is not a sum"
 
     @abstractmethod
     def part_of(self, tokens: Tensor, k: int, schedule: Schedule) -> Tensor:
-        """B C *latent: what the tokens B L_k of scale k add to the sum."""
+        """B C *latent: the part that the tokens B L_k of scale k add to the sum."""
 
     @abstractmethod
     def sum_of(self, state: Any) -> Tensor:
@@ -151,4 +151,4 @@ class AddsParts(Capability):
 
     @abstractmethod
     def reconstruct(self, samples: Any) -> tuple[Any, TokenPyramid]:
-        """Reconstructions of ``samples`` as stage 1 computes them, with gradients, and their tokens."""
+        """Reconstructions of ``samples``, with gradients, as stage 1 computes them; and their tokens."""

@@ -1,4 +1,4 @@
-"""What the transformer sees at a scale, and how the inputs of all scales are packed for training."""
+"""The transformer's input at one scale, and the packing of the inputs of all scales for training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 @dataclass
 class ScaleInput:
-    """What the transformer sees when it predicts one scale (or, packed along L, all scales).
+    """The transformer's input for predicting one scale (or, packed along L, all scales).
 
     Shapes:
         num_samples: B.
-        features: B L_k F, what is known so far, as the stem takes it; None where nothing is known (the coarsest
-            scale of a grid), and the condition's start token stands alone. Packed inputs hold zeros there, and
-            ``start`` says how many leading tokens those are.
+        features: B L_k F, the features known so far, which the stem embeds. None if nothing is known yet (the coarsest
+            scale of a grid): the input is then the condition's start token alone. Packed inputs hold zeros for such
+            tokens, which come first; ``start`` is their number.
         coordinates: L_k N or B L_k N, positions in units of the finest scale.
         scale_ids: L_k integers.
-        mask: B L_k booleans, False on padding; None where nothing is padded.
-        legal: B L_k V booleans, what may be drawn; None where everything may.
-        structure: what a stem of the modality's own reads, one entry per scale; opaque to the core.
+        mask: B L_k booleans, False on padding; None if nothing is padded.
+        legal: B L_k V booleans, the tokens that may be drawn; None if all may be drawn.
+        structure: input for a modality's own stem, one entry per scale; opaque to the core.
         groups: B L_k integers from 0: the tokens of a group are drawn one after another (``sampling/reveal.py``).
-        weight: B L_k, what the loss of each token counts; None counts each once.
+        weight: B L_k, the weight of each token in the loss; None gives every token weight 1.
     """
 
     num_samples: int
@@ -44,7 +44,7 @@ class ScaleInput:
 
     @property
     def num_start(self) -> int:
-        """Leading tokens of which nothing is known yet."""
+        """Number of leading tokens about which nothing is known yet."""
         return self.length if self.features is None else self.start
 
 
@@ -81,7 +81,8 @@ def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, ma
 def _pack_optional(
     parts: list[Tensor | None], inputs: list[ScaleInput], num_samples: int, default: float
 ) -> Tensor | None:
-    """Concatenate along L what only some scales have; a group each (``default`` 0) or a weight of one elsewhere."""
+    """Concatenate along L a field that only some scales have. In the other scales, each token gets the weight
+    ``default``, or its own group if ``default`` is 0."""
     if all(part is None for part in parts):
         return None
     filled = []

@@ -1,7 +1,7 @@
 """Scales, schedules and token pyramids: the shape of a coarse-to-fine description.
 
 Shape letters, here and everywhere: B batch, L tokens in all scales, K scales, V codes, C channels, D model width,
-H heads, N grid axes. A name such as ``x_BLD`` carries its tensor's shape.
+H heads, N grid axes. A name such as ``x_BLD`` states the tensor's shape.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The scales of a sample, coarsest first. Immutable and hashable; it belongs to a batch, not to a model."""
+    """The scales of a sample, coarsest first. Immutable and hashable. A schedule belongs to a batch, not to a model."""
 
     scales: tuple[Scale, ...]
 
@@ -48,15 +48,15 @@ class Schedule:
 
     @classmethod
     def grid(cls, finest: Sequence[int], sides: Sequence[int | Sequence[int]]) -> Schedule:
-        """Grids that grow to ``finest`` with its aspect ratio.
+        """Grids that grow to ``finest`` and keep its aspect ratio.
 
-        ``sides`` are the lengths of the longest axis, coarsest first, relative to its last entry: VAR's
-        ``1 2 3 4 5 6 8 10 13 16`` on a 16 x 16 latent is itself, on a 24 x 32 latent every side is doubled and the
-        first axis follows at 3/4. A side that is repeated makes a further pass over the same grid. Where axes grow
-        differently, an entry is the lengths of all of them: ``(1, 1, 1) (1, 2, 2) (2, 4, 4)``.
+        ``sides`` are the lengths of the longest axis, coarsest first, relative to the last entry. VAR's
+        ``1 2 3 4 5 6 8 10 13 16`` gives exactly these sides on a 16 x 16 latent; on a 24 x 32 latent every side
+        doubles, and the first axis follows at 3/4. A repeated side makes another pass over the same grid. If axes grow
+        differently, each entry lists the lengths of all axes: ``(1, 1, 1) (1, 2, 2) (2, 4, 4)``.
 
         Raises:
-            ValueError: if ``sides`` is empty, not positive, or shrinks.
+            ValueError: ``sides`` is empty, not positive, or shrinks.
         """
         lengths = [[side] * len(finest) if isinstance(side, int) else list(side) for side in sides]
         columns = list(zip(*lengths, strict=True))
@@ -75,12 +75,12 @@ class Schedule:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Where each scale begins in the packed axis L; one longer than K, the last entry being L."""
+        """Where each scale begins on the packed axis L: K + 1 entries, of which the last is L."""
         return tuple(accumulate(self.lengths, initial=0))
 
     @property
     def length(self) -> int:
-        """L, tokens in all scales."""
+        """L, the number of tokens in all scales."""
         return self.offsets[-1]
 
     def __len__(self) -> int:
@@ -91,13 +91,13 @@ class Schedule:
         return slice(self.offsets[k], self.offsets[k + 1])
 
     def scale_ids(self, device: torch.device | str = "cpu") -> Tensor:
-        """L integers: the scale each token belongs to."""
+        """L integers: the scale that each token belongs to."""
         return torch.repeat_interleave(torch.arange(len(self)), torch.tensor(self.lengths)).to(device)
 
     def coordinates(self, k: int, device: torch.device | str = "cpu") -> Tensor:
-        """L_k N: centres of scale k's cells, measured in cells of the finest grid.
+        """L_k N: the centres of scale k's cells, measured in cells of the finest grid.
 
-        So tokens of different scales that cover the same place have the same coordinates.
+        Tokens of different scales that cover the same place therefore have the same coordinates.
         """
         finest, shape = self.scales[-1].shape, self.scales[k].shape
         axes = [(torch.arange(n, device=device) + 0.5) * (m / n) for n, m in zip(shape, finest, strict=True)]
@@ -108,8 +108,8 @@ class Schedule:
 class TokenPyramid:
     """The tokens of all scales of a batch, packed along L.
 
-    ``tokens`` is B L (codes) or B L *token_shape; ``mask`` is B L booleans, False on padding, None where every
-    sample fills the schedule.
+    ``tokens`` is B L (codes) or B L *token_shape; ``mask`` is B L booleans, False on padding, or None if every sample
+    fills the schedule.
     """
 
     tokens: Tensor
@@ -118,7 +118,7 @@ class TokenPyramid:
 
     def __post_init__(self) -> None:
         if self.tokens.shape[1] != self.schedule.length:
-            raise ValueError(f"{self.tokens.shape[1]} tokens do not fill a schedule of {self.schedule.length}")
+            raise ValueError(f"{self.tokens.shape[1]} tokens do not fit a schedule of {self.schedule.length}")
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -133,5 +133,5 @@ class TokenPyramid:
 
     @classmethod
     def pack(cls, scales: Sequence[Tensor], schedule: Schedule, mask: Tensor | None = None) -> TokenPyramid:
-        """From one tensor a scale, each B L_k."""
+        """A pyramid from one tensor per scale, each B L_k."""
         return cls(torch.cat(list(scales), 1), schedule, mask)

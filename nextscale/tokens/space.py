@@ -1,4 +1,4 @@
-"""What one token is: one of V codes, or d independent bits. A token space owns its loss and how it is drawn."""
+"""Token spaces: a token is one of V codes, or d independent bits. A token space defines the loss, and how to draw."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
-"""One generator for the batch (as the reference draws), one a sample, or None for torch's own."""
+"""One generator for the batch (as in the reference code), one per sample, or None for torch's default generator."""
 
 TIE = 1e-4
-"""Numbers this near to each other are equal but for rounding. Symmetric choices have equal logits: which of them
-truncation keeps must not hang on how many samples are computed at once."""
+"""Numbers this close together count as equal, because they may differ by rounding alone. Symmetric choices have equal
+logits, and truncation must keep the same ones no matter how many samples are computed at once."""
 
 
 class TokenSpace(ABC):
-    """``num_logits`` numbers of the transformer's head describe one token, stored as integers below ``vocabulary``
-    of shape ``token_shape``."""
+    """The set of values that a token can take. The transformer's head describes a token by ``num_logits`` numbers; the
+    token is stored as integers below ``vocabulary`` of shape ``token_shape``."""
 
     vocabulary: int
     num_logits: int
@@ -30,11 +30,11 @@ class TokenSpace(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """B L: negative log-likelihood of each token in nats."""
+        """B L: negative log-likelihood of each token, in nats."""
 
     @abstractmethod
     def accuracy(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """B L: 1 where the likeliest token is the right one (for bits: the share of right bits)."""
+        """B L: 1 where the likeliest token is the correct one (for bits: the share of correct bits)."""
 
     @abstractmethod
     def draw(
@@ -45,7 +45,7 @@ class TokenSpace(ABC):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Tensor:
-        """B L *token_shape: tokens drawn from the (filtered) law that ``logits`` describe."""
+        """B L *token_shape: tokens drawn from the (filtered) distribution that ``logits`` describe."""
 
     @abstractmethod
     def embedding(self, width: int) -> nn.Module:
@@ -53,11 +53,11 @@ class TokenSpace(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """JSON-able; two equal descriptions are the same space."""
+        """A JSON-able description. Equal descriptions mean the same space."""
 
 
 def draw_rows(probs: Tensor, generator: Generators) -> Tensor:
-    """B L: one category for each row of ``probs`` B L V."""
+    """B L: one category per row of ``probs`` B L V."""
     if generator is None or isinstance(generator, torch.Generator):
         return torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view(probs.shape[:2])
     rows = [torch.multinomial(p, 1, generator=g)[:, 0] for p, g in zip(probs, generator, strict=True)]
@@ -65,7 +65,7 @@ def draw_rows(probs: Tensor, generator: Generators) -> Tensor:
 
 
 def uniform(shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
-    """Uniform numbers whose first axis is B, from one generator or one a sample."""
+    """Uniform numbers with first axis B, from one generator for the batch or one per sample."""
     if generator is None or isinstance(generator, torch.Generator):
         return torch.rand(tuple(shape), generator=generator, device=device)
     return torch.stack([torch.rand(tuple(shape[1:]), generator=g, device=device) for g in generator])
@@ -74,8 +74,8 @@ def uniform(shape: Sequence[int], generator: Generators, device: torch.device) -
 def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Set all but the ``top_k`` likeliest, then all outside the smallest set of probability ``top_p``, to -inf.
 
-    The likeliest token always stays, and so does whatever a change of ``TIE`` in a logit or a probability would keep.
-    Nucleus sampling: https://arxiv.org/abs/1904.09751.
+    The likeliest token always stays, and so does any token that would stay if a logit or a probability changed by
+    ``TIE``. Nucleus sampling: https://arxiv.org/abs/1904.09751.
     """
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
@@ -90,7 +90,7 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 class _CrossEntropy(Function):
-    """``F.cross_entropy`` of logits ... V, a loss a token; on CPUs torch's own backward is three times as slow."""
+    """``F.cross_entropy`` of logits ... V, one loss per token. On CPUs torch's own backward is three times as slow."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
@@ -132,7 +132,7 @@ class Codes(TokenSpace):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Tensor:
-        # Sample by sample: truncation sorts, which for all at once would take more memory than the transformer.
+        # Sample by sample: truncation sorts, and sorting all samples at once takes more memory than the transformer.
         rows = (filter_logits(row / temperature, top_k, top_p).softmax(-1) for row in logits.split(1))
         return draw_rows(torch.cat(list(rows)), generator)
 
@@ -167,8 +167,8 @@ class Bits(TokenSpace):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Tensor:
-        """``top_k`` = 1 takes the likelier value of every bit, and so does a bit whose likelier value alone has
-        probability ``top_p``."""
+        """``top_k`` = 1 takes the likelier value of every bit. ``top_p`` takes it for those bits whose likelier value
+        has at least this probability."""
         probs = (logits / temperature).sigmoid()
         drawn = uniform(probs.shape, generator, probs.device) < probs
         likelier = probs > 0.5

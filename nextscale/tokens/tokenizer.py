@@ -9,7 +9,7 @@ The same three functions serve training, sampling, editing and decoding::
         state = tokenizer.update(state, k, tokens)    # absorb scale k
     samples = tokenizer.decode(state)
 
-so what a transformer sees in training and in sampling is the same by construction.
+so the transformer sees the same inputs in training and in sampling by construction.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from nextscale.tokens.stem import Stem
 
 
 class MultiscaleTokenizer(nn.Module, ABC):
-    """Encodes samples to token pyramids and refines a state from tokens.
+    """Encodes samples to token pyramids, and refines a state from tokens.
 
-    ``token_space`` says what one token is; ``feature_dim`` is the width F of ``ScaleInput.features``. A tokenizer
-    with weights is trained in stage 1; one without simply has no parameters.
+    ``token_space`` defines what a token is; ``feature_dim`` is the width F of ``ScaleInput.features``. A tokenizer
+    with weights is trained in stage 1; one without weights simply has no parameters.
     """
 
     token_space: TokenSpace
     feature_dim: int
     description: dict[str, Any] | None = None
-    """What a stored tokenizer was told of its data (``DataSplits.description``)."""
+    """What a stored tokenizer knows about its data (``DataSplits.description``)."""
     adaptive: bool = False
-    """The number and the lengths of scales depend on what is drawn: a schedule is only what one batch turned out to be.
-    Settings that are one a scale make no sense then, and known tokens only as long as nothing else is drawn."""
+    """Whether the number and lengths of scales depend on what is drawn. If so, a schedule describes a single batch,
+    settings with one value per scale make no sense, and known tokens apply only until other tokens are drawn."""
 
     @abstractmethod
     def schedule(self) -> Schedule:
-        """The default schedule, used where a caller names none."""
+        """The default schedule, used if the caller gives none."""
 
     @abstractmethod
     def encode(self, samples: Any) -> TokenPyramid:
@@ -61,7 +61,7 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     @abstractmethod
     def scale_input(self, state: Any, k: int) -> ScaleInput:
-        """What the transformer sees at scale k; depends on tokens of scales below k only."""
+        """The transformer's input at scale k. Depends only on the tokens of scales below k."""
 
     @abstractmethod
     def update(self, state: Any, k: int, tokens: Tensor) -> Any:
@@ -72,16 +72,16 @@ class MultiscaleTokenizer(nn.Module, ABC):
         """Samples from a state; valid after any scale (a coarse sample), exact after the last."""
 
     def build_stem(self, width: int) -> Stem | None:
-        """The modality's own network from inputs to embeddings of ``width`` and from hidden states to logits, a
-        ``tokens.stem.Stem``. None, the default, is a linear layer on ``ScaleInput.features``."""
+        """The modality's own stem (``tokens.stem.Stem``), from inputs to embeddings of ``width`` and from hidden states
+        to logits. None, the default, means a linear layer on ``ScaleInput.features``."""
         return None
 
     def scale_names(self, num_scales: int) -> list[str]:
-        """What scales are called where they are measured; those of one name are measured together."""
+        """The names under which scales are measured. Scales with the same name are measured together."""
         return [f"scale{k}" for k in range(num_scales)]
 
     def num_scales(self, state: Any) -> int:
-        """K. A tokenizer whose number of scales depends on what was drawn returns the number known so far."""
+        """K. If the number of scales depends on what is drawn, this is the number known so far."""
         return len(state.schedule)
 
     @property
@@ -91,31 +91,31 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     @property
     def codebook(self) -> Tensor | None:
-        """V C: where the codes lie, if tokens are codes that stand for vectors."""
+        """V C: the code vectors, if tokens are codes that stand for vectors."""
         return None
 
     @property
     def device(self) -> torch.device:
         return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
 
-    # What follows from the machine.
+    # Methods that follow from the state machine above.
 
     def states(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> list[Any]:
-        """K + 1 states: before the first scale, and after each, under known tokens."""
+        """K + 1 states for known tokens: before the first scale, and after each scale."""
         states = [self.initial_state(len(pyramid), conditions, pyramid.schedule)]
         for k in range(len(pyramid.schedule)):
             states.append(self.update(states[-1], k, pyramid.scale(k)))
         return states
 
     def decode_tokens(self, pyramid: TokenPyramid, num_scales: int | None = None) -> Any:
-        """Samples from known tokens, or from the first ``num_scales`` scales of them."""
+        """Samples decoded from known tokens, or from their first ``num_scales`` scales only."""
         return self.decode(self.states(pyramid)[-1 if num_scales is None else num_scales])
 
     def teacher_forcing(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> ScaleInput:
-        """The inputs of all scales under known tokens, packed along L.
+        """The inputs of all scales for known tokens, packed along L.
 
-        The default runs the machine. A tokenizer may override it with a faster equivalent, which the contract
-        suite holds against the machine.
+        The default runs the state machine. A tokenizer may override it with a faster equivalent; the contract suite
+        compares that with the state machine.
         """
         state = self.initial_state(len(pyramid), conditions, pyramid.schedule)
         inputs = []

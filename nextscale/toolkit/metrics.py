@@ -1,7 +1,7 @@
 """Metrics of reconstructions and of sets of samples, as pure functions of tensors.
 
-Samples are B C H W in [-1, 1]; features are N D. What a set of samples is measured on (which network, which real
-samples) is decided in ``evaluate``.
+Samples are B C H W in [-1, 1]; features are N D. ``evaluate`` chooses the network that computes the features and the
+real samples to compare with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nextscale.grid.measures import decibels
 
 
 def psnr(x_BCHW: Tensor, target_BCHW: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of B C *grid, the mean over samples of each sample's own (at most 100)."""
+    """Peak signal-to-noise ratio in dB of B C *grid: computed per sample (at most 100), then averaged."""
     difference = x_BCHW.float().clamp(-1, 1) - target_BCHW.float().clamp(-1, 1)
     return float(decibels(difference.square().flatten(1).mean(1)).mean())
 
@@ -31,8 +31,8 @@ def psnr_where(one: Tensor, other: Tensor, where: Tensor) -> float:
 def ssim(x_BCHW: Tensor, target_BCHW: Tensor) -> float:
     """Structural similarity (https://doi.org/10.1109/TIP.2003.819861), the mean over samples.
 
-    With the paper's Gaussian window (standard deviation 1.5, 11 x 11) where it fits. Samples smaller than that get a
-    uniform window, 7 x 7 or the largest odd size that fits. 1 for samples of a single row or column that are equal.
+    Uses the paper's Gaussian window (standard deviation 1.5, 11 x 11) where it fits. Smaller samples get a uniform
+    window: 7 x 7, or the largest odd size that fits. Equal samples of a single row or column give 1.
     """
     side = min(x_BCHW.shape[-2:])
     x_BCHW, target_BCHW = _unit(x_BCHW), _unit(target_BCHW)
@@ -48,7 +48,7 @@ def ssim(x_BCHW: Tensor, target_BCHW: Tensor) -> float:
 
 
 def _unit(x_BCHW: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1]; what a decoder overshoots is cut off, as it is in a file."""
+    """[-1, 1] to [0, 1]; values that a decoder overshoots are clipped, as they are in a file."""
     return (x_BCHW.float().clamp(-1, 1) + 1) / 2
 
 
@@ -56,8 +56,8 @@ def frechet_distance(a_ND: Tensor, b_ND: Tensor) -> float:
     """Fréchet distance of the Gaussians with the two sets' means and covariances (https://arxiv.org/abs/1706.08500).
 
     |mean difference|^2 + tr A + tr B - 2 tr (A B)^(1/2). With A = R^T R and B = S^T S from QR decompositions of the
-    centred features, the last trace is the sum of the singular values of R S^T. That needs no root of a covariance,
-    which is singular where a set has fewer members than features. In float64.
+    centred features, the last trace is the sum of the singular values of R S^T. This avoids the square root of a
+    covariance, which is singular if a set has fewer members than features. Computed in float64.
     """
     _check_features(a_ND, b_ND, 2)
     a_ND, b_ND = a_ND.double(), b_ND.double()
@@ -72,8 +72,9 @@ def frechet_distance(a_ND: Tensor, b_ND: Tensor) -> float:
 def kernel_distance(a_ND: Tensor, b_ND: Tensor, subsets: int = 0, subset_size: int = 1000, seed: int = 0) -> float:
     """Kernel distance (KID, https://arxiv.org/abs/1801.01401): unbiased squared MMD, kernel (x.y / D + 1)^3.
 
-    Its expectation is 0 where both sets come from one law, so values slightly below 0 are right. All members are
-    compared; with ``subsets``, the mean over that many pairs of random subsets, as published. In float64.
+    Its expectation is 0 if both sets come from one distribution, so values slightly below 0 are right. All members are
+    compared; with ``subsets``, the result is the mean over that many pairs of random subsets, as published. Computed in
+    float64.
     """
     _check_features(a_ND, b_ND, 2)
     a_ND, b_ND = a_ND.double(), b_ND.double()
@@ -104,17 +105,17 @@ def _kernel(products: Tensor, dimension: int) -> Tensor:
 
 
 def nearest_distances(x_N: Tensor, reference_M: Tensor, chunk: int = 4096) -> Tensor:
-    """N: the Euclidean distance of each x to its nearest in ``reference`` (both flattened per sample), in float32.
+    """N: the Euclidean distance of each x to its nearest neighbour in ``reference_M``, in float32.
 
-    The nearest is found by matrix products; its distance is then computed from the difference, so that a copy is at
-    0 and not at what cancellation leaves.
+    Both are flattened per sample. The nearest neighbour is found by matrix products. Its distance is then computed from
+    the difference, so that a copy is at exactly 0 and cancellation leaves no error.
     """
     x_ND, reference_MD = x_N.flatten(1).float(), reference_M.flatten(1).float()
     best_N = torch.full((len(x_ND),), torch.inf, device=x_ND.device)
     index_N = torch.zeros(len(x_ND), dtype=torch.long, device=x_ND.device)
     for start in range(0, len(reference_MD), chunk):
         block_CD = reference_MD[start : start + chunk]
-        # |x - r|^2 less |x|^2, which does not change which r is nearest.
+        # |x - r|^2 without |x|^2, which does not change which r is nearest.
         scores_NC = torch.addmm(block_CD.square().sum(1)[None], x_ND, block_CD.T, alpha=-2)
         value_N, where_N = scores_NC.min(1)
         closer_N = value_N < best_N
@@ -132,11 +133,11 @@ def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, 
     """Are drawn samples nearer to training samples than new real ones are?
 
     The threshold is the 1st percentile of the held-out samples' distances to their nearest training sample (L2 over
-    pixels). So about 1% of samples as new as the held-out ones are nearer than that; a good model stays below 3%.
+    pixels). So about 1% of samples as new as the held-out ones are below it; a good model stays below 3%.
 
     Returns:
-        ``memorisation``: share of the samples nearer than the threshold; ``memorisation_floor``: the same of the
-        held-out samples; ``memorisation_threshold``: the distance.
+        ``memorisation``: share of the samples nearer than the threshold; ``memorisation_floor``: the same for the
+        held-out samples; ``memorisation_threshold``: the threshold.
     """
     held_out_N = nearest_distances(held_out, train)
     threshold = torch.quantile(held_out_N.double(), 0.01)
@@ -149,10 +150,10 @@ def memorisation(samples: Tensor, train: Tensor, held_out: Tensor) -> dict[str, 
 
 
 def within_class_diversity(samples: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
-    """Mean pairwise L2 distance of samples within a class over that of real samples, the mean over classes.
+    """Mean pairwise L2 distance of samples within a class, divided by that of real samples; the mean over classes.
 
-    1: as diverse as real samples; 0: one sample a class. Classes with fewer than two members in either set are left
-    out; NaN where that leaves none.
+    1: as diverse as real samples; 0: a single distinct sample per class. Classes with fewer than two members in either
+    set are left out; NaN if none remains.
     """
     ratios = []
     for label in sorted(set(labels.tolist()) & set(real_labels.tolist())):
@@ -165,7 +166,7 @@ def within_class_diversity(samples: Tensor, labels: Tensor, real: Tensor, real_l
 
 
 def mean_pairwise_distance(x_N: Tensor) -> float:
-    """The mean L2 distance of all pairs of different members (N of at least 2), in float64."""
+    """The mean L2 distance over all pairs of members (N is at least 2), in float64."""
     x_ND = x_N.flatten(1).double()
     total = sum(float(torch.cdist(rows, x_ND[start:]).triu(1).sum()) for start, rows in _blocks(x_ND, 1024))
     return total / (len(x_ND) * (len(x_ND) - 1) / 2)
@@ -180,4 +181,4 @@ def _check_features(a_ND: Tensor, b_ND: Tensor, at_least: int) -> None:
     if a_ND.ndim != 2 or b_ND.ndim != 2 or a_ND.shape[1] != b_ND.shape[1]:
         raise ValueError(f"features must be N D and M D, got {tuple(a_ND.shape)} and {tuple(b_ND.shape)}")
     if min(len(a_ND), len(b_ND)) < at_least:
-        raise ValueError(f"a distance needs at least {at_least} samples a set, got {len(a_ND)} and {len(b_ND)}")
+        raise ValueError(f"a distance needs at least {at_least} samples per set, got {len(a_ND)} and {len(b_ND)}")

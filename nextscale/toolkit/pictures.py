@@ -1,4 +1,4 @@
-"""Pictures: 2-D grids as PNG files, and many of them in one."""
+"""2-D grids as PNG files, one per picture or many tiled into one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from nextscale.errors import NextscaleError
 from nextscale.storage.files import replacing
 
 LEGIBLE_PIXELS = 64
-"""Pixels of a grid's short side below which it is enlarged in an overview."""
+"""An overview enlarges a grid whose short side has fewer pixels."""
 GAP = 2
-"""Pixels between the parts of an overview, and around them."""
+"""Pixels between the parts of an overview and around them."""
 GROUND = 128
-"""Grey: seen beside black and beside white."""
+"""Grey, visible next to both black and white."""
 
 
 def to_uint8(samples: Tensor) -> np.ndarray:
     """B H W C of uint8 from B C H W in [-1, 1]; values outside are clipped, NaN becomes mid-grey.
 
     Raises:
-        ValueError: not four axes, or channels other than 1 and 3.
+        ValueError: not four axes, or neither 1 nor 3 channels.
     """
     if samples.ndim != 4 or samples.shape[1] not in (1, 3):
         raise ValueError(f"expected B C H W with 1 or 3 channels, got {tuple(samples.shape)}")
@@ -33,10 +33,10 @@ def to_uint8(samples: Tensor) -> np.ndarray:
 
 
 def write_png(image_HWC: np.ndarray, path: Path) -> Path:
-    """Write one image, whole or not at all.
+    """Write one image, completely or not at all.
 
     Raises:
-        TrainingError: the disk is full, or the place not writable.
+        TrainingError: the disk is full, or the path is not writable.
     """
     with replacing(path) as partial:
         Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC).save(partial, "PNG")
@@ -44,7 +44,7 @@ def write_png(image_HWC: np.ndarray, path: Path) -> Path:
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """H W C: a picture of B H W C, row by row, enlarged by a whole factor until the short side is legible."""
+    """H W C: the images B H W C tiled row by row, enlarged by a whole factor until the short side is legible."""
     if not len(images):
         raise NextscaleError("no samples to draw")
     factor = max(1, -(-LEGIBLE_PIXELS // min(images.shape[1:3])))

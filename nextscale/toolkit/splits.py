@@ -1,4 +1,4 @@
-"""Holding out a share of a split, stratified by class; and drawing some of its rows."""
+"""Holding out a share of a split, stratified by class, and drawing random rows from it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from nextscale.randomness import sample_seeds
 
 
 def hold_out(labels: np.ndarray | None, count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows kept and rows held out, each in rising order; a function of (labels, count, share, seed).
+    """Rows kept and rows held out, each in ascending order; determined by (labels, count, share, seed).
 
-    ``round(share * count)`` rows are held out (at least one, where ``share`` is not 0). Every class gives its
-    share, rounded by largest remainder, so that classes too small for a whole row of their own take turns. A
-    class keeps at least one row: where classes are that small, fewer rows are held out.
+    ``round(share * count)`` rows are held out (at least one, unless ``share`` is 0). Every class gives its share,
+    rounded by largest remainder, so that classes too small to give a whole row take turns. A class keeps at least one
+    row; if classes are that small, fewer rows are held out.
     """
     if labels is None:
         labels = np.zeros(count, np.int64)
@@ -36,5 +36,5 @@ def hold_out(labels: np.ndarray | None, count: int, share: float, seed: int) -> 
 
 
 def some_rows(length: int, count: int, seed: int) -> np.ndarray:
-    """``count`` of 0 .. length - 1 at random (all where there are no more), in rising order."""
+    """``count`` random numbers from 0 to length - 1 (all of them if there are no more), in ascending order."""
     return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])

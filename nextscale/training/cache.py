@@ -1,4 +1,4 @@
-"""Filling the token cache: every sample once a pass, each pass with its own augmentation."""
+"""Fill the token cache: each pass tokenizes every sample once, with its own augmentation."""
 
 from __future__ import annotations
 
@@ -30,18 +30,22 @@ def open_or_write_tokens(
     log: RunLog,
     rewrite: bool = False,
 ) -> tuple[TokenStore, TokenStore]:
-    """The token stores of the training and of the validation split; written first where they are missing.
+    """The token stores of the training and the validation split; missing stores are written first.
 
     Raises:
-        CheckpointError: a store is another tokenizer's, was made with other settings, or is damaged.
+        ConfigError: the tokenizer is adaptive.
+        CheckpointError: a store is from another tokenizer, was made with other settings, or is damaged.
     """
     if tokenizer.adaptive:
-        raise ConfigError(f"tokens of {type(tokenizer).__name__} are not cached: every batch has a schedule of its own")
+        raise ConfigError(
+            f"tokens of {type(tokenizer).__name__} cannot be cached, because every batch has its own schedule: "
+            "set training.transformer.cache=false"
+        )
     written_by = hash_module(tokenizer, {"schedule": str(tokenizer.schedule())})
     passes, seed = config.training.transformer.cache_passes, config.seed
     made_with = _settings(config)
     stores = []
-    # Held-out samples are tokenized once and as they are.
+    # Held-out samples are tokenized once, without augmentation.
     for name, source, count in (("train", data.train, passes), ("validation", data.validation, 1)):
         path = run / "tokens.zarr" / name
         if distributed.is_main() and (rewrite or not path.exists()):
@@ -51,13 +55,13 @@ def open_or_write_tokens(
         store = TokenStore.open(path, written_by)
         if store.num_samples != len(source):
             raise CheckpointError(
-                f"{path} holds tokens of {store.num_samples} samples, the data now has {len(source)}: "
+                f"{path} holds tokens of {store.num_samples} samples, but the data now has {len(source)}: "
                 "run `nextscale tokenize` or delete it"
             )
         for key, value in store.attributes.get("made_with", {}).items():
             if key in made_with and made_with[key] != value:
                 raise CheckpointError(
-                    f"{path} was made with {key}={json.dumps(value)}, this run now has {json.dumps(made_with[key])}: "
+                    f"{path} was made with {key}={json.dumps(value)}, but this run has {json.dumps(made_with[key])}: "
                     "run `nextscale tokenize` or delete it"
                 )
         stores.append(store)
@@ -65,7 +69,7 @@ def open_or_write_tokens(
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What decides which tokens a cache holds, beside the tokenizer; not where the data lie, which may have moved."""
+    """The settings that, beside the tokenizer, decide the cached tokens; not the data's path, because data may move."""
     where = getattr(config.data, "shorthand", None)
     data = config.data.model_dump(mode="json", exclude={where} if where else None)
     passes = {"training.transformer.cache_passes": config.training.transformer.cache_passes}
@@ -103,10 +107,10 @@ def write_tokens(
     )
     hidden = not (log.main and log.console.is_terminal)
     with store as writer, Progress(console=log.console, transient=True, disable=hidden) as progress:
-        for number in progress.track(range(passes), description=f"tokens of {path.name}"):
+        for number in progress.track(range(passes), description=f"tokenizing {path.name}"):
             for first in range(0, size, BATCH):
                 indices = np.arange(first, min(first + BATCH, size))
                 seeds = None if seed is None else sample_seeds(seed, number * size + indices)
                 batch = source.batch(indices, seeds).to(tokenizer.device)
                 writer.append(tokenizer.encode(batch.samples), batch.conditions)
-    log.note(f"tokens of {passes} x {size:,} samples: {path}")
+    log.note(f"wrote the tokens of {passes} x {size:,} samples to {path}")

@@ -1,4 +1,4 @@
-"""What can be wrong with a run is found before it starts: nothing is written yet, and nobody has waited."""
+"""Check a run before it starts, so that mistakes surface before anything is written and before anyone has waited."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from nextscale.training.loop import micro_batch_size
 def check_run(
     config: RunConfig, modality: Modality, data: DataSplits, stages: Sequence[str], init: Path | None = None
 ) -> None:
-    """Whether the settings fit together and fit the data; models are built without memory (torch's meta device).
+    """Check that the settings fit together and fit the data. Models are built without memory (torch's meta device).
 
     ``init`` is the run that the transformer starts from.
 
     Raises:
-        ConfigError, DataError, CheckpointError: they do not.
+        ConfigError, DataError, CheckpointError: they do not fit.
     """
     if "tokenizer" in stages:
         micro_batch_size(config.training.tokenizer, "tokenizer")
@@ -45,15 +45,15 @@ def check_run(
         return
     if weights is not None and (len(weights) != scales or not any(weights)):
         raise ConfigError(
-            f"training.transformer.scale_weights = {list(weights)} is wrong: should be {scales} numbers, one a "
-            "scale, and not all zero"
+            f"training.transformer.scale_weights = {list(weights)} is wrong: should be {scales} numbers, "
+            "one per scale, not all of them zero"
         )
     if not isinstance(attention, str) and len(attention) != scales:
         raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")
 
 
 def _check_adaptive(config: RunConfig) -> None:
-    """Settings that mean nothing where every batch has its own schedule."""
+    """Reject settings that mean nothing when every batch has its own schedule."""
     model, training = config.transformer, config.training.transformer
     for wrong, setting in (
         (training.cache, "training.transformer.cache=false"),
@@ -64,22 +64,24 @@ def _check_adaptive(config: RunConfig) -> None:
         (training.corrupt > 0, "training.transformer.corrupt=0"),
     ):
         if wrong:
-            raise ConfigError(f"scales of {config.modality} samples differ from sample to sample: set {setting}")
+            raise ConfigError(f"the scales of {config.modality} samples differ from sample to sample: set {setting}")
 
 
 def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
-    """Whether the tokenizer in a run folder was trained on such data, as far as it was told, and with these settings.
+    """Check that the tokenizer in a run folder was trained with these settings and on such data.
+
+    Of the data, only what the tokenizer's stored description mentions is compared.
 
     Raises:
-        CheckpointError: it was not; the differences are named.
+        CheckpointError: it was not; the message lists the differences.
     """
     stored = stored_config(run, "tokenizer")
     path = Path(run) / "tokenizer" / "config.json"
     settings = stored_settings(type(config.tokenizer), stored["tokenizer"], path).model_dump(mode="json")
     told = {key: value for key, value in data.description.items() if key in stored["description"]}
     for what, there, now in (
-        ("on other data", stored["description"], json.loads(json.dumps(told))),
-        ("with other settings", settings, config.tokenizer.model_dump(mode="json")),
+        ("on different data", stored["description"], json.loads(json.dumps(told))),
+        ("with different settings", settings, config.tokenizer.model_dump(mode="json")),
     ):
         different = _differences(there, now)
         if different:
@@ -87,9 +89,9 @@ def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
 
 
 def _differences(there: Any, now: Any, path: str = "") -> list[str]:
-    """``["quantizer.codes 32 there, 64 now"]``"""
+    """``["quantizer.codes was 32, is now 64"]``"""
     if not (isinstance(there, dict) and isinstance(now, dict)):
-        return [] if there == now else [f"{path} {there} there, {now} now"]
+        return [] if there == now else [f"{path} was {there}, is now {now}"]
     keys = [*there, *(key for key in now if key not in there)]
     return [
         text

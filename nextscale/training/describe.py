@@ -21,15 +21,15 @@ from nextscale.transformer import ScaleTransformer
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 SMALL = 5_000_000
-"""Parameters below which a tokenizer is quickly built and run."""
+"""A tokenizer with fewer parameters is quick to build and run."""
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
     """Samples, parameters, tokens and estimated hours of each stage.
 
-    Models are built without memory (torch's meta device); the data is opened, as sizes come from it. The estimate
-    is the number of multiply-adds over the speed of a matrix product measured now: real training takes half as long
-    again, or more.
+    Models are built without memory (torch's meta device); the data is opened because sizes come from it. The
+    estimate is the number of multiply-adds divided by the measured speed of a matrix product. Real training takes at
+    least half as long again.
     """
     modality = plugins.modality(config.modality)
     data = modality.open_data(config.data)
@@ -50,7 +50,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
             "test": len(data.test) if data.test is not None else 0,
         },
         "schedule": " ".join("x".join(map(str, scale.shape)) for scale in schedule.scales),
-        "tokens a sample": schedule.length,
+        "tokens per sample": schedule.length,
         "conditions": ", ".join(f"{spec.name} ({spec.kind}, {spec.size})" for spec in data.conditions) or "none",
     }
     for name, model, stage, flops in (
@@ -72,12 +72,12 @@ def _stage(
         "tokens": seen * tokens,
     }
     if flops is not None:
-        row["estimate, minutes at least"] = round(3 * flops * seen / speed / 60, 1)
+        row["estimated minutes, at least"] = round(3 * flops * seen / speed / 60, 1)
     return row
 
 
 def _matmul_flops(config: RunConfig) -> float:
-    """Measured operations a second of a matrix product on the training device, in its precision."""
+    """Measured operations per second of a matrix product on the training device, in the training precision."""
     device = pick_device(config.training.device)
     dtype = autocast_dtype(config.training.transformer.precision, device) or torch.float32
     a = torch.randn(512, 512, device=device, dtype=dtype)
@@ -93,9 +93,9 @@ def _matmul_flops(config: RunConfig) -> float:
 def _tokenizer_flops(
     tokenizer: MultiscaleTokenizer, build: Callable[[], MultiscaleTokenizer], data: DataSplits
 ) -> float | None:
-    """Of one sample's way through encoder and decoder; unknown where there is nothing to train.
+    """Operations of one sample's pass through encoder and decoder; None if there is nothing to train.
 
-    A small tokenizer is built and run: on the meta device torch would import its compiler, which takes longer.
+    A small tokenizer is really built and run: on the meta device torch would import its compiler, which takes longer.
     """
     if not any(parameter.requires_grad for parameter in tokenizer.parameters()):
         return None
@@ -117,7 +117,7 @@ def _tokenizer_flops(
 
 
 def _transformer_flops(transformer: ScaleTransformer) -> float:
-    """Of one sample: linear layers on every token, and attention's two products."""
+    """Operations of one sample: linear layers on every token, and the two products of attention."""
     config, length = transformer.config, transformer.schedule.length
     linear = sum(
         module.weight.numel()

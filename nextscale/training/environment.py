@@ -1,4 +1,4 @@
-"""What a run records of where it ran, and the seeds of weights."""
+"""Record the environment of a run, and seed the initialisation of weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale import distributed
 
 
 def seed_everything(seed: int) -> None:
-    """Seed what initialises weights; training itself draws from ``Draws`` alone."""
+    """Seed the initialisation of weights; training itself draws only from ``Draws``."""
     torch.manual_seed(seed)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: progress for the person, metrics.jsonl for everything else."""
+"""What a run reports while it trains: a progress display for people, metrics.jsonl for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nextscale.storage.files import write_text_atomic, writing
 
 
 class RunLog:
-    """Metrics, progress and callbacks of one run folder; silent on all processes but the first."""
+    """Metrics, progress and callbacks of one run folder; silent in all processes but the first."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,10 +31,10 @@ class RunLog:
         self.writer: Any = None
 
     def open(self, callbacks: list[TrainingCallback], tensorboard: bool) -> None:
-        """Before training starts.
+        """Call this before training starts.
 
         Raises:
-            NextscaleError: TensorBoard is asked for and not installed.
+            NextscaleError: TensorBoard is requested but not installed.
         """
         self.callbacks = callbacks
         if tensorboard and self.main:
@@ -48,7 +48,7 @@ class RunLog:
         """Append one line ``{"stage": ..., "step": ..., "kind": "train" | "validation", ...}``."""
         if not self.main:
             return
-        # JSON knows no infinity (a gradient's norm, where fp16 overflowed).
+        # JSON has no infinity (the gradient norm is infinite when fp16 overflows).
         values = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         line = json.dumps({"stage": stage, "step": step, "kind": kind, **values}) + "\n"
         with writing(self.path), self.path.open("a") as file:
@@ -58,7 +58,7 @@ class RunLog:
                 self.writer.add_scalar(f"{stage}/{kind}/{key}", value, step)
 
     def rewind(self, stage: str, step: int) -> None:
-        """Forget what a stage that starts after ``step`` will write again: its later lines, and a broken one."""
+        """Remove the lines that a stage resuming after ``step`` will write again, and any broken line."""
         if not self.main or not self.path.exists():
             return
         kept = []
@@ -76,7 +76,7 @@ class RunLog:
 
     @contextmanager
     def stage(self, name: str, total: int, done: int, tokens_per_step: int) -> Iterator[StageDisplay]:
-        """The display of a stage of ``total`` steps that starts after ``done`` of them."""
+        """The display of a stage of ``total`` steps, of which ``done`` are already done."""
         with StageDisplay(self, name, total, done, tokens_per_step) as display:
             yield display
         if self.writer:
@@ -84,7 +84,7 @@ class RunLog:
 
 
 class StageDisplay:
-    """The progress bar of one stage; on a pipe or in a file, a line now and then instead."""
+    """The progress bar of one stage; if stderr is a pipe or a file, an occasional line instead."""
 
     QUIET_SECONDS = 20.0
 

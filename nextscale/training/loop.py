@@ -1,7 +1,7 @@
-"""The training loop, the same for both stages: step, validate, save; interrupt and resume exactly.
+"""The training loop, the same for both stages: step, validate, save, and exact resumption after an interrupt.
 
-Everything random is a function of (seed, step, position), so a checkpoint is weights, optimizer state and a step
-number, and it does not depend on the number of processes.
+Everything random is a function of (seed, step, position), so a checkpoint holds only weights, optimizer state and a
+step number. It does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from nextscale.training.stage import Stage
 
 
 def micro_batch_size(config: StageConfig, stage: str) -> int:
-    """Samples in one of the parts that a global batch is split into, over processes and accumulation.
+    """Number of samples in a micro-batch: a global batch is split over processes and accumulation.
 
     Raises:
-        ConfigError: it does not split evenly.
+        ConfigError: the batch does not split evenly.
     """
     parts = distributed.world_size() * config.accumulate
     if config.batch_size % parts:
@@ -57,11 +57,11 @@ def micro_batch_size(config: StageConfig, stage: str) -> int:
 
 
 class Trainer:
-    """Trains one stage into ``folder`` (its checkpoints) until its last step: ``restore``, then ``run``.
+    """Trains one stage to its last step, with its checkpoints in ``folder``: call ``restore``, then ``run``.
 
     Raises:
-        ConfigError: if the batch cannot be split over the processes.
-        TrainingError: if the loss is not finite (the last good checkpoint stays), or the disk is full.
+        ConfigError: the batch cannot be split over the processes.
+        TrainingError: the loss is not finite (the last good checkpoint stays), or the disk is full.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
 
@@ -91,18 +91,18 @@ class Trainer:
         # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
         renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
         options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        # A model need not use all its parameters: convolutions that few scales share, a null that is never drawn.
+        # Some parameters may stay unused in a step: convolutions that few scales share, a null that is never drawn.
         return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=True, **options)
 
     @property
     def result(self) -> nn.Module:
-        """What is validated, sampled and kept: the moving average where there is one."""
+        """The model that is validated, sampled and kept: the moving average if there is one."""
         return self.ema.model if self.ema else self.stage.model
 
     def restore(self, path: Path | None, going_back: bool = False) -> None:
-        """Go on from a checkpoint; from the start where ``path`` is None.
+        """Continue from a checkpoint, or from the start if ``path`` is None.
 
-        ``going_back`` means that the user chose this one: later checkpoints then belong to a course that is given up.
+        ``going_back``: the user chose this checkpoint, so training abandons the later ones. They are set aside.
         """
         if path is not None:
             saved = load_checkpoint(path, self._modules(), self._optimizers(), self.device)
@@ -110,11 +110,11 @@ class Trainer:
             if self.scaler.is_enabled() and saved["scaler"]:
                 self.scaler.load_state_dict(saved["scaler"])
         self.log.rewind(self.stage.name, self.step)
-        if distributed.is_main():  # now, as a stage whose last step is done saves no more
+        if distributed.is_main():  # now, because a stage that has done its last step saves nothing more
             clear_partials(self.folder)
         if going_back and distributed.is_main():
             for aside in set_aside_later(self.folder, self.step):
-                self.log.note(f"a later checkpoint is now {aside}")
+                self.log.note(f"renamed a later checkpoint to {aside}")
 
     def run(self) -> None:
         tokens = self.config.batch_size * self.stage.tokens_per_sample
@@ -149,7 +149,7 @@ class Trainer:
         return [self.stage.batch(positions[rows]) for rows in self._rows()]
 
     def _rows(self) -> list[slice]:
-        """The rows of the global batch that each of this process's micro-batches holds."""
+        """For each of this process's micro-batches, its rows of the global batch."""
         first = distributed.rank() * self.config.accumulate
         size = self.micro_batch
         return [slice((first + i) * size, (first + i + 1) * size) for i in range(self.config.accumulate)]
@@ -163,7 +163,7 @@ class Trainer:
         ):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
-            # First of all: an earlier objective's backward passes through this one's model (an opponent's).
+            # Only now, because an earlier objective's backward may have left gradients in this model (an opponent).
             optimizer.zero_grad(set_to_none=True)
             sums = self._backward(module, batches, number)
             self.scaler.unscale_(optimizer)
@@ -181,7 +181,7 @@ class Trainer:
         return metrics
 
     def _backward(self, module: nn.Module, batches: list[Batch], number: int) -> dict[str, float]:
-        """Accumulate the gradients of all micro-batches; the mean of each logged scalar."""
+        """Accumulate the gradients of all micro-batches; returns the mean of each logged scalar."""
         sums: dict[str, float] = {}
         for i, (batch, rows) in enumerate(zip(batches, self._rows(), strict=True)):
             last = i == len(batches) - 1
@@ -198,7 +198,7 @@ class Trainer:
         return Draws(mixed_seed(self.seed, salt), self.step, rows, self.config.batch_size, self.device)
 
     def _sync_metrics(self, metrics: dict[str, float], flag: InterruptFlag) -> bool:
-        """Average metrics over processes, stop all of them if the loss is not finite; was one interrupted?"""
+        """Average metrics over processes; raise if the loss is not finite; returns whether any was interrupted."""
         if distributed.world_size() > 1:
             told = [float(flag.raised), float(flag.signal) if flag.raised else 0.0]
             values = torch.tensor([*metrics.values(), *told], dtype=torch.float64, device=self.device)
@@ -222,7 +222,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean of each validation scalar; keeps the weights if ``loss`` is the lowest so far."""
+        """The mean of each validation scalar; saves the weights if ``loss`` is the lowest so far."""
         model, objective = self.result, self.stage.objectives[0]
         was_training = model.training
         model.eval()
@@ -247,10 +247,10 @@ class Trainer:
         return means
 
     def _validation_share(self) -> list[tuple[np.ndarray, int]]:
-        """This process's index batches of the validation samples, and what each counts."""
+        """This process's index batches of the validation samples, each with its weight."""
         batches = self.stage.validation()
         mine = batches[distributed.rank() :: distributed.world_size()]
-        # With fewer batches than processes some repeat the first, which then counts nothing: all know the same keys.
+        # If batches are too few, some processes repeat the first with weight 0, so that all have the same keys.
         return [(indices, len(indices)) for indices in mine] or [(batches[0], 0)]
 
     @torch.no_grad()
@@ -283,7 +283,7 @@ class Trainer:
         return save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
 
     def _best_on_disk(self) -> dict[str, float]:
-        """Loss and step of the best weights so far. They may be a little ahead of the checkpoint to go on from."""
+        """Loss and step of the best weights so far; they may be newer than the checkpoint to resume from."""
         restore_folder(self.folder / "best")
         try:
             return check_checkpoint(self.folder / "best")["state"]
@@ -291,7 +291,7 @@ class Trainer:
             return {"loss": math.inf, "step": -1}
 
     def _restore_best(self) -> None:
-        """Leave the best weights in ``stage.model``."""
+        """Load the best weights into ``stage.model``."""
         distributed.barrier()
         load_checkpoint(self.folder / "best", {"model": self.stage.model}, {}, self.device)
         self.stage.model.eval()

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate, moving average, and what torch.compile compiles."""
+"""Optimizer, learning rate, moving average and compilation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale.transformer.block import Block
 
 
 def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.optim.AdamW:
-    """AdamW that decays weight matrices only: not biases, norms, embeddings, positions or learned scales."""
+    """AdamW that decays only weight matrices, not biases, norms, embeddings, positions or learned scales."""
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     linear = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, linear)} - embeddings
@@ -28,14 +28,14 @@ def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.o
 
 
 def compile_model(model: nn.Module) -> None:
-    """torch.compile what training calls: a transformer's blocks (which share their code), or else the whole model.
+    """Apply torch.compile to a transformer's blocks (which share their code), or else to the whole model.
 
     Raises:
         ConfigError: no compiler was found.
     """
     check_compiler(model)
     blocks: list[nn.Module] = [part for part in model.modules() if isinstance(part, Block)]
-    # A tokenizer has no forward of its own: its networks have.
+    # A tokenizer has no forward of its own, but its networks do.
     parts = blocks or (model.children() if type(model).forward is nn.Module.forward else [model])
     for part in parts:
         if type(part).forward is not nn.Module.forward:
@@ -43,7 +43,7 @@ def compile_model(model: nn.Module) -> None:
 
 
 def lr_factor(step: int, config: StageConfig) -> float:
-    """Learning rate at ``step`` over its peak: linear warm-up from 0.5%, then the schedule down to ``final_lr``."""
+    """Learning rate at ``step`` relative to its peak: linear warm-up from 0.5%, then the schedule to ``final_lr``."""
     warmup = round(config.warmup * config.steps)
     if step < warmup:
         return 0.005 + 0.995 * step / warmup
@@ -55,7 +55,7 @@ def lr_factor(step: int, config: StageConfig) -> float:
 
 
 class EMA:
-    """An exponential moving average of a module's weights; buffers are copied. Warms up over the first steps."""
+    """An exponential moving average of a module's weights; buffers are copied. The decay grows over the first steps."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

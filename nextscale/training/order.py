@@ -1,7 +1,6 @@
 """The order in which training visits stored rows, as a function of (seed, position).
 
-There is no state to save: a run that stopped after n samples goes on at position n, on any number of
-processes.
+There is no state to save: a run that stopped after n samples continues at position n, on any number of processes.
 """
 
 from __future__ import annotations
@@ -12,30 +11,30 @@ import numpy as np
 
 from nextscale.randomness import mixed_seed, sample_seeds
 
-# What a permutation is of; keeps them apart where seed and epoch agree.
+# What a permutation shuffles. It enters the seed, so that permutations of different things differ.
 _SHARDS, _ROWS, _BATCHES = 0, 1, 2
 
 
 class StreamOrder:
     """An infinite stream of row numbers, epoch after epoch; every epoch visits every row exactly once.
 
-    Without shards an epoch is one permutation of all rows. With shards it permutes the shards, takes
-    ``shards_per_buffer`` of them at a time and permutes the rows of these: neighbours in the stream then come
-    from few shards, each of which is read once an epoch.
+    Without shards, an epoch is one permutation of all rows. With shards, it permutes the shards, takes
+    ``shards_per_buffer`` of them at a time and permutes their rows. Neighbours in the stream then come from few
+    shards, and each shard is read once per epoch.
 
-    With ``lengths``, rows of a buffer that follow each other within a batch have about the same length, so that little
-    is padded; the batches are permuted.
+    With ``lengths``, the rows of a batch have about the same length, so that little is padded. The order of the
+    batches in a buffer is random.
 
-    The permutations sort splitmix64 hashes, so that unlike a random generator's they are the same in every
-    version of numpy.
+    The permutations sort splitmix64 hashes. Unlike those of a random generator, they are the same in every version
+    of numpy.
 
     Args:
-        num_rows: rows stored.
-        seed: of the order.
-        shard_rows: rows of a shard (the last may hold fewer); None for no shards.
-        shards_per_buffer: shards whose rows are shuffled together.
-        lengths: of each row, where they differ.
-        batch_size: rows of a batch; batches begin at multiples of it.
+        num_rows: number of stored rows.
+        seed: seed of the order.
+        shard_rows: rows per shard (the last may hold fewer); None for no shards.
+        shards_per_buffer: number of shards whose rows are shuffled together.
+        lengths: the length of each row, if they differ.
+        batch_size: rows per batch; batches begin at multiples of it.
 
     Raises:
         ValueError: an argument is not positive.
@@ -53,11 +52,11 @@ class StreamOrder:
         if min(num_rows, num_rows if shard_rows is None else shard_rows, shards_per_buffer) < 1:
             raise ValueError("num_rows, shard_rows and shards_per_buffer must be positive")
         self.num_rows, self.seed = num_rows, seed
-        # All rows in one shard are all rows in one buffer.
+        # Without shards, all rows are one shard and so one buffer.
         self.shard_rows = min(shard_rows or num_rows, num_rows)
         self.shards_per_buffer = shards_per_buffer
         self.lengths, self.batch_size = lengths, batch_size
-        # Two epochs and two buffers are in use where a batch straddles their border.
+        # A batch that straddles a border needs two epochs or two buffers.
         self._plan_of = lru_cache(2)(self._plan)
         self._buffer_of = lru_cache(2)(self._buffer)
 
@@ -94,8 +93,11 @@ class StreamOrder:
         return rows if self.lengths is None else self._batched(rows, self.lengths[rows], epoch, buffer)
 
     def _batched(self, rows: np.ndarray, lengths: np.ndarray, epoch: int, buffer: int) -> np.ndarray:
-        """``rows`` as batches of about one length each, permuted. What lies before the first border between batches,
-        and behind the last, shares its batch with another buffer: those rows stay as they are."""
+        """``rows`` grouped into batches of about equal length, in random order.
+
+        Rows before the first border between batches and after the last share their batch with another buffer. They
+        stay where they are.
+        """
         start = epoch * self.num_rows + int(self._plan_of(epoch)[0][buffer])
         first = min(-start % self.batch_size, len(rows))
         number = (len(rows) - first) // self.batch_size

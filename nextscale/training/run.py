@@ -4,7 +4,7 @@ A run folder holds::
 
     config.yaml  env.json  metrics.jsonl  samples/  checkpoints/{tokenizer,transformer}/
     tokenizer/{config.json,model.safetensors}       the result of stage 1
-    tokens.zarr/{train,validation}                  the training data's tokens
+    tokens.zarr/{train,validation}                  the tokens of the data
     transformer/{config.json,model.safetensors}     the result of stage 2
 """
 
@@ -54,12 +54,12 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
     Args:
         stage: ``tokenizer``, ``transformer`` or ``all``. The transformer needs a trained tokenizer: in the folder, or
             in the run that ``training.init`` names, from which it is then copied.
-        resume: None starts a run; ``auto`` goes on from the latest checkpoints (or starts); a path goes on from
-            that checkpoint. A stage that is done is left as it is.
+        resume: None starts a new run; ``auto`` continues from the latest checkpoints (or starts); a path continues
+            from that checkpoint. A finished stage is left as it is.
 
     Raises:
         ConfigError: the folder exists and ``resume`` is None, or the configuration does not fit.
-        DataError, CheckpointError, TrainingError: see there.
+        DataError, CheckpointError, TrainingError: as their docstrings say.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
     device = pick_device(config.training.device)
@@ -72,7 +72,7 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
 
 
 class _Run:
-    """The two stages of one run folder. Until everything that can be checked is, nothing is written."""
+    """The two stages of one run folder. Nothing is written until everything that can be checked has been."""
 
     def __init__(
         self, config: RunConfig, folder: Path, stages: Sequence[str], resume: str | None, device: torch.device
@@ -97,7 +97,7 @@ class _Run:
         elif self._done("tokenizer"):
             self.tokenizer = self._trained_tokenizer()
         else:
-            self.tokenizer = self._given_tokenizer()
+            self.tokenizer = self._init_tokenizer()
         callbacks = plugins.discover().callbacks(config, folder) if distributed.is_main() else []
         self.log.open(callbacks, config.training.tensorboard)
         distributed.on_main(self._prepare_folder)
@@ -110,7 +110,7 @@ class _Run:
             path = self.folder / "samples" / "reconstructions"
             written = draw_reconstructions(self.modality, self.tokenizer.eval(), self.data, path)
             save_tokenizer(self.folder, self.tokenizer, self.config, self.data.description)
-            self.log.note(f"held-out samples, decoded after each scale, and themselves: {written}")
+            self.log.note(f"held-out samples decoded after each scale, beside the originals: {written}")
         distributed.barrier()
         self.tokenizer = self._trained_tokenizer()
 
@@ -121,7 +121,7 @@ class _Run:
         init = self._init("transformer")
         if init is not None and has(init, "transformer"):
             new = start_from(init, "transformer", transformer)
-            self.log.note(f"starting from {init}/transformer; new: {', '.join(new) or 'nothing'}")
+            self.log.note(f"starting from {init}/transformer; newly initialised: {', '.join(new) or 'nothing'}")
         stores = None
         if settings.cache:
             stores = open_or_write_tokens(self.folder, self.tokenizer, self.data, self.config, self.log)
@@ -150,7 +150,7 @@ class _Run:
             trainer.restore(self.resume_from, going_back=True)
         else:
             trainer.restore(latest_checkpoint(checkpoints) if self.resume_auto else None)
-        # A resumed run may have been given other settings: they are the run's once they have proved to fit.
+        # A resumed run may have new settings. They are recorded now, because they are known to fit.
         distributed.on_main(self._write_config)
         trainer.run()
 
@@ -176,18 +176,19 @@ class _Run:
         check_tokenizer(self.folder, self.data, self.config)
         return tokenizer
 
-    def _given_tokenizer(self) -> MultiscaleTokenizer:
-        """That of the run to start from, which stays as it is; ``_prepare_folder`` makes it this run's."""
+    def _init_tokenizer(self) -> MultiscaleTokenizer:
+        """The tokenizer of the run in ``training.init``; ``_prepare_folder`` saves a copy of it in this run."""
         init = Path(str(self.config.training.init))
         stored = stored_config(init, "tokenizer")
-        data = replace(self.data, description=stored["description"])  # other classes, another size: what fits will do
+        # Other classes or another size are fine if the weights fit.
+        data = replace(self.data, description=stored["description"])
         check_tokenizer(init, data, self.config)
         tokenizer = self.modality.build_tokenizer(self.config.tokenizer, self.data.description)
         start_from(init, "tokenizer", tokenizer)
         return tokenizer.to(self.device).eval()
 
     def _init(self, stage: str) -> Path | None:
-        """The run that a stage starts from; None once there is a checkpoint, which has it in it."""
+        """The run whose weights a stage starts from; None once there is a checkpoint, which already builds on them."""
         begun = latest_checkpoint(self.folder / "checkpoints" / stage) is not None
         return None if begun or self.config.training.init is None else Path(self.config.training.init)
 
@@ -198,26 +199,28 @@ class _Run:
         if not self.resume_auto and folder.exists():
             raise ConfigError(f"run folder {folder} exists: continue it with --resume auto, or name another with --out")
         if folder.exists() and not (folder / "config.yaml").exists() and not _is_empty(folder):
-            raise ConfigError(f"{folder} exists and is no run folder: name another with --out")
+            raise ConfigError(f"{folder} exists and is not a run folder: name another with --out")
         if path is not None:
             if stage_of(path) is None or path.resolve().parents[2] != folder.resolve():
                 raise CheckpointError(
-                    f"{path} is not a checkpoint of run {folder}: those are {folder}/checkpoints/STAGE/step-NUMBER"
+                    f"{path} is not a checkpoint of run {folder}: name one in {folder}/checkpoints/STAGE/step-NUMBER"
                 )
             sound_checkpoint(path)
             stage = stage_of(path)
             if stage not in stages:
-                raise ConfigError(f"checkpoint {path} is of stage {stage}, and --stage {stages[0]} is to be trained")
+                raise ConfigError(
+                    f"checkpoint {path} is of stage {stage}, but --stage is {stages[0]}: set --stage {stage}"
+                )
             if self._done(str(stage)):
                 raise ConfigError(
-                    f"the {stage} of {folder} is trained already: to train it on from {path}, first remove "
+                    f"the {stage} of {folder} is already trained: to continue its training from {path}, first remove "
                     f"{folder / str(stage)}"
                 )
         if "tokenizer" not in stages and not self._done("tokenizer") and self.config.training.init is None:
-            raise CheckpointError(f"{folder} holds no trained tokenizer: train --stage tokenizer (or all) first")
+            raise CheckpointError(f"{folder} holds no trained tokenizer: first train with --stage tokenizer (or all)")
 
     def _prepare_folder(self) -> None:
-        """Only once the configuration and the data have proved good, so that a mistake leaves no folder behind."""
+        """Called only once configuration and data are checked, so that a mistake leaves no folder behind."""
         with writing(self.folder):
             (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         if not (self.folder / "config.yaml").exists():
@@ -234,15 +237,15 @@ class _Run:
 
 
 def _is_empty(folder: Path) -> bool:
-    """As a process leaves it that was killed before it wrote the configuration."""
+    """Whether ``folder`` holds no more than a process leaves that was killed before it wrote the configuration."""
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else ["?"]
     return all(name == "samples" or name.startswith(".") for name in names)
 
 
 def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
-    """Write the run's token cache anew with its trained tokenizer; the paths written."""
+    """Rewrite the run's token cache with its trained tokenizer; returns the paths written."""
     run = Path(run)
-    stored_config(run, "tokenizer")  # says so where there is no run, or no tokenizer yet
+    stored_config(run, "tokenizer")  # raises if there is no run, or no tokenizer yet
     config = load_run_config(run, overrides)
     device = pick_device(config.training.device)
     tokenizer = load_tokenizer(run, device)

@@ -25,7 +25,7 @@ class Interrupted(NextscaleError):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Where nothing needs to be saved: SIGINT and SIGTERM raise ``Interrupted`` at once."""
+    """For code that has nothing to save: SIGINT and SIGTERM raise ``Interrupted`` at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         _leave("interrupted", number)
@@ -35,7 +35,7 @@ def interruptible() -> Iterator[None]:
 
 
 class InterruptFlag:
-    """A context in which SIGINT and SIGTERM only raise a flag, until there is something saved to stop at."""
+    """A context in which SIGINT and SIGTERM only set a flag, so that training can save before it stops."""
 
     def __init__(self) -> None:
         self.raised = False
@@ -59,8 +59,9 @@ class InterruptFlag:
 
 
 def _leave(what: str, number: int) -> NoReturn:
-    """The first process says what happened; the others leave without a word."""
-    from nextscale import distributed  # which imports torch; the command line reads this module for errors
+    """The first process reports what happened; the others exit silently."""
+    # Imported here because it imports torch, and the command line imports this module for its errors.
+    from nextscale import distributed
 
     if not distributed.is_main():
         sys.exit(128 + number)
@@ -69,7 +70,7 @@ def _leave(what: str, number: int) -> NoReturn:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Only the main thread may set handlers, and only it is interrupted."""
+    """Handle the signals with ``handler``. Only the main thread may set handlers, and only it is interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

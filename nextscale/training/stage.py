@@ -1,4 +1,4 @@
-"""A stage: what the loop needs to know of what it trains."""
+"""A stage: what the training loop needs to know about the model it trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale.objective import Objective
 
 
 class Stage(ABC):
-    """Batches by position in the data stream, the objectives that learn from them, and pictures to look at."""
+    """Batches by position in the data stream, the objectives that learn from them, and pictures of the result."""
 
     name: str
     config: StageConfig
@@ -34,11 +34,11 @@ class Stage(ABC):
 
     @abstractmethod
     def validation(self) -> list[np.ndarray]:
-        """Index batches of the validation samples."""
+        """The validation samples, as batches of indices."""
 
     @abstractmethod
     def validation_batch(self, indices: np.ndarray) -> Batch: ...
 
     @abstractmethod
     def draw_samples(self, model: nn.Module, path: Path) -> Path | None:
-        """Write a picture of what ``model`` does at ``path`` (suffix chosen by the modality); None if it cannot."""
+        """Write a picture of ``model``'s samples to ``path`` (the modality adds the suffix); None if it cannot."""

@@ -47,7 +47,7 @@ class TokenizerStage(Stage):
         return self.data.validation.batch(indices, None)
 
     def draw_samples(self, model: nn.Module, path: Path) -> Path | None:
-        """Held-out samples and, below each, its reconstruction."""
+        """The film strip of held-out samples (``draw_reconstructions``)."""
         assert isinstance(model, MultiscaleTokenizer)
         return draw_reconstructions(self.modality, model, self.data, path)
 
@@ -63,7 +63,7 @@ def validation_batches(available: int, limit: int, size: int = 128) -> list[np.n
 def draw_reconstructions(
     modality: Modality, tokenizer: MultiscaleTokenizer, data: DataSplits, path: Path, count: int = 8
 ) -> Path | None:
-    """The film strip of held-out samples: decoded after each scale, the last column being the sample itself."""
+    """Write the film strip of held-out samples: decoded after each scale, with the original in the last column."""
     indices = validation_batches(len(data.validation), count)[0]
     samples = data.validation.batch(indices, None).to(tokenizer.device).samples
     states = tokenizer.states(tokenizer.encode(samples))

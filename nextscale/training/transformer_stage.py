@@ -44,7 +44,7 @@ class TransformerObjective(Objective):
         super().__init__()
         self.model = transformer
         self.config = config
-        # In a tuple, the tokenizer is no submodule: it is neither trained nor saved with the transformer.
+        # In a tuple, the tokenizer is not a submodule: it is neither trained nor saved with the transformer.
         self._frozen = (tokenizer.eval().requires_grad_(False),)
 
     @property
@@ -58,7 +58,7 @@ class TransformerObjective(Objective):
             seen = corrupt(pyramid, self.config.corrupt, self.tokenizer, draws)
         inputs = self._inputs(seen, batch)
         drop = {spec.name: draws.uniform() < self.config.condition_drop for spec in self.model.conditioner.specs}
-        if drop:  # all conditions of a sample fall together: guidance needs the law without any
+        if drop:  # drop all conditions of a sample together: guidance needs the unconditional distribution
             first = next(iter(drop.values()))
             drop = dict.fromkeys(drop, first)
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
@@ -74,14 +74,14 @@ class TransformerObjective(Objective):
         accuracy_BL = self.model.token_space.accuracy(logits.detach(), pyramid.tokens)
         total = self._total_weight(pyramid, revealed is not None and counts_BL is None, inputs.weight)
         loss = (loss_BL * weight_BL).sum() / total
-        if not loss.requires_grad:  # such a batch holds no token whose law is learned
+        if not loss.requires_grad:  # this batch has no token whose distribution is learned
             loss = loss + 0 * sum(parameter.sum() for parameter in self.model.parameters())
         return loss, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
 
     def _reveal(
         self, pyramid: TokenPyramid, inputs: ScaleInput, draws: Draws
     ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
-        """What a sub-step has revealed, and (with groups) what each token then counts."""
+        """The tokens that a sub-step has revealed, and (with groups) the weight of each token."""
         if not self.model.config.in_scale_steps:
             return None, None
         if inputs.groups is None:
@@ -89,7 +89,7 @@ class TransformerObjective(Objective):
         known_BL, counts_BL = reveal_groups(pyramid, inputs.groups, draws)
         return (pyramid.tokens, known_BL), counts_BL
 
-    # Tokens and inputs are computed in full precision: sampling sees the same, and a cache holds the same.
+    # Tokens and inputs are computed in full precision, so that they are the same as in sampling and in a cache.
 
     def pyramid(self, batch: Batch) -> TokenPyramid:
         if isinstance(batch.samples, TokenPyramid):
@@ -102,10 +102,10 @@ class TransformerObjective(Objective):
             return self.tokenizer.teacher_forcing(pyramid, batch.conditions)
 
     def _total_weight(self, pyramid: TokenPyramid, some_revealed: bool, weight_BL: Tensor | None) -> Tensor:
-        """What the sum over this part of the batch is divided by.
+        """The divisor of the loss summed over this part of the batch.
 
-        It must not depend on how the batch was split: so the share of tokens that are not revealed is the expected
-        one, and padding is counted over all processes.
+        It must not depend on how the batch was split. So it takes the expected share of unrevealed tokens, and counts
+        padding over all processes.
         """
         weights = self._weights(pyramid, None)
         total = (weights if weight_BL is None else weights * weight_BL).sum()
@@ -114,7 +114,7 @@ class TransformerObjective(Objective):
         return (total * (1 - REVEALED if some_revealed else 1)).clamp_min(1e-9)
 
     def _weights(self, pyramid: TokenPyramid, predicted: Tensor | None) -> Tensor:
-        """B L: what each token's loss counts; 0 on padding and on tokens that the input reveals."""
+        """B L: the weight of each token's loss; 0 for padding and for tokens that the input reveals."""
         weight = torch.ones(pyramid.tokens.shape[:2], device=pyramid.tokens.device)
         if self.config.scale_weights is not None:
             lengths = torch.tensor(pyramid.schedule.lengths, device=weight.device)
@@ -125,13 +125,13 @@ class TransformerObjective(Objective):
         return weight
 
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Mean loss and accuracy, of all tokens and of each scale; nothing dropped, corrupted or smoothed."""
+        """Mean loss and accuracy, over all tokens and per scale; nothing is dropped, corrupted or smoothed."""
         assert isinstance(model, ScaleTransformer)
         pyramid = self.pyramid(batch)
         inputs = self._inputs(pyramid, batch)
         revealed = counts_BL = None
         if inputs.groups is not None and model.config.in_scale_steps:
-            # Tokens drawn one after another: the bound on the likelihood at the same sub-steps every time.
+            # Tokens are drawn one after another: always evaluate the likelihood bound at the same sub-steps.
             every = Draws(0, 0, slice(0, len(pyramid)), len(pyramid), pyramid.tokens.device)
             revealed, counts_BL = self._reveal(pyramid, inputs, every)
         logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)), revealed=revealed)
@@ -155,7 +155,7 @@ def _mean(values: Tensor, weights: Tensor, counted: Tensor) -> Tensor:
 
 
 def corrupt(pyramid: TokenPyramid, share: float, tokenizer: MultiscaleTokenizer, draws: Draws) -> TokenPyramid:
-    """Replace ``share`` of the tokens at random, so that the model learns to live with its own mistakes."""
+    """Replace ``share`` of the tokens at random, so that the model learns to cope with its own mistakes."""
     hit_BL = draws.uniform(pyramid.schedule.length) < share
     other = draws.integers(tokenizer.token_space.vocabulary, *pyramid.tokens.shape[1:])
     hit_BL = hit_BL.view(*hit_BL.shape, *[1] * (pyramid.tokens.dim() - 2))
@@ -163,7 +163,7 @@ def corrupt(pyramid: TokenPyramid, share: float, tokenizer: MultiscaleTokenizer,
 
 
 def reveal_some(pyramid: TokenPyramid, draws: Draws) -> tuple[Tensor, Tensor]:
-    """For in-scale steps: none of a scale half of the time, else a random share of it (uniform from 0 to 1)."""
+    """For in-scale steps: reveal nothing of a scale half of the time, else a random share (uniform from 0 to 1)."""
     schedule, device = pyramid.schedule, pyramid.tokens.device
     share_BK = (draws.uniform(len(schedule)) * 2 - 1).clamp_min(0)
     known = draws.uniform(schedule.length) < share_BK[:, schedule.scale_ids(device)]
@@ -195,7 +195,7 @@ class TransformerStage(Stage):
         sampling: SamplingConfig,
         seed: int,
     ) -> None:
-        """``stores``: cached tokens of the training and of the validation split; None tokenizes on the fly."""
+        """``stores``: cached tokens of the training and the validation split; None tokenizes on the fly."""
         self.modality, self.data, self.stores, self.config = modality, data, stores, config
         self.sampling = sampling
         self.tokenizer = tokenizer
@@ -237,6 +237,6 @@ def cached_batch(store: TokenStore, rows: np.ndarray) -> Batch:
 
 
 def spread_conditions(specs: tuple, number: int, device: torch.device | str) -> dict[str, Tensor]:
-    """Every class equally often, in order; vectors are left null."""
+    """Every class equally often, in order; vector conditions are left null."""
     index = torch.arange(number, device=device)
     return {spec.name: index % spec.size for spec in specs if spec.kind == "class"}

@@ -1,4 +1,4 @@
-"""Attention between scales: who may look at whom, the key/value cache, and the layer."""
+"""Attention between scales: which scale may look at which, the key/value cache, and the layer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from nextscale.transformer.positions import rotate
 class ScaleAttention:
     """The K x K matrix that says which scales a scale may look at.
 
-    ``full``: itself and all coarser ones. ``markov``: itself alone, as history arrives through its input. Or a
-    matrix of booleans, row = the scale that looks.
+    ``full``: itself and all coarser ones. ``markov``: only itself, because history arrives through its input.
+    Otherwise a matrix of booleans, one row per scale that looks.
 
     Raises:
-        ConfigError: if a matrix lets a scale look at a finer one, or not at itself.
+        ConfigError: a matrix is not square, lets a scale look at a finer one, or does not let it look at itself.
     """
 
     def __init__(self, rule: Literal["full", "markov"] | Sequence[Sequence[bool]]) -> None:
@@ -35,13 +35,13 @@ class ScaleAttention:
         if not isinstance(rule, str):
             matrix = torch.tensor(rule, dtype=torch.bool, device="cpu")
             if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
-                raise ConfigError("transformer.attention must be a square matrix, one row and column a scale")
+                raise ConfigError("transformer.attention must be a square matrix with one row and column per scale")
             if matrix.triu(1).any() or not matrix.diagonal().all():
-                raise ConfigError("transformer.attention: a scale looks at itself and never at a finer scale")
+                raise ConfigError("transformer.attention must let a scale look at itself, and never at a finer one")
             self.matrix = matrix
 
     def allowed(self, query_ids: Tensor, key_ids: Tensor) -> Tensor | None:
-        """L_q L_k booleans, from the scale each query and key belongs to; None where all are allowed."""
+        """L_q L_k booleans, from the scale of each query and key; None if everything is allowed."""
         query, key = query_ids[:, None], key_ids[None, :]
         if self.rule == "full":
             allowed = key <= query
@@ -53,7 +53,7 @@ class ScaleAttention:
 
 
 class KVCache:
-    """Keys and values of the scales seen so far, preallocated for ``length`` tokens and grown if there are more.
+    """Keys and values of the scales seen so far, preallocated for ``length`` tokens and grown as needed.
 
     ``begin`` opens a scale; opening the same scale again (an in-scale sub-step) overwrites it.
     """
@@ -67,7 +67,7 @@ class KVCache:
         self._values: list[Tensor] = []
 
     def begin(self, inputs: ScaleInput) -> None:
-        """Make room for the scale (or packed scales) of ``inputs``; what was cached of finer scales is dropped."""
+        """Make room for the scale (or packed scales) of ``inputs``; drop this scale and finer ones from the cache."""
         before = self.scale_ids.to(inputs.scale_ids.device)
         before = before[before < inputs.scale_ids[0]]
         self.start = len(before)
@@ -81,7 +81,7 @@ class KVCache:
             self.mask = torch.cat([old, new if inputs.mask is None else inputs.mask], 1)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the open scale's B H L_k d keys and values of ``layer``; B H L d views of all so far."""
+        """Write the open scale's keys and values B H L_k d of ``layer``; return views B H L d of all scales so far."""
         if layer == len(self._keys):
             capacity = max(self.capacity, len(self.scale_ids))
             self._keys.append(k.new_empty(*k.shape[:2], capacity, k.shape[3]))
@@ -99,8 +99,8 @@ class AttentionMask:
     """Which keys each query looks at.
 
     Attributes:
-        allowed: (B or 1) 1 L_q L_k booleans for scaled_dot_product_attention; None where everything is allowed.
-        blocks: the same as blocks of rows, in training on a CPU; None elsewhere, or where it differs by sample.
+        allowed: (B or 1) 1 L_q L_k booleans for scaled_dot_product_attention; None if everything is allowed.
+        blocks: the same mask as blocks of rows, when training on a CPU; None elsewhere, or if it differs by sample.
     """
 
     allowed: Tensor | None = None
@@ -124,7 +124,7 @@ def attention_mask(rule: ScaleAttention, inputs: ScaleInput, cache: KVCache | No
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, with published VAR's QK-norm: unit queries and keys, a learned scale a head."""
+    """Multi-head self-attention with published VAR's QK-norm: unit queries and keys, one learned scale per head."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

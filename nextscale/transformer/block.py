@@ -12,14 +12,14 @@ from nextscale.transformer.functions import add_gated, gelu_tanh, modulate
 
 
 def normalize(x: Tensor, kind: str) -> Tensor:
-    """LayerNorm or RMSNorm without weights: adaLN brings its own scale and shift."""
+    """LayerNorm or RMSNorm without weights, because adaLN brings its own scale and shift."""
     if kind == "rmsnorm":
         return F.rms_norm(x, x.shape[-1:], eps=1e-6)
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class MLP(nn.Module):
-    """GELU (tanh), or SwiGLU with as many weights (https://arxiv.org/abs/2002.05202)."""
+    """An MLP with GELU (tanh), or with SwiGLU and as many weights (https://arxiv.org/abs/2002.05202)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -43,8 +43,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """``x + gamma1 attention(adaLN(x))``, then ``x + gamma2 MLP(adaLN(x))`` (DiT, https://arxiv.org/abs/2212.09748).
 
-    Six vectors a sample (gamma1 gamma2 scale1 scale2 shift1 shift2) come from the condition: through the block's
-    own projection, or (``adaln: shared``) through one for all blocks, to which each block adds a learned constant.
+    Six vectors per sample (gamma1 gamma2 scale1 scale2 shift1 shift2) are projected from the condition. Each block has
+    a projection of its own or, with ``adaln: shared``, adds a learned constant to one projection for all blocks.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -60,7 +60,7 @@ class Block(nn.Module):
         self.shared = config.adaln == "shared"
 
     def modulation(self, cond: Tensor) -> Tensor:
-        """B 6 D from the activated condition B D, or (shared) from the six projected vectors B 6 D."""
+        """B 6 D from the activated condition B D or, if shared, from the six projected vectors B 6 D."""
         return self.adaln_offset + cond if self.shared else self.adaln(cond).unflatten(-1, (6, -1))
 
     def forward(
@@ -73,7 +73,7 @@ class Block(nn.Module):
         layer: int = 0,
         keep_B2: Tensor | None = None,
     ) -> Tensor:
-        """``six_B6D`` is what ``modulation`` made of the condition.
+        """``six_B6D`` is the output of ``modulation`` for the condition.
 
         ``keep_B2`` scales each sample's two branches (stochastic depth: 0, or 1 / keep probability).
         """

@@ -1,8 +1,8 @@
-"""Attention by blocks of rows: pairs that no row of a block may look at are not computed.
+"""Attention by blocks of rows: keys that no row of a block may look at are skipped.
 
-Attention between scales is block-triangular, so that a third of all pairs is masked. On CPUs plain matrix products
-over what is left take half the time of PyTorch's fused kernel, whose backward pass is slow there (most of all in
-bfloat16). They hold the attention weights for the backward pass, so long sequences keep the fused kernel.
+Attention between scales is block-triangular, so a third of all query-key pairs is masked. On CPUs, plain matrix
+products over the rest take half the time of PyTorch's fused kernel, whose backward pass is slow there (most of all in
+bfloat16). They keep the attention weights for the backward pass, so long sequences use the fused kernel.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-MOST_PAIRS = 2**26
-"""Of all samples and heads in a layer: what is held for the backward pass stays below 256 MiB."""
-LEAST_ROWS = 32
-"""Fewer rows in a block cost more in calls than they save in pairs."""
+MAX_PAIRS = 2**26
+"""Query-key pairs of all samples and heads of a layer. Keeps the memory for the backward pass below 256 MiB."""
+MIN_ROWS = 32
+"""Blocks with fewer rows cost more in calls than they save in pairs."""
 
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Rows (queries) and the range of keys that any of them looks at; ``mask`` (rows x keys) where not all do."""
+    """Rows (queries) and the range of keys that any of them looks at; ``mask`` (rows x keys) unless all look at all."""
 
     rows: slice
     keys: slice
@@ -31,12 +31,12 @@ class RowBlock:
 
 
 def row_blocks(allowed: Tensor) -> list[RowBlock]:
-    """Split ``allowed`` (L_q L_k booleans; each row looks at one key at least) between rows that differ."""
+    """Split ``allowed`` (L_q L_k booleans, at least one True per row) between rows that differ."""
     length = len(allowed)
     differ = (allowed[1:] != allowed[:-1]).any(1).nonzero()[:, 0] + 1
     blocks, start = [], 0
     for end in [*differ.tolist(), length]:
-        if end - start >= LEAST_ROWS or end == length:
+        if end - start >= MIN_ROWS or end == length:
             looked = allowed[start:end].any(0).nonzero()[:, 0]
             keys = slice(int(looked[0]), int(looked[-1]) + 1)
             mask = allowed[start:end, keys]
@@ -46,13 +46,13 @@ def row_blocks(allowed: Tensor) -> list[RowBlock]:
 
 
 def pays(q: Tensor, k: Tensor) -> bool:
-    """Whether attention of ``q`` to ``k`` (B H L d each) is quicker by blocks than by the fused kernel."""
+    """Whether attention of ``q`` to ``k`` (B H L d each) is faster by blocks than by the fused kernel."""
     learns = torch.is_grad_enabled() and q.requires_grad
-    return q.device.type == "cpu" and learns and q.shape[:3].numel() * k.shape[2] <= MOST_PAIRS
+    return q.device.type == "cpu" and learns and q.shape[:3].numel() * k.shape[2] <= MAX_PAIRS
 
 
 def block_attention(q: Tensor, k: Tensor, v: Tensor, blocks: list[RowBlock], scale: float) -> Tensor:
-    """What ``scaled_dot_product_attention`` gives for the mask that ``blocks`` stand for; B H L d."""
+    """B H L d: the result of ``scaled_dot_product_attention`` for the mask that ``blocks`` describe."""
     flat = [x.flatten(0, 1) for x in (q if scale == 1 else q * scale, k, v)]
     return _BlockAttention.apply(*flat, blocks).unflatten(0, q.shape[:2])  # type: ignore[union-attr]
 
@@ -63,7 +63,7 @@ class _BlockAttention(Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[RowBlock]) -> Tensor:
         out, all_weights = torch.empty_like(q), []
-        with torch.autocast(q.device.type, enabled=False):  # which would take the softmax to float32
+        with torch.autocast(q.device.type, enabled=False):  # autocast would compute the softmax in float32
             for block in blocks:
                 weights = torch.bmm(q[:, block.rows], k[:, block.keys].mT)
                 if block.mask is not None:
@@ -81,7 +81,7 @@ class _BlockAttention(Function):
         q, k, v, *all_weights = ctx.saved_tensors
         (grad,) = grads
         grad_q, grad_k, grad_v = torch.empty_like(q), None, None
-        # The last rows come first: they look at most keys, often at all, and the rest is added to that.
+        # The last rows come first: they look at the most keys, often all, so the other blocks can add to their result.
         for block, weights in zip(reversed(ctx.blocks), reversed(all_weights), strict=True):
             rows, keys = (slice(None), block.rows), (slice(None), block.keys)
             by_weight = torch.bmm(grad[rows], v[keys].mT)
@@ -94,7 +94,7 @@ class _BlockAttention(Function):
 
 
 def _added(total: Tensor | None, part: Tensor, keys: slice, like: Tensor) -> Tensor:
-    """``total`` (zeros like ``like`` where it is None) with ``part`` added to its ``keys``."""
+    """``total`` with ``part`` added at ``keys``; a ``total`` of None means zeros like ``like``."""
     if total is None:
         if part.shape == like.shape:
             return part

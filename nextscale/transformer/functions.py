@@ -1,4 +1,4 @@
-"""Functions whose backward passes are written out: autograd's own take two to three times as long on CPUs."""
+"""Functions with handwritten backward passes: autograd's own take two to three times as long on CPUs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.autograd import Function
 def split_heads(qkv_BLHd: Tensor, heads: int, scale_H: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, B H L d each, from one projection B L (3 H d).
 
-    With ``scale_H``, keys become unit vectors, and queries vectors of that length a head (QK-norm). The norm is
-    taken in float32 and rounded once.
+    With ``scale_H`` (QK-norm), keys become unit vectors, and queries become vectors of length ``scale_H`` (per head).
+    The norm is taken in float32 and rounded once.
     """
     parts = qkv_BLHd.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     if scale_H is None:
@@ -30,8 +30,8 @@ class _SplitNormalized(Function):
     def forward(ctx: Any, qkv: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         qk = qkv[:2]
         length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=torch.promote_types(qk.dtype, torch.float32))
-        # All large products are of one type: mixed ones would be widened into copies first.
-        factor = (scale / length.clamp_min(1e-12)).to(qk.dtype)  # as F.normalize guards against 0
+        # All large products have one dtype: mixed ones would first make wider copies.
+        factor = (scale / length.clamp_min(1e-12)).to(qk.dtype)  # guards against 0, as F.normalize does
         unit = torch.mul(qk, factor, out=torch.empty(qk.shape, dtype=qk.dtype, device=qk.device))
         ctx.save_for_backward(unit, factor, scale)
         return unit[0], unit[1], qkv[2].contiguous()
@@ -42,7 +42,7 @@ class _SplitNormalized(Function):
         _, batch, heads, length, size = unit.shape
         grad = unit.new_empty(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
         along = torch.stack([(g * u).sum(-1) for g, u in zip(grads[:2], unit, strict=True)])[..., None]
-        # What is left of each gradient at right angles to its vector, at that vector's length.
+        # Remove each gradient's component along its vector, and rescale the rest by ``factor``.
         removed = (-factor * along / scale.square()).to(unit.dtype)
         for i, g in enumerate(grads[:2]):
             torch.mul(g, factor[i], out=grad[i]).addcmul_(unit[i], removed[i])
@@ -51,7 +51,7 @@ class _SplitNormalized(Function):
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """``F.gelu(x, approximate="tanh")``; on CPUs by way of a sigmoid, three times as fast as tanh there."""
+    """``F.gelu(x, approximate="tanh")``; on CPUs by way of a sigmoid, which is three times as fast there."""
     if x.device.type == "cpu":
         return _SigmoidGELU.apply(x)  # type: ignore[return-value]
     return F.gelu(x, approximate="tanh")

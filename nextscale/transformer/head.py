@@ -1,4 +1,4 @@
-"""From hidden states to logits: a linear head, one that knows where codes lie, and the one that a stem brings."""
+"""From hidden states to logits: a linear head, a head that knows the codebook, and the head that a stem brings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nextscale.tokens.stem import Stem
 
 @dataclass(frozen=True)
 class StemMemory:
-    """What a stem left for its logits, of ``num_samples`` samples."""
+    """What a stem keeps for computing its logits, for ``num_samples`` samples."""
 
     num_samples: int
     of_stem: Any
@@ -31,7 +31,7 @@ class Head(nn.Module, ABC):
     def forward(self, hidden: Tensor, memory: StemMemory) -> Tensor: ...
 
     def initialize(self) -> None:
-        """Called once, after the weights of linear layers have been drawn."""
+        """Called once, after the weights of linear layers have been initialised."""
 
 
 def build_head(config: TransformerConfig, space: TokenSpace, stem: Stem, codebook: Tensor | None) -> Head:
@@ -50,15 +50,15 @@ def build_head(config: TransformerConfig, space: TokenSpace, stem: Stem, codeboo
 
 
 class StemHead(Head):
-    """The logits of a stem that computes its own. Without weights: those are the stem's."""
+    """The logits of a stem that computes its own. The head has no weights; they belong to the stem."""
 
     def __init__(self, stem: Stem) -> None:
         super().__init__()
-        self._stem = (stem,)  # in a tuple it is no submodule of this one
+        self._stem = (stem,)  # in a tuple, so that it is no submodule of this one
 
     def forward(self, hidden: Tensor, memory: StemMemory) -> Tensor:
         stem, rows = self._stem[0], memory.num_samples
-        # Under guidance, two halves of the batch share what the stem saw.
+        # With guidance, both halves of the batch share what the stem saw.
         return torch.cat([stem.logits(part, memory.of_stem) for part in hidden.split(rows)])
 
 
@@ -72,16 +72,16 @@ class LinearHead(nn.Linear, Head):
 
 
 class CodebookHead(nn.Linear, Head):
-    """Logits of V codes: a linear layer's, minus how far each code lies from a predicted point.
+    """Logits of V codes: those of a linear layer, minus how far each code lies from a predicted point.
 
-    logit_v = w_v h + b_v + s(h) (m(h) c_v - |c_v|^2 / 2), which, but for a constant of the token, is
-    w_v h + b_v - s(h) |m(h) - c_v|^2 / 2: a Gaussian around m(h) of precision s(h), over the codes c_v, times what
-    the linear layer knows better. A linear head must learn each code by itself, also those that are near each
-    other; here what one code teaches serves its neighbours from the first step.
+    logit_v = w_v h + b_v + s(h) (m(h) c_v - |c_v|^2 / 2). Up to a constant per token, this is
+    w_v h + b_v - s(h) |m(h) - c_v|^2 / 2: a Gaussian over the codes c_v with mean m(h) and precision s(h), times a
+    correction by the linear layer. A linear head must learn each code separately, even codes that are near each
+    other. Here, what one code teaches helps its neighbours from the first step.
 
     Args:
         width: D of the hidden states.
-        codes: V C, the tokenizer's codebook. It is kept with the weights, scaled to a variance of one.
+        codes: V C, the tokenizer's codebook. It is stored with the weights, scaled to a variance of one.
     """
 
     codes: Tensor
@@ -95,7 +95,7 @@ class CodebookHead(nn.Linear, Head):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Begin with no opinion: a small linear part, and a wide Gaussian about the origin."""
+        """Start without preferences: a small linear part, and a wide Gaussian around the origin."""
         self.weight.mul_(0.02)
         self.log_precision.weight.zero_()
         self.log_precision.bias.fill_(math.log(0.1))

@@ -30,7 +30,7 @@ from nextscale.transformer.stem import LinearStem
 
 @dataclass(frozen=True)
 class Modulation:
-    """Vectors that depend on the condition alone: the start token B D, six a block (B 6 D), and the head's, B (2 D)."""
+    """Vectors that depend on the condition alone: the start token B D, six per block B 6 D, and the head's B (2 D)."""
 
     start_BD: Tensor
     blocks: list[Tensor]
@@ -42,12 +42,12 @@ class ScaleTransformer(nn.Module):
 
     Args:
         config: sizes and variants.
-        token_space: what a token is (width of the head, embedding of revealed tokens).
+        token_space: what a token is (sets the width of the head and the embedding of revealed tokens).
         feature_dim: F of ``ScaleInput.features``.
         schedule: the training data's; learned absolute positions are tied to it.
         conditions: the named conditions.
-        stem: the modality's own (``tokens.stem.Stem``); a linear layer on features where None.
-        codebook: V C, where the codes lie, for ``head: codebook``.
+        stem: the modality's own stem (``tokens.stem.Stem``); None is a linear layer on features.
+        codebook: V C, the vectors of the codes; needed for ``head: codebook``.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ScaleTransformer(nn.Module):
         super().__init__()
         width = config.model_width
         if width < 1:
-            raise ConfigError("transformer.depth=0 needs a transformer.width: there are no blocks to tell it from")
+            raise ConfigError("transformer.depth=0 needs a transformer.width: the default width is a multiple of depth")
         if width % config.num_heads or (width // config.num_heads) % 2:
             raise ConfigError(f"transformer: width {width} must be an even multiple of heads {config.num_heads}")
         self.config, self.schedule, self.token_space = config, schedule, token_space
@@ -97,10 +97,10 @@ class ScaleTransformer(nn.Module):
 
         Args:
             inputs: one scale (with a cache), or all scales packed.
-            cond: what ``conditioner`` made of the conditions, B D, or ``modulation`` of that.
-            cache: holds the coarser scales; None where ``inputs`` is packed.
-            revealed: in-scale steps: tokens B L and which of them are known, B L booleans.
-            keep: B depth 2, stochastic depth's multipliers; None keeps every branch.
+            cond: the output of ``conditioner``, B D, or the ``modulation`` computed from it.
+            cache: holds the coarser scales; None if ``inputs`` is packed.
+            revealed: for in-scale steps: tokens B L, and B L booleans that say which of them are known.
+            keep: B depth 2, the multipliers of stochastic depth; None keeps every branch.
         """
         cond = self.modulation(cond) if isinstance(cond, Tensor) else cond
         x_BLD, memory = self.embed(inputs, cond.start_BD, revealed)
@@ -118,7 +118,7 @@ class ScaleTransformer(nn.Module):
         return self.head(hidden_BLD, memory).float()
 
     def modulation(self, cond_BD: Tensor) -> Modulation:
-        """What adaLN makes of a condition: the same at every scale, so sampling computes it once."""
+        """The adaLN vectors of a condition. They are the same at every scale, so sampling computes them once."""
         active_BD = F.silu(cond_BD)
         shared = self.adaln(active_BD).unflatten(-1, (6, -1)) if self.config.adaln == "shared" else active_BD
         return Modulation(cond_BD, [block.modulation(shared) for block in self._blocks()], self.head_adaln(active_BD))
@@ -126,8 +126,11 @@ class ScaleTransformer(nn.Module):
     def embed(
         self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, StemMemory]:
-        """B L D: the stem's embeddings, the condition where nothing is known yet, and where tokens lie; and what the
-        stem remembers for its logits."""
+        """The embeddings B L D, and what the stem keeps for its logits.
+
+        The embeddings are the stem's, plus the condition where nothing is known yet, plus those of positions, scales
+        and revealed tokens.
+        """
         number, start = inputs.num_samples, inputs.num_start
         seen = None if revealed is None else (revealed[0][:number], revealed[1][:number])
         x_BLD, of_stem = self.stem(inputs, seen)
@@ -155,7 +158,7 @@ class ScaleTransformer(nn.Module):
         return torch.where(known_BL[..., None], tokens_BLD, self.hidden.to(tokens_BLD.dtype))
 
     def _span(self, inputs: ScaleInput) -> slice:
-        """Where these tokens lie in the schedule that the learned positions belong to."""
+        """The places of these tokens in the schedule that the learned positions belong to."""
         first, last = int(inputs.scale_ids[0]), int(inputs.scale_ids[-1])
         if last < len(self.schedule):
             span = slice(self.schedule.offsets[first], self.schedule.offsets[last + 1])
@@ -169,7 +172,7 @@ class ScaleTransformer(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Published VAR's initialisation: small residual branches, nearly closed gammas, a small head."""
+        """Published VAR's initialisation: small residual branches, gammas near zero, a small head."""
         std = math.sqrt(1 / self.config.model_width / 3)
 
         def normal(tensor: Tensor, std: float = std) -> None:

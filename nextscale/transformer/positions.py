@@ -9,7 +9,7 @@ from torch import Tensor
 def rotation_angles(coordinates: Tensor, head_dim: int, base: float = 1e4) -> tuple[Tensor, Tensor]:
     """Cosines and sines, (1 or B) 1 L head_dim/2, of ``coordinates`` L N or B L N.
 
-    The pairs of a head's channels are dealt out to the N axes in turn; each axis has frequencies from 1 down to
+    The pairs of a head's channels are assigned to the N axes in turn; each axis has frequencies from 1 down to
     1 / base (RoFormer, https://arxiv.org/abs/2104.09864; per axis as in https://arxiv.org/abs/2403.13298).
     """
     if coordinates.dim() == 2:
@@ -23,7 +23,7 @@ def rotation_angles(coordinates: Tensor, head_dim: int, base: float = 1e4) -> tu
 
 
 def rotate(x_BHLd: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (channel i, channel i + d/2) by its angle."""
+    """Rotate each pair (channel i, channel i + d/2) by its angle."""
     cos, sin = (part.to(x_BHLd.dtype) for part in rotation)
     a, b = x_BHLd.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

@@ -1,4 +1,4 @@
-"""The default stem, of grids: a linear layer on features."""
+"""The default stem, for grids: a linear layer on features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nextscale.tokens.stem import Stem
 
 
 class LinearStem(nn.Linear, Stem):
-    """Embeds ``ScaleInput.features``; start tokens, of which nothing is known, are zero.
+    """Embeds ``ScaleInput.features``; start tokens, about which nothing is known, are zero.
 
     The transformer adds its embedding of revealed tokens, and its own head computes the logits.
     """

@@ -1,8 +1,9 @@
-"""Coarsening: contract independent edges, level after level, until one node a component is left.
+"""Coarsening: contract independent edges, level by level, until each component is a single node.
 
-Run backwards, a level is an expansion: some nodes split in two, the two are joined, and every edge that a split node
-had goes to its first child, its second, or both. As no two contracted edges are adjacent, an edge has at most one split
-end, so it has three ways to go. Contraction keeps planar graphs planar, trees trees, and components apart.
+Run backwards, a level is an expansion. Some nodes split in two, the two children are joined, and every edge of a split
+node goes to its first child, its second, or both. No two contracted edges are adjacent or joined by an edge, so an edge
+has at most one split end and therefore three ways to go. Contraction keeps planar graphs planar, trees trees, and
+components apart.
 """
 
 from __future__ import annotations
@@ -21,26 +22,28 @@ FIRST, SECOND, BOTH = 0, 1, 2
 
 
 class Coarsening(ABC):
-    """A strategy: what it costs to contract an edge. Every level contracts the cheapest independent edges."""
+    """A strategy: the cost of contracting each edge. Every level contracts the cheapest independent edges."""
 
     def begin(self, adjacency: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """What the strategy remembers of each node (N integers, inherited by what it is contracted to), or None."""
+        """A label per node (N integers) that the strategy remembers, or None. A merged node inherits the label."""
         return None
 
     @abstractmethod
     def costs(
         self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
     ) -> np.ndarray:
-        """E costs of the edges, 2 E, of a graph, N N booleans, of nodes that stand for N ``masses`` of the whole.
+        """E costs of contracting the edges, 2 E, of a graph, N N booleans, whose nodes have the given ``masses`` (N):
+        how many nodes of the whole graph each stands for.
 
-        What chance adds to each, U(0, 1), is not in them. Edges of infinite cost are left to later levels;
-        one at least is of another."""
+        The caller adds a random number, U(0, 1), to each cost. Edges of infinite cost are left to later levels; at
+        least one edge must have a finite cost.
+        """
 
 
 class Cheapest(Coarsening):
-    """1.5 c + 10 max(c - 2, 0) + min degree, c the common neighbours of the edge's ends.
+    """1.5 c + 10 max(c - 2, 0) + min degree, where c is the number of common neighbours of the edge's ends.
 
-    So few edges are merged into one (each is a three-way choice later), and peripheral nodes go first.
+    This merges few edges (each merged edge is a three-way choice later), and contracts peripheral nodes first.
     """
 
     def costs(
@@ -51,11 +54,12 @@ class Cheapest(Coarsening):
 
 
 class Interior(Coarsening):
-    """10 |c - 2| + min degree, c the common neighbours of the edge's ends.
+    """10 |c - 2| + min degree, where c is the number of common neighbours of the edge's ends.
 
-    Of a triangulated region the inside goes first, where an edge has a triangle on either side, and its border last: so
-    backwards the border, and with it the number of edges, is settled while the graph is small, and splits inside add
-    three edges each. (Contracted early, the border becomes a triangle like any other, and nothing tells where it was.)
+    In a triangulated region, the interior (edges with a triangle on either side) is contracted first and the border
+    last. Run backwards, the border, and with it the number of edges, is settled while the graph is small, and each
+    split in the interior adds three edges. (If the border were contracted early, it would become a triangle like any
+    other, and nothing would tell where it was.)
     """
 
     def costs(
@@ -66,7 +70,7 @@ class Interior(Coarsening):
 
 
 class Random(Coarsening):
-    """Any edge is as good as another."""
+    """All edges cost the same, so chance decides."""
 
     def costs(
         self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
@@ -75,11 +79,11 @@ class Random(Coarsening):
 
 
 class Communities(Coarsening):
-    """Edges inside communities (Louvain's, found once) while there are any, then those between them; of either the
-    lightest, by the nodes that their ends stand for.
+    """Edges inside communities (found once, by Louvain) while there are any, then edges between communities. In both
+    cases the lightest go first, by the number of nodes that their ends stand for.
 
-    Backwards it is mostly the heaviest node that splits, and in halves: of a node's mass it can be told whether it is
-    several communities, one, or a part of one, and where its edges go depends on masses alone, not on which edges were
+    Run backwards, it is mostly the heaviest node that splits, into halves. A node's mass then tells whether the node is
+    several communities, one, or a part of one. Where its edges go depends on masses alone, not on which edges were
     found to be alike.
     """
 
@@ -99,7 +103,7 @@ class Communities(Coarsening):
 
 
 def _neighbours(adjacency: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E each: how many neighbours the ends of an edge have in common, and the smaller of their degrees."""
+    """For each of E edges: the number of common neighbours of its ends, and the smaller of their degrees."""
     rows = adjacency.astype(np.float32)
     degree = rows.sum(1)
     return (rows[edges[0]] * rows[edges[1]]).sum(1), np.minimum(degree[edges[0]], degree[edges[1]])
@@ -114,7 +118,7 @@ STRATEGIES: dict[str, type[Coarsening]] = {
 
 
 def strategy(name: str) -> Coarsening:
-    """Raises ConfigError for an unknown name."""
+    """Look up a strategy by name. Raises ConfigError for an unknown name."""
     if name not in STRATEGIES:
         raise ConfigError(f"tokenizer.coarsening: {unknown('strategy', name, STRATEGIES)}")
     return STRATEGIES[name]()
@@ -122,9 +126,12 @@ def strategy(name: str) -> Coarsening:
 
 @dataclass
 class Level:
-    """One expansion, in the order that tokens have: ``splits`` are the positions (ascending) of the coarse nodes that
-    split, ``masses`` the number of nodes of the whole graph that the first child of each stands for, ``patterns`` where
-    each of their edges goes, ordered by split node, then by neighbour."""
+    """One expansion, in the order of its tokens.
+
+    ``splits`` are the positions (ascending) of the coarse nodes that split. ``masses`` are the numbers of nodes of the
+    whole graph that their first children stand for. ``patterns`` say where each of their edges goes, ordered by split
+    node, then by neighbour.
+    """
 
     splits: list[int]
     masses: list[int]
@@ -137,8 +144,8 @@ def coarsen(
     """Contract a graph, N N booleans, and describe the way back.
 
     Returns:
-        the number of components; the expansions, coarsest first; and the node order that they end in: position i of
-        the grown graph is node ``order[i]`` of the one given.
+        the number of components; the expansions, coarsest first; and the final node order: node i of the grown graph is
+        node ``order[i]`` of the given graph.
     """
     steps, current, memory = [], adjacency, method.begin(adjacency, rng)
     masses = np.ones(len(adjacency), np.int64)
@@ -168,8 +175,8 @@ def independent_edges(
     ratio: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """M 2: the cheapest edges of which no two are adjacent or joined, up to ``ratio`` of the nodes, at least one, and
-    none of infinite cost."""
+    """M 2: the cheapest edges of which no two are adjacent or joined by an edge. There are at most ``ratio`` of the
+    nodes (rounded up) and at least one, none of infinite cost."""
     edges = np.stack(np.nonzero(np.triu(adjacency)))
     wanted = math.ceil(len(adjacency) * ratio)
     blocked, chosen = np.zeros(len(adjacency), bool), []
@@ -186,7 +193,7 @@ def independent_edges(
 
 
 def contract(adjacency: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The graph in which each pair is one node, and N integers: which node of it each old one became."""
+    """The graph in which each pair is merged into one node; and N integers, the node that each old node became."""
     gone = np.zeros(len(adjacency), bool)
     gone[pairs[:, 1]] = True
     parents = np.cumsum(~gone) - 1
@@ -207,7 +214,8 @@ def _expand(
     order: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[Level, np.ndarray]:
-    """The expansion from the coarse nodes, at ``order``'s positions, to the fine ones, and their order."""
+    """The expansion from the coarse nodes, placed as in ``order``, to the fine nodes; and the order of the fine
+    nodes."""
     children: dict[int, tuple[int, int]] = {}
     for (a, b), swap in zip(pairs.tolist(), rng.random(len(pairs)) < 0.5, strict=True):
         children[int(parents[a])] = (b, a) if swap else (a, b)

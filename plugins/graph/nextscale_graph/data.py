@@ -1,4 +1,4 @@
-"""Opening the graph data that a configuration names."""
+"""Opens the graph data that a configuration names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nextscale_graph.readers import read_source
 from nextscale_graph.source import GraphSource, describe
 
 LARGEST_SIZE = 100_000
-"""The bound of the condition ``size``; the tokenizer's ``max_nodes`` is a tighter one."""
+"""Upper bound of the condition ``size``; the tokenizer's ``max_nodes`` is tighter."""
 
 
 def open_graphs(config: GraphDataConfig) -> DataSplits:
-    """Raises DataError where there is nothing, or a split would be empty."""
+    """Open the data and its splits. Raises DataError if there is no data or a split would be empty."""
     raw = read_source(config.source, config.root)
     parts: dict[str, list[GraphBatch]] = {"train": [], "val": [], "test": []}
     splits = raw.splits or ["train"] * len(raw.graphs)
@@ -26,7 +26,7 @@ def open_graphs(config: GraphDataConfig) -> DataSplits:
             parts[name], parts["train"] = _hold_out(parts["train"], share, config)
     for name in ("train", "val"):
         if not parts[name]:
-            raise DataError(f"{config.source}: no graphs are left for the split {name}: there are {len(raw.graphs)}")
+            raise DataError(f"{config.source}: none of its {len(raw.graphs)} graphs are left for the {name} split")
     description = describe(parts["train"], raw.node_types, raw.edge_types)
     description["kind"] = raw.kind if config.kind == "auto" else config.kind
     largest = max(size for size, _ in description["sizes"])
@@ -45,9 +45,9 @@ def open_graphs(config: GraphDataConfig) -> DataSplits:
 def _hold_out(
     graphs: list[GraphBatch], share: float, config: GraphDataConfig
 ) -> tuple[list[GraphBatch], list[GraphBatch]]:
-    """The graphs held out, and the rest."""
+    """Returns the held-out graphs and the rest."""
     order = np.random.default_rng(config.split_seed).permutation(len(graphs))
     count = max(1, round(share * len(graphs)))
     if count >= len(graphs):
-        raise DataError(f"{config.source} holds {len(graphs)} graphs: too few to hold any out for validation")
+        raise DataError(f"{config.source} holds {len(graphs)} graphs: too few to hold any out for a split")
     return [graphs[i] for i in order[:count]], [graphs[i] for i in order[count:]]

@@ -1,4 +1,4 @@
-"""Graphs to tokens: what ``coarsen`` says of each, scale by scale."""
+"""From graphs to tokens: the result of ``coarsen``, scale by scale."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nextscale_graph.scales import Scales
 from nextscale_graph.structure import HEADS, TYPES
 
 Tokens = list[list[int]]
-"""Those of one graph, a list a scale."""
+"""The tokens of one graph, one list per scale."""
 
 
 def describe_graph(
     size: int, edges: np.ndarray, scales: Scales, method: Coarsening, ratio: float, rng: np.random.Generator
 ) -> tuple[Tokens, np.ndarray]:
-    """The tokens of each scale of one graph, and its nodes in the order that they are decoded in."""
+    """The tokens of each scale of one graph, and its nodes in decoding order."""
     adjacency = np.zeros((size, size), bool)
     adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = True
     roots, levels, order = coarsen(adjacency, method, ratio, rng)
@@ -33,7 +33,7 @@ def describe_graph(
 
 
 def describe_types(samples: GraphBatch, described: list[Tokens], orders: Sequence[np.ndarray], scales: Scales) -> None:
-    """Write types into the last two scales of each graph, in the order of the decoded graph."""
+    """Write the types into the last two scales of each graph, in the order of the decoded graph."""
     assert samples.node_types is not None and samples.edge_types is not None
     node, edge = 0, 0
     for i, (tokens, order) in enumerate(zip(described, orders, strict=True)):
@@ -51,7 +51,7 @@ def describe_types(samples: GraphBatch, described: list[Tokens], orders: Sequenc
 
 
 def pack(described: list[Tokens], device: torch.device) -> TokenPyramid:
-    """One pyramid of all graphs, padded."""
+    """One padded pyramid of all graphs."""
     num_scales = max(map(len, described))
     parts, masks = [], []
     for k in range(num_scales):

@@ -1,4 +1,4 @@
-"""How the mass of a node that splits is divided between its children: a law of numbers alone."""
+"""The distribution of a splitting node's mass over its two children. It depends on numbers only."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from torch import Tensor, nn
 from nextscale_graph.structure import Structure
 
 OUTSIDE = -1e9
-"""The logit of a token that is no choice at all."""
+"""The logit of an impossible token."""
 WIDTH, FEATURES = 16, 7
 
 
 class Division(nn.Module):
-    """Scores every pair of masses that a mass can be divided into; both orders of the two alike.
+    """Scores every pair of masses that a mass can be divided into. Both orders of a pair get the same score.
 
-    Masses are embedded as well as measured: communities may have 20 nodes and never 19, or the sum of two of them.
+    Masses enter as embeddings and as numeric features: communities may have 20 nodes and never 19, or a mass may be the
+    sum of two of them.
     """
 
     def __init__(self, max_nodes: int) -> None:
         super().__init__()
         self.lighter, self.heavier, self.whole = (nn.Embedding(max_nodes + 1, WIDTH) for _ in range(3))
         for table in (self.lighter, self.heavier, self.whole):
-            nn.init.zeros_(table.weight)  # of numbers never seen, what is measured alone tells
+            nn.init.zeros_(table.weight)  # numbers never seen are scored by their features alone
         self.score = nn.Sequential(
             nn.Linear(3 * WIDTH + FEATURES, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 1)
         )
 
     def forward(self, part: Structure) -> Tensor:
-        """R V' logits of the mass of the first child, V' the largest mass there is; of an unknown mass only 0."""
+        """R V' logits of the mass of the first child, where V' is the largest mass in the batch. If a mass is unknown,
+        only token 0 is possible."""
         whole = part.places
         size, target = part.numbers[part.mask.nonzero()[:, 0], :2].float().unbind(1)
         first = torch.arange(1, max(2, int(whole.max())), device=whole.device)

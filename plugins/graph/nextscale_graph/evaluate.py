@@ -1,4 +1,4 @@
-"""Quality of samples by the SPECTRE / DiGress protocol, or for molecules validity, uniqueness and novelty."""
+"""Sample quality by the SPECTRE / DiGress protocol; for molecules, validity, uniqueness and novelty."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from nextscale_graph.statistics import distances, gdss_distances
 from nextscale_graph.validity import VALID, unique_and_novel
 
 MOST = 256
-"""Graphs of a split that statistics are taken of, at most."""
+"""Largest number of graphs of a split that statistics are computed on."""
 PACKED = 8
-"""Graphs of a batch in which padding is counted, taken by length as training takes them."""
+"""Graphs per batch when padding is counted. Batches are formed by length, as in training."""
 REAL_PARTS = 3
-"""Times that as many training graphs as samples are compared with the reference."""
+"""How many sets of training graphs, each as large as the set of samples, are compared with the reference."""
 FLOOR_DIGITS = 4
-"""Decimals to which floors are rounded before ratios are taken of them; what is then zero, as orbits and clustering of
-trees are, has none. So the published ratios are made (https://github.com/manuelmlmadeira/DeFoG)."""
+"""Decimals to which floors are rounded before ratios are computed. A floor that rounds to zero, as for orbits and
+clustering of trees, has no ratio. The published ratios are computed in this way
+(https://github.com/manuelmlmadeira/DeFoG)."""
 
 
 def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
-    """``mmd_NAME`` of samples against the test split beside ``floor_NAME``, that of training against test;
-    ``ratio_NAME``, and ``ratio``, their mean, of floors that do not round to zero (``FLOOR_DIGITS``). ``real_ratio`` is
-    the mean ratio that as many training graphs as samples have, a few times drawn: few graphs have large ones. And the
-    shares ``valid``, ``unique``, ``novel``, and all three at once, ``vun``. Without a test of validity, also
-    ``gdss_NAME`` and its floor."""
+    """Distances to the test split, and shares of valid, unique and novel samples.
+
+    ``mmd_NAME`` compares samples with the test split, and ``floor_NAME`` compares the training split with it.
+    ``ratio_NAME`` is the first over the second, and ``ratio`` the mean ratio; floors that round to zero are left out
+    (``FLOOR_DIGITS``). ``real_ratio`` is the mean ratio of sets of training graphs that are as large as the set of
+    samples: small sets have large ratios. ``valid``, ``unique`` and ``novel`` are shares, and ``vun`` is the share that
+    is all three. If there is no test of validity, ``unique_novel`` replaces ``vun``, and ``gdss_NAME`` and its floor
+    are added.
+    """
     kind = data.description["kind"]
     if kind == "molecule":
         return evaluate_molecules(samples, data)
@@ -47,7 +52,7 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
         parts = [real[i : i + len(drawn)] for i in range(0, len(real) - len(drawn) + 1, len(drawn))][:REAL_PARTS]
         found = [_mean(_ratios(distances(part, reference), floor)) for part in parts]
         results |= {"real_ratio": float(np.mean(found))} if found else {}
-    if kind == "none":  # community, ego and protein graphs are published by another protocol, which is kept apart
+    if kind == "none":  # published figures of community, ego and protein graphs follow another protocol
         floor = gdss_distances(train.to_networkx(), reference)
         for name, value in gdss_distances(drawn, reference).items():
             results[f"gdss_{name}"], results[f"gdss_floor_{name}"] = value, floor[name]
@@ -76,8 +81,8 @@ def _first(source: Any) -> GraphBatch:
 
 
 def evaluate_molecules(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
-    """Shares of samples that RDKit takes without correction, of valid ones that are unique, and of unique ones that no
-    training molecule is."""
+    """Shares: of samples, those that RDKit accepts without correction; of valid samples, those that are unique; of
+    unique samples, those that are not training molecules."""
     from nextscale_graph.readers.smiles import to_smiles
 
     names = data.description["node_types"]
@@ -96,8 +101,8 @@ def evaluate_molecules(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
 
 @torch.inference_mode()
 def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, Any]:
-    """The share of held-out graphs that are decoded exactly, up to the order of nodes; tokens a graph; and the
-    share of tokens that is padding, in batches of ``PACKED``."""
+    """The share of held-out graphs that are decoded exactly, up to the order of nodes; the number of tokens per graph;
+    and the share of tokens that are padding, in batches of ``PACKED``."""
     from nextscale_graph.tokenizer import GraphTokenizer
 
     assert isinstance(tokenizer, GraphTokenizer)

@@ -1,4 +1,4 @@
-"""How often the numbers that a graph begins with occur in the training data: nodes and components."""
+"""Frequencies in the training data of the two numbers that a graph begins with: nodes and components."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 UNSEEN = 1e-9
-"""How often a number counts as seen that never was: hardly drawn, and no infinite loss."""
+"""The count of a number that never occurs: it is hardly ever drawn, and its loss is finite."""
 
 
 def size_logits(sizes: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
-    """V: logarithms of how often each number of nodes occurs; ``sizes`` holds pairs of size and count."""
+    """V: the log of how often each number of nodes occurs; ``sizes`` holds pairs of size and count."""
     counts = torch.full((vocabulary,), UNSEEN)
     for size, count in sizes:
         counts[size] = count
@@ -20,7 +20,8 @@ def size_logits(sizes: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
 
 
 def root_logits(components: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
-    """V V: of how often each number of components occurs among graphs of a size; of sizes never seen, among all."""
+    """V V: the log of how often each number of components occurs among graphs of each size. Sizes never seen get the
+    counts over all sizes."""
     total = torch.zeros(vocabulary)
     counts = torch.zeros(vocabulary, vocabulary)
     for size, roots, count in components:

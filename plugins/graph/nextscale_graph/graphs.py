@@ -18,12 +18,13 @@ class GraphBatch:
     """B simple undirected graphs.
 
     Shapes:
-        sizes: B, nodes of each graph.
-        edges: 2 E, each undirected edge once, smaller id first, ids within their graph; sorted within a graph.
-        edge_counts: B.
-        node_types: N integers (N nodes in all), None where nodes have no types.
-        edge_types: E integers, None where edges have no types.
-        seeds: B (int64), what the coarsening of each graph is a function of; None means 0.
+        sizes: B, the number of nodes of each graph.
+        edges: 2 E, each undirected edge once, smaller id first. Ids count within a graph; edges are sorted within a
+            graph.
+        edge_counts: B, the number of edges of each graph.
+        node_types: N integers (N nodes in all); None if nodes have no types.
+        edge_types: E integers; None if edges have no types.
+        seeds: B (int64), the seed of each graph's coarsening; None means 0.
     """
 
     sizes: Tensor
@@ -43,7 +44,7 @@ class GraphBatch:
         return GraphBatch(*(move(getattr(self, name)) for name in self.__dataclass_fields__))  # type: ignore[arg-type]
 
     def __getitem__(self, rows: slice | Sequence[int]) -> GraphBatch:
-        """Some of the graphs."""
+        """The chosen graphs, as a batch."""
         chosen = range(len(self))[rows] if isinstance(rows, slice) else rows
         singles = [self._single(i) for i in chosen]
         return concatenate(singles) if singles else self._empty()
@@ -73,7 +74,8 @@ class GraphBatch:
         return slice(start, start + int(self.sizes[i]))
 
     def to_data_list(self) -> list[Data]:
-        """torch-geometric's graphs: ``edge_index`` both ways, ``x`` node types N 1, ``edge_attr`` edge types E 1."""
+        """As torch-geometric graphs: ``edge_index`` in both directions, ``x`` node types N 1, ``edge_attr`` edge types
+        E 1."""
         found = []
         for i in range(len(self)):
             one = self._single(i)
@@ -84,7 +86,7 @@ class GraphBatch:
         return found
 
     def to_networkx(self) -> list[nx.Graph]:
-        """networkx's graphs; types are the attribute ``type`` of nodes and edges."""
+        """As networkx graphs; types become the attribute ``type`` of nodes and edges."""
         found = []
         for i in range(len(self)):
             one = self._single(i)
@@ -100,7 +102,7 @@ class GraphBatch:
 
 
 def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
-    """One batch of several."""
+    """Join batches into one."""
 
     def join(name: str, dim: int = 0) -> Tensor | None:
         parts = [getattr(batch, name) for batch in batches]
@@ -116,7 +118,7 @@ def single(
     node_types: np.ndarray | None = None,
     edge_types: np.ndarray | None = None,
 ) -> GraphBatch:
-    """A batch of one graph from any list of edges, 2 E: sorted, without self-loops and repetitions."""
+    """A batch of one graph from any list of edges, 2 E. Edges are sorted; self-loops and duplicates are dropped."""
     pairs = np.asarray(edges, np.int64).reshape(2, -1)
     low, high = pairs.min(0), pairs.max(0)
     real = low != high
@@ -132,7 +134,7 @@ def single(
 
 
 def from_networkx(graphs: Sequence[nx.Graph]) -> GraphBatch:
-    """Nodes are numbered in networkx's order."""
+    """A batch of networkx graphs. Nodes are numbered in networkx's order."""
     found = []
     for graph in graphs:
         ids = {node: i for i, node in enumerate(graph.nodes)}

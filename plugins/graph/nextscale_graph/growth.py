@@ -1,4 +1,4 @@
-"""How a batch of graphs grows: the state that it begins with, and what each scale's tokens make of it."""
+"""How a batch of graphs grows: its initial state, and how each scale's tokens change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale_graph.structure import COUNT, EDGE, HEADS, MASS, NODE, NODE_TYPE,
 
 
 def begin(num_samples: int, scales: Scales, given: Tensor | None, device: torch.device) -> GrowthState:
-    """Graphs of one node, of a size to be drawn, or ``given``, B."""
+    """Graphs of one node. Their target size is ``given`` (B), or is drawn if that is None."""
     zeros = torch.zeros(num_samples, dtype=torch.long, device=device)
     types = zeros if scales.typed else None
     return GrowthState(
@@ -36,7 +36,7 @@ def begin(num_samples: int, scales: Scales, given: Tensor | None, device: torch.
 
 
 def begin_with(samples: GraphBatch, target: Tensor, state: GrowthState) -> GrowthState:
-    """``state``, as it begins, with the graphs that are to be completed to ``target`` nodes, B."""
+    """The initial ``state``, with the graphs to be completed to ``target`` nodes (B)."""
     start = samples.sizes.cumsum(0) - samples.sizes
     shift = torch.repeat_interleave(start, samples.edge_counts)
     nodes = torch.zeros(int(samples.sizes.sum()), dtype=torch.bool, device=samples.sizes.device)
@@ -54,7 +54,7 @@ def begin_with(samples: GraphBatch, target: Tensor, state: GrowthState) -> Growt
 
 
 def advance(state: GrowthState, scales: Scales, tokens: Tensor) -> GrowthState:
-    """The state after the tokens, B L, of the scale that it is at."""
+    """The state after the tokens (B L) of its current scale."""
     kind = scales.kind(state.scale)
     mask = scales.mask(state, kind)
     state = replace(state, scale=state.scale + 1)
@@ -84,9 +84,9 @@ def advance(state: GrowthState, scales: Scales, tokens: Tensor) -> GrowthState:
 
 
 def _rooted(state: GrowthState, scales: Scales, roots: Tensor) -> GrowthState:
-    """With that many nodes, B, each to become a component."""
+    """The state with ``roots`` (B) nodes per graph. Each becomes a component."""
     nodes = torch.zeros(int(roots.sum()), dtype=torch.bool, device=roots.device)
-    # Of one root, the mass is all; how several share it is not drawn.
+    # A single root has the whole mass; how several roots share it is not drawn.
     masses = torch.where(roots == 1, state.target, 0).repeat_interleave(roots)
     return replace(
         state,

@@ -1,4 +1,4 @@
-"""What the stem reads of a structure: states of nodes and edges with what is revealed, and numbers as features."""
+"""The stem's inputs, from a structure: states of nodes and edges with the revealed tokens, and numbers as features."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nextscale_graph.structure import (
 )  # fmt: skip
 
 NUMBERS, MASSES = 6, 5
-"""How many features of the numbers of a sample, and of a mass."""
+"""Number of features of a sample's numbers, and of a mass."""
 
 
 def reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """States and types of nodes and edges, with what the scale has revealed."""
+    """States and types of nodes and edges, updated with the tokens that the scale has revealed."""
     node_states, edge_states, node_types, edge_types = (
         part.node_states, part.edge_states, part.node_types, part.edge_types,
     )  # fmt: skip
@@ -55,14 +55,14 @@ def reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor,
 
 
 def describe_numbers(numbers: Tensor) -> Tensor:
-    """... 6 features of nodes so far, target, and nodes to split."""
+    """... 6 features of three numbers: nodes so far, target, and nodes to split."""
     size, target, count = numbers.float().unbind(-1)
     logs = [(value.clamp_min(0) + 1).log() / 5 for value in (size, target, count, target - size)]
     return torch.stack([*logs, size / target.clamp_min(1), (size == target).float()], -1)
 
 
 def describe_masses(masses: Tensor) -> Tensor:
-    """N 5 features of masses, of nodes or of what edges span."""
+    """N 5 features of masses of nodes, or of spans of edges."""
     mass = masses.float()
     small = [(mass == number).float() for number in range(3)]
     return torch.stack([*small, (mass + 1).log() / 3, mass / 30], -1)

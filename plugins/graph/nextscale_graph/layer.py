@@ -1,4 +1,4 @@
-"""One layer of messages on the graphs so far."""
+"""One message-passing layer on the graphs so far."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch_geometric.utils import scatter
 
 
 class Layer(MessagePassing):
-    """Edges hear from the other two sides of their triangles and from their ends, then nodes from their edges, and with
-    ``pooled`` from all nodes of their graph (as by the master node of https://arxiv.org/abs/1704.01212)."""
+    """Edges receive messages from the other two sides of their triangles and from their ends. Then nodes receive
+    messages from their edges and, with ``pooled``, from all nodes of their graph (like the master node of
+    https://arxiv.org/abs/1704.01212)."""
 
     def __init__(self, width: int, pooled: bool) -> None:
         super().__init__(aggr="sum")
@@ -32,11 +33,12 @@ class Layer(MessagePassing):
     def forward(
         self, nodes: Tensor, edges: Tensor, ends: Tensor, triangles: Tensor, graph_of: Tensor, num_graphs: int
     ) -> tuple[Tensor, Tensor]:
-        """nodes N D, edges E D; ``ends`` 2 E, ``triangles`` 3 T and ``graph_of`` N: numbers of nodes, edges, graphs."""
+        """nodes N D, edges E D. ``ends`` 2 E, ``triangles`` 3 T and ``graph_of`` N hold indices of nodes, edges and
+        graphs."""
         normed, normed_nodes = self.norm_edges(edges), self.norm_nodes(nodes)
         own, side, end = self.own(normed), self.side(normed), self.end(normed_nodes)
         heard = torch.zeros_like(edges)
-        # Each side in turn, in place: joined, the messages would be copied twice more.
+        # One side at a time and in place: concatenating the messages would copy them twice more.
         for hub, one, other in (triangles, triangles.roll(-1, 0), triangles.roll(-2, 0)):
             message = own.index_select(0, hub) + side.index_select(0, one)
             message = F.relu_(message.add_(side.index_select(0, other)))
@@ -54,5 +56,5 @@ class Layer(MessagePassing):
         return nodes + self.update_nodes(torch.cat([normed_nodes, told], -1)), edges
 
     def message(self, x_j: Tensor, edge: Tensor) -> Tensor:  # type: ignore[override]
-        """In place: ``x_j`` was gathered for this."""
+        """Works in place, because ``x_j`` was gathered for this call."""
         return F.relu_(x_j.add_(edge))

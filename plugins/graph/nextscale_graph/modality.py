@@ -1,4 +1,4 @@
-"""The graph modality: how the core's records map to graphs."""
+"""The graph modality: the core's interface for graphs."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class GraphModality(Modality):
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[GraphBatch, Tensor | None]:
-        """An edge list, GraphML, or the first graph of an .npz."""
+        """Read an edge list, a GraphML file, or the first graph of an .npz file."""
         if not path.is_file():
-            raise DataError(f"{path} does not exist: no such file")
+            raise DataError(f"there is no such file: {path}")
         return (read_npz(path).graphs[0] if path.suffix == ".npz" else read_graph(path)), None
 
     def evaluate_tokenizer(

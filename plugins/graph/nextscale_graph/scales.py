@@ -1,4 +1,4 @@
-"""The scales of a growing graph: which there are, how many tokens each has, and which tokens are legal."""
+"""The scales of a growing graph: their kinds, how many tokens each has, and which tokens are legal."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from nextscale_graph.structure import (
 
 @dataclass(frozen=True)
 class Scales:
-    """What ``GraphTokenizer`` draws, one scale after another.
+    """The scales that ``GraphTokenizer`` draws, one after another.
 
     Args:
-        vocabulary: V, tokens that there are.
-        max_nodes: the most that a graph may have.
-        masses: whether they are drawn.
-        node_types, edge_types: how many there are.
+        vocabulary: V, the number of tokens.
+        max_nodes: the largest number of nodes of a graph.
+        masses: whether masses are drawn.
+        node_types, edge_types: how many types there are; 0 without types.
     """
 
     vocabulary: int
@@ -46,7 +46,7 @@ class Scales:
 
     @property
     def cycle(self) -> tuple[str, ...]:
-        """The scales of a level, and of types once a graph is complete."""
+        """The scales of one level, including the types, which are drawn once a graph is complete."""
         mass = (MASS,) if self.masses else ()
         return COUNT, NODE, *mass, EDGE, *(TYPES if self.typed else ())
 
@@ -54,7 +54,7 @@ class Scales:
         return HEADS[scale] if scale < len(HEADS) else self.cycle[(scale - len(HEADS)) % len(self.cycle)]
 
     def mask(self, state: GrowthState, kind: str) -> Tensor:
-        """B L: the tokens that each sample has at this scale."""
+        """B L: which tokens each sample has at this scale."""
         ready = ~state.growing & ~state.typed
         if kind in HEADS:
             lengths = torch.ones_like(state.sizes)
@@ -75,7 +75,7 @@ class Scales:
         return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
     def legal(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
-        """B L V. Padding may only hold token 0."""
+        """B L V: which tokens are legal. Padding must be token 0."""
         code = torch.arange(self.vocabulary, device=mask.device)
         if kind == SIZE:
             legal_BV = (code >= 1) & (code <= self.max_nodes)
@@ -107,10 +107,10 @@ class Scales:
         return legal
 
     def groups(self, state: GrowthState, kind: str, mask: Tensor) -> Tensor:
-        """B L: tokens of different groups may be drawn together, those of one group only one at a time."""
+        """B L: tokens of different groups may be drawn together; tokens of the same group are drawn one at a time."""
         numbers = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
         groups = numbers.clone() if kind == MASS else torch.zeros_like(numbers)
-        if kind == EDGE:  # a group is a node that splits
+        if kind == EDGE:  # one group per node that splits
             nodes = split_edges(state)[1]
             first = state.splits.long().cumsum(0) - 1
             before = torch.zeros_like(state.sizes).scatter_add_(0, state.graph_of, state.splits.long())
@@ -119,7 +119,7 @@ class Scales:
         return groups
 
     def divisible(self, state: GrowthState) -> Tensor:
-        """B V: the nodes that may split: all but those of mass one."""
+        """B V: the nodes that may split, which are all except those of mass one."""
         divisible = torch.zeros(len(state.sizes), self.vocabulary, dtype=torch.bool, device=state.sizes.device)
         within = torch.arange(len(state.splits), device=state.sizes.device) - state.offsets[state.graph_of]
         divisible[state.graph_of, within] = True if state.masses is None else state.masses != 1

@@ -1,4 +1,4 @@
-"""One split of graphs, read as batches, and what is recorded of a data set."""
+"""One split of graphs, read in batches, and the description of a data set."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from nextscale_graph.graphs import GraphBatch, concatenate
 
 
 class GraphSource:
-    """A ``nextscale.data.SampleSource``. Its augmentation is the coarsening, which the tokenizer draws from seeds."""
+    """A ``nextscale.data.SampleSource`` of graphs. Its augmentation is the coarsening, which the tokenizer draws from
+    the seeds."""
 
     def __init__(self, graphs: Sequence[GraphBatch]) -> None:
         self.graphs = list(graphs)
-        # Tokens go with the sum of degrees; what has no edges still has nodes.
+        # The number of tokens grows with the sum of degrees. The size is added for graphs without edges.
         self.lengths = np.array([int(one.sizes[0] + 2 * one.edge_counts[0]) for one in self.graphs])
 
     def __len__(self) -> int:
         return len(self.graphs)
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
-        """``samples`` a ``GraphBatch``; ``conditions["size"]`` B of int64."""
+        """``samples`` is a ``GraphBatch``; ``conditions["size"]`` is B, int64."""
         samples = concatenate([self.graphs[i] for i in indices.tolist()])
         if seeds is not None:
             samples.seeds = torch.from_numpy((seeds >> np.uint64(1)).astype(np.int64))
@@ -37,8 +38,8 @@ class GraphSource:
 
 
 def describe(graphs: Sequence[GraphBatch], node_types: Sequence[str], edge_types: Sequence[str]) -> dict[str, Any]:
-    """What the tokenizer must know: how often each size, and each number of components of a size, occurs in training;
-    the mean degree; and what types stand for."""
+    """What the tokenizer must know about the training data: how often each size occurs, how often each number of
+    components occurs per size, the mean degree, and the names of the types."""
     sizes = Counter(int(one.sizes[0]) for one in graphs)
     components = Counter((int(one.sizes[0]), number_of_components(one)) for one in graphs)
     nodes = sum(size * count for size, count in sizes.items())

@@ -1,4 +1,4 @@
-"""The state of a growing batch of graphs, and what it becomes as nodes split; all graphs at once, in flat arrays."""
+"""The state of a growing batch of graphs, and how splits change it. Flat arrays hold all graphs at once."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nextscale_graph.graphs import GraphBatch
 class GrowthState:
     """The graphs so far.
 
-    Shapes (N nodes and E edges of all graphs together, numbered through):
+    Shapes (N nodes and E edges of all graphs together, numbered consecutively):
         scale: the number of scales absorbed.
-        target: B, the nodes that each graph is to have; 0 where not yet known.
-        given: B, the target asked for; None where it is to be drawn.
-        sizes: B, the nodes that each has.
+        target: B, the number of nodes that each graph is to have; 0 if not yet known.
+        given: B, the requested target; None if it is to be drawn.
+        sizes: B, the number of nodes that each graph has.
         edges: 2 E, sorted, the smaller end first.
-        counts: B, how many nodes are to be split in this level.
-        splits: N booleans, which nodes are.
-        masses: N, how many nodes each becomes in the end, 0 where that is not known; None where it is not drawn.
-        parts: N, the mass of the first child of nodes that split; spans: E, the mass of the smallest node so far that
-            held both ends of an edge. Both are 0 where masses are not known or not drawn.
-        kept: N booleans, nodes that a completion keeps; None elsewhere.
-        node_types, edge_types: N and E integers, zero until drawn; None where there are none.
+        counts: B, how many nodes to split in this level.
+        splits: N booleans, which nodes to split.
+        masses: N, how many nodes each node becomes in the end, 0 if unknown; None if masses are not drawn.
+        parts: N, the mass of the first child of each node that splits. spans: E, the mass of the smallest node so far
+            that held both ends of the edge. Both are 0 if masses are unknown or not drawn.
+        kept: N booleans, the nodes that a completion keeps; None otherwise.
+        node_types, edge_types: N and E integers, zero until drawn, then one more than the type; None without types.
         typed: B booleans, whether types have been drawn.
     """
 
@@ -48,7 +48,7 @@ class GrowthState:
 
     @property
     def offsets(self) -> Tensor:
-        """B, the number of each graph's first node."""
+        """B, the index of each graph's first node."""
         return self.sizes.cumsum(0) - self.sizes
 
     @property
@@ -58,12 +58,12 @@ class GrowthState:
 
     @property
     def edge_counts(self) -> Tensor:
-        """B, the edges that each has."""
+        """B, the number of edges that each graph has."""
         return torch.bincount(self.graph_of[self.edges[0]], minlength=len(self.sizes))
 
     @property
     def growing(self) -> Tensor:
-        """B booleans: graphs that have not reached their size."""
+        """B booleans: graphs that have not reached their target size."""
         return self.sizes < self.target
 
 
@@ -78,9 +78,9 @@ def graphs_of(state: GrowthState) -> GraphBatch:
 
 
 def choose(state: GrowthState, tokens: Tensor, real: Tensor) -> Tensor:
-    """N booleans: the nodes that tokens B M, positions within a graph, choose to split.
+    """N booleans: the nodes to split, chosen by tokens B M, which are positions within a graph.
 
-    Tokens are taken in order; one that points at a chosen node or its neighbour has no effect.
+    Tokens are taken in order. A token that points at a chosen node or at a neighbour of one has no effect.
     """
     offsets, chosen = state.offsets, torch.zeros(len(state.splits), dtype=torch.bool, device=tokens.device)
     blocked = chosen.clone()
@@ -97,10 +97,10 @@ def choose(state: GrowthState, tokens: Tensor, real: Tensor) -> Tensor:
 
 
 def split_edges(state: GrowthState) -> tuple[Tensor, Tensor, Tensor]:
-    """The edges at nodes that split, ordered by that node, then by neighbour.
+    """The edges of nodes that split, ordered by split node, then by neighbour.
 
     Returns:
-        T edge numbers; T split nodes; T neighbours.
+        T edge indices; T split nodes; T neighbours.
     """
     first, second = state.edges
     at_first, at_second = state.splits[first].nonzero()[:, 0], state.splits[second].nonzero()[:, 0]
@@ -112,7 +112,7 @@ def split_edges(state: GrowthState) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def grown_numbers(state: GrowthState) -> Tensor:
-    """N, the number that each node, or its first child, has after the split; the second child's is one more."""
+    """N, the index of each node, or of its first child, after the split. The second child's index is one more."""
     after = torch.ones_like(state.splits, dtype=torch.long) + state.splits
     return after.cumsum(0) - after
 
@@ -129,12 +129,12 @@ def grown_masses(state: GrowthState) -> Tensor | None:
 
 
 def sibling_spans(state: GrowthState) -> Tensor:
-    """The span of each edge between two children: what they divide."""
+    """The span of each edge between two siblings: the mass that they divide."""
     return (torch.zeros_like(state.parts) if state.masses is None else state.masses)[state.splits]
 
 
 def split(state: GrowthState, patterns: Tensor) -> GrowthState:
-    """Split the chosen nodes; ``patterns`` T says where each of ``split_edges`` goes."""
+    """Split the chosen nodes; ``patterns`` (T) says where each edge of ``split_edges`` goes."""
     numbers, nodes, others = split_edges(state)
     place = grown_numbers(state)
     stays = torch.ones(state.edges.shape[1], dtype=torch.bool, device=place.device)
@@ -156,7 +156,7 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
     edges = edges[:, order]
     inherited = state.spans[numbers]
     spans = torch.cat([state.spans[stays], sibling_spans(state), inherited[to_first], inherited[to_second]])[order]
-    # Graphs that are complete may have types already.
+    # Complete graphs may have types already.
     node_types = edge_types = None
     if state.node_types is not None and state.edge_types is not None:
         node_types = place.new_zeros(total)
@@ -165,7 +165,7 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
         edge_types = torch.cat([old, old.new_zeros(len(order) - len(old))])[order]
     more = torch.zeros_like(state.sizes).scatter_add_(0, state.graph_of, state.splits.long())
     kept = None
-    if state.kept is not None:  # the first child is what was kept
+    if state.kept is not None:  # the first child takes the place of the kept node
         kept = torch.zeros(total, dtype=torch.bool, device=place.device)
         kept[place] = state.kept
     return replace(
@@ -183,12 +183,12 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
 
 
 def triangles(edges: Tensor, num_nodes: int) -> Tensor:
-    """3 T: the edges (by number) of every triangle of a graph, given as sorted edges 2 E, the smaller end first."""
+    """3 T: the edge indices of every triangle of a graph. ``edges`` is 2 E, sorted, the smaller end first."""
     first, second = edges
     num_edges, device = edges.shape[1], edges.device
     out = torch.bincount(first, minlength=num_nodes)
     ends = out.cumsum(0)
-    # Every edge with each later one of the same first node; then the third side is looked up.
+    # Pair every edge with each later edge of the same first node, then look up the third side.
     later = ends[first] - torch.arange(num_edges, device=device) - 1
     one = torch.repeat_interleave(torch.arange(num_edges, device=device), later)
     begins = later.cumsum(0) - later

@@ -1,4 +1,4 @@
-"""Graph statistics of the SPECTRE / DiGress protocol, each a histogram a graph."""
+"""Graph statistics of the SPECTRE / DiGress protocol. Each gives one histogram per graph."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def orbits(graphs: Sequence[nx.Graph]) -> Histograms:
 
     found = []
     for graph in graphs:
-        if not graph.number_of_edges():  # nothing to count, which orbit_count does not take
+        if not graph.number_of_edges():  # nothing to count, and orbit_count does not accept it
             found.append(np.zeros(ORBITS))
             continue
         plain = nx.convert_node_labels_to_integers(graph)
@@ -58,7 +58,7 @@ def wavelet(graphs: Sequence[nx.Graph]) -> Histograms:
     """Energies of 12 Abspline filters (pygsp) on the normalised Laplacian's spectrum, binned: 12 x 100, flat."""
     from pygsp.filters import Abspline
 
-    # Of its graph a filter bank reads the largest eigenvalue only: here the bound, the same for every graph.
+    # A filter bank reads only its graph's largest eigenvalue. Here it is the upper bound, the same for every graph.
     bank = Abspline(SimpleNamespace(lmax=2.0), WAVELET_SCALES)
     found = []
     for graph in graphs:
@@ -77,11 +77,11 @@ STATISTICS: dict[str, tuple[Callable[[Sequence[nx.Graph]], Histograms], float, b
     "spectrum": (spectrum, 1.0, True),
     "wavelet": (wavelet, 1.0, True),
 }
-"""Name: the statistic, sigma of the kernel, and whether histograms are normalised to sum to one."""
+"""Per name: the statistic, sigma of the kernel, and whether histograms are normalised to sum to one."""
 
 
 def mmd_tv(one: Histograms, other: Histograms, sigma: float, normalized: bool) -> float:
-    """Squared maximum mean discrepancy with the kernel exp(-TV(x, y)^2 / (2 sigma^2)), TV half the L1 distance
+    """Squared maximum mean discrepancy with the kernel exp(-TV(x, y)^2 / (2 sigma^2)), where TV is half the L1 distance
     (https://arxiv.org/abs/2204.01613; biased estimate, as published)."""
     width = max(len(row) for row in (*one, *other))
     rows = np.zeros((len(one) + len(other), width))
@@ -91,7 +91,7 @@ def mmd_tv(one: Histograms, other: Histograms, sigma: float, normalized: bool) -
 
 
 def _mmd(rows: np.ndarray, split: int, distance: Callable[[np.ndarray, np.ndarray], np.ndarray], sigma: float) -> float:
-    """Of the first ``split`` rows against the others, with a Gaussian of their distance."""
+    """Squared MMD of the first ``split`` rows against the others, with a Gaussian kernel on their distance."""
 
     def mean(a: np.ndarray, b: np.ndarray) -> float:
         apart = np.stack([distance(row, b) for row in a])
@@ -102,13 +102,13 @@ def _mmd(rows: np.ndarray, split: int, distance: Callable[[np.ndarray, np.ndarra
 
 
 def mmd_emd(one: Histograms, other: Histograms, sigma: float, scaling: float) -> float:
-    """Squared MMD with the kernel exp(-EMD^2 / (2 sigma^2)): the earth mover's distance of histograms whose
-    neighbouring bins are 1 / scaling apart (GraphRNN, https://arxiv.org/abs/1802.08773, as GDSS evaluates)."""
+    """Squared MMD with the kernel exp(-EMD^2 / (2 sigma^2)), where EMD is the earth mover's distance of histograms
+    whose neighbouring bins are 1 / scaling apart (GraphRNN, https://arxiv.org/abs/1802.08773, as GDSS evaluates)."""
     width = max(len(row) for row in (*one, *other))
     rows = np.zeros((len(one) + len(other), width))
     for row, histogram in zip(rows, (*one, *other), strict=True):
         row[: len(histogram)] = histogram / (histogram.sum() + 1e-6)
-    # On a line, what must be moved across each border is the difference of what lies before it.
+    # On a line, the mass to move across a border is the difference of the masses before it.
     return _mmd(rows.cumsum(1), len(one), lambda x, y: np.abs(x - y).sum(-1) / scaling, sigma)
 
 
@@ -118,7 +118,7 @@ def mmd_gaussian(one: Histograms, other: Histograms, sigma: float) -> float:
 
 
 def gdss_distances(graphs: Sequence[nx.Graph], reference: Sequence[nx.Graph]) -> dict[str, float]:
-    """Degree, clustering and orbits as GDSS (https://arxiv.org/abs/2202.02514) compares them. Not to be mixed with
+    """Degree, clustering and orbits as GDSS (https://arxiv.org/abs/2202.02514) compares them. Do not mix them with
     ``distances``: the kernels differ."""
     return {
         "degree": mmd_emd(degree(graphs), degree(reference), 1.0, 1.0),

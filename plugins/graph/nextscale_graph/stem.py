@@ -1,7 +1,7 @@
-"""The network on the graphs so far: messages over triangles and edges, and the scores of every kind of token.
+"""The network on the graphs so far: messages over triangles and edges, and scores for every kind of token.
 
-Nodes are known by their states and their edges alone, so outputs permute as nodes do; the two children of a node are
-told apart only by edges already revealed, so swapping them swaps "first" and "second".
+Nodes are distinguished only by their states and edges, so outputs permute as the nodes do. The two children of a node
+are told apart only by edges already revealed, so swapping them swaps "first" and "second".
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ from nextscale_graph.structure import (
 )  # fmt: skip
 
 CANDIDATE = 7
-"""Features of a number of nodes to split."""
+"""Number of features of a candidate number of nodes to split."""
 UNLIKELY = -1e4
-"""The logit of what is not to be drawn while anything else can be."""
+"""The logit of a token that is drawn only if nothing else can be."""
 
 
 @dataclass
 class Memory:
-    """What ``logits`` needs: all scales as one disjoint graph, its states, and where tokens lie.
+    """What ``logits`` needs: all scales as one disjoint graph, its states, and where the tokens lie.
 
-    Shapes: nodes N D, edges E D; parts: the scales, in order, with where each begins: tokens (along L), nodes, edges.
+    Shapes: nodes N D, edges E D, blocked N. ``structure`` holds the scales in order; ``begins`` says where each begins:
+    token (along L), node and edge.
     """
 
     nodes: Tensor
@@ -57,15 +58,15 @@ class Memory:
 
 
 class GraphStem(Stem):
-    """Embeddings of tokens B L D, and their logits.
+    """Computes token embeddings, B L D, and token logits.
 
     Args:
         width: D, of nodes, edges and embeddings.
         config: the tokenizer section.
         vocabulary: V.
-        node_types, edge_types: names of the types; no node types mean that there are neither.
+        node_types, edge_types: names of the types. Without node types there are no edge types either.
         sizes: V, logits of the number of nodes.
-        roots: V V, logits of the number of components, a row per number of nodes.
+        roots: V V, logits of the number of components, one row per number of nodes.
     """
 
     size_logits: Tensor
@@ -96,7 +97,7 @@ class GraphStem(Stem):
         self.layers = nn.ModuleList(Layer(width, config.stem.pooled) for _ in range(config.stem.layers))
         self.norm_nodes, self.norm_edges = nn.LayerNorm(width), nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
-        # From the transformer's hidden states to what is scored.
+        # From the transformer's hidden states to the states that are scored.
         self.ask_node, self.ask_edge = (nn.Linear(width, width, bias=False) for _ in range(2))
         self.node_score = _mlp(width, width, 1)
         self.edge_score = _mlp(width, 2 * width, 3)
@@ -117,8 +118,8 @@ class GraphStem(Stem):
     def _states(
         self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None
     ) -> tuple[Memory, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """First states of nodes and edges; embedded numbers K B D; and of the disjoint graph edges, triangles, and
-        which of the K B graphs each node is of."""
+        """The initial states of nodes and edges; the embedded numbers, K B D; and, for the disjoint graph, its edges,
+        its triangles, and which of the K B graphs each node belongs to."""
         nodes, edges, triangles, owners, blocked, begins = [], [], [], [], [], []
         token = node = edge = 0
         number_states = self.numbers(describe_numbers(torch.stack([part.numbers for part in inputs.structure])))
@@ -129,7 +130,7 @@ class GraphStem(Stem):
             seen = None
             if revealed is not None:
                 seen = (revealed[0][:, token : token + length], revealed[1][:, token : token + length])
-                # Nothing is asked about samples that have revealed all: most of a batch waits for its slowest.
+                # Samples whose tokens are all revealed need no logits: most of a batch waits for its slowest sample.
                 part = part.only((part.mask & ~seen[1]).any(1))
             parts.append(part)
             node_states, edge_states, node_types, edge_types = reveal(part, seen)
@@ -170,7 +171,8 @@ class GraphStem(Stem):
         return embedded if types is None else embedded + getattr(self, name)(types)
 
     def _tokens(self, memory: Memory, number_states: Tensor) -> Tensor:
-        """B L D: of tokens that choose nodes, the mean of their graph; of edges, the sum over the two children."""
+        """B L D. A token that chooses a node gets the mean over its graph; a token about edges gets the sum over the
+        two children."""
         parts = []
         for k, (part, (_, node, edge)) in enumerate(zip(memory.structure, memory.begins, strict=True)):
             x_BLD = number_states[k][:, None].expand(-1, part.mask.shape[1], -1)
@@ -223,13 +225,13 @@ class GraphStem(Stem):
         return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
 
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
-        """R V': logits of tokens about an edge or a node each."""
+        """R V': logits of tokens that are each about an edge or a node."""
         asked = self.ask_edge(hidden_BLD[part.mask])
         if part.kind == NODE_TYPE:
             return self.score_node_type(memory.nodes[node + part.places[:, 0]] + asked)
         if part.kind == EDGE_TYPE:
             return self.score_edge_type(memory.edges[edge + part.places[:, 0]] + asked)
-        # One map over the children that the edge goes to, another over the other one, a third where it goes to both.
+        # Three maps: for the child that the edge goes to, for the child that it leaves, and for edges that go to both.
         taken, left, both = self.edge_score(memory.edges[edge + part.places] + asked[:, None]).unbind(-1)
         scores = torch.empty_like(taken[:, :1]).expand(-1, 3).clone()
         scores[:, FIRST] = taken[:, 0] + left[:, 1]
@@ -238,7 +240,7 @@ class GraphStem(Stem):
         return scores
 
     def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
-        """B V: how many nodes split, scored by how each number compares with the usual one."""
+        """B V: logits of how many nodes split. Each number is scored by how it compares with the usual one."""
         size, target, usual = numbers.float()[:, :, None].unbind(1)
         most = torch.minimum(size, target - size)
         longest = max(1, int(most.max()))

@@ -1,4 +1,4 @@
-"""What the stem reads at one scale: the graphs so far as one disjoint graph, with what is still open in it."""
+"""The stem's input at one scale: the graphs so far as one disjoint graph, and what is still undecided in it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ FIXED, SIBLING, UNKNOWN, PRESENT, ABSENT, EDGE_STATES = range(6)
 
 @dataclass
 class Structure:
-    """One scale of B graphs, of which only those that take part in it are here.
+    """One scale of B graphs. It holds the nodes and edges only of graphs that have tokens at this scale.
 
-    Shapes (N nodes, E edges of the disjoint graph; R tokens that are no padding, in the order of samples):
-        kind: of the scale.
-        mask: B L, which tokens are no padding.
-        numbers: B 3, for each sample: nodes so far, target, and nodes to split (in scales that count them: as many as
-            is usual, ``usual_count``).
-        graph_of: N, the sample of each node. offsets: B, the first node of each.
+    Shapes (N nodes, E edges of the disjoint graph; R tokens without padding, in the order of samples):
+        kind: the kind of the scale.
+        mask: B L, True for tokens that are not padding.
+        numbers: B 3, per sample: nodes so far, target, and nodes to split. In scales that draw the number of nodes to
+            split, the last is the usual number (``usual_count``).
+        graph_of: N, the sample of each node. offsets: B, the first node of each sample.
         node_states, edge_states: N and E.
-        masses, spans: N and E, as in ``GrowthState``; None where masses are not drawn.
-        node_types, edge_types: N and E, zero where unknown, else one more than the type; None without types.
-        edges: 2 E. triangles: 3 T edge numbers.
-        places: what each token is about. Edge scales: R 2, the edges to the first and to the second child; type scales:
-            R 1, the node or edge; mass scales: R 1, the mass that is divided; else R 0.
+        masses, spans: N and E, as in ``GrowthState``; None if masses are not drawn.
+        node_types, edge_types: N and E, zero if unknown, else one more than the type; None without types.
+        edges: 2 E. triangles: 3 T edge indices.
+        places: what each token is about. Edge scales: R 2, the edges to the first and to the second child. Type scales:
+            R 1, the node or edge. Mass scales: R 1, the mass to divide. Empty at other scales.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Structure:
         return len(self.mask)
 
     def only(self, active: Tensor) -> Structure:
-        """Without the graphs and tokens of samples that are not ``active`` (B booleans)."""
+        """The structure without graphs and tokens of samples that are not ``active`` (B booleans)."""
         if bool(active.all()):
             return self
         nodes = active[self.graph_of]
@@ -111,7 +111,8 @@ def restrict(state: GrowthState, active: Tensor) -> GrowthState:
 def without_graph(
     kind: str, state: GrowthState, mask: Tensor, counts: Tensor, places: Tensor | None = None
 ) -> Structure:
-    """Of scales that are about numbers alone; ``counts`` is the third of ``Structure.numbers``."""
+    """The structure of a scale that depends on numbers only; ``counts`` is the third column of
+    ``Structure.numbers``."""
     none = mask.new_zeros(0, dtype=torch.long)
     typed = None if state.node_types is None else none
     masses = None if state.masses is None else none
@@ -123,7 +124,7 @@ def without_graph(
 
 
 def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
-    """Of scales that choose nodes, or draw types: the graph as it is."""
+    """The structure of a scale that chooses nodes or draws types: the graph as it is."""
     part = restrict(state, active)
     num_nodes, num_edges = len(part.splits), part.edges.shape[1]
     node_types, edge_types = part.node_types, part.edge_types
@@ -149,7 +150,7 @@ def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Str
 
 
 def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
-    """Of scales that say where edges go: the children, and every pair that may be joined."""
+    """The structure of a scale that says where edges go: the children, and every pair of nodes that may be joined."""
     part = restrict(state, active)
     edges_split, nodes, others = split_edges(part)
     place = grown_numbers(part)

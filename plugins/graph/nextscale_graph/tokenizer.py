@@ -1,4 +1,4 @@
-"""The tokenizer of graphs: a lossless description by expansions, without weights."""
+"""The graph tokenizer: a lossless description of graphs by expansions. It has no weights."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ from nextscale_graph.structure import (
 )  # fmt: skip
 
 GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is_forest}
-"""Properties that a graph keeps while it grows if its end is to have them."""
+"""Properties that every stage of a growing graph must have if the final graph is to have them."""
 
 
 HEAVY = 10
-"""A token that divides a mass m counts max(1, m / this) in the loss: on the first of them most depends."""
+"""A token that divides a mass m has loss weight max(1, m / HEAVY), because most depends on the first divisions."""
 
 
 @lru_cache(maxsize=65536)
 def usual_count(size: int, target: int, ratio: float) -> int:
-    """How many of ``size`` nodes split on the way to ``target``, where every level contracts its full share."""
+    """How many of ``size`` nodes split on the way to ``target`` if every level contracts its full share."""
     if size >= target:
         return 0
     fine = target
@@ -68,15 +68,17 @@ def usual_count(size: int, target: int, ratio: float) -> int:
 
 
 class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
-    """Scale 0 is the number of nodes, scale 1 that of components; every level then has three scales: how many nodes
-    split, which ones (tokens that point at nodes, one at a time), and where their edges go (``coarsen``); with
-    ``config.masses`` another before the edges: how many nodes each first child stands for in the end. Types of nodes
-    and edges, where there are any, follow once a graph is complete.
+    """Describes graphs by the levels of their growth.
+
+    Scale 0 is the number of nodes, scale 1 the number of components. Every level then has three scales: how many nodes
+    split; which ones (tokens that point at nodes, drawn one at a time); and where their edges go (``coarsen``). With
+    ``config.masses`` there is one more, before the edges: how many nodes of the final graph each first child stands
+    for. Types of nodes and edges, if there are any, follow once a graph is complete.
 
     Args:
         config: the tokenizer section.
-        description: of the data (``source.describe``): ``sizes`` and ``components`` are counted there; ``node_types``
-            and ``edge_types`` name the types.
+        description: of the data (``source.describe``). It holds the counts ``sizes`` and ``components``, and the names
+            of the types ``node_types`` and ``edge_types``.
     """
 
     adaptive = True
@@ -104,7 +106,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
             len(self.edge_types),
         )
         self.token_space = Codes(self.vocabulary)
-        # Nothing here is trained; this says where the model is.
+        # Nothing here is trained; this buffer tells which device the model is on.
         self.register_buffer("place", torch.zeros(0), persistent=False)
 
     def build_stem(self, width: int) -> GraphStem:
@@ -122,7 +124,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         return [self.scales.kind(k) for k in range(num_scales)]
 
     def schedule(self) -> Schedule:
-        """That of a graph of middling size; every batch has its own."""
+        """The schedule of a graph of mean size; every batch has its own."""
         total = sum(count for _, count in self.sizes)
         mean = max(1, round(sum(size * count for size, count in self.sizes) / total))
         lengths, size = [1] * len(HEADS), 1
@@ -139,8 +141,8 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         return self.encode_ordered(samples)[0]
 
     def encode_ordered(self, samples: GraphBatch) -> tuple[TokenPyramid, list[np.ndarray]]:
-        """The pyramid, and for each graph the node order that it is decoded in: node i of the decoded graph is node
-        ``order[i]`` of the sample.
+        """The pyramid, and each graph's node order in decoding: node i of the decoded graph is node ``order[i]`` of the
+        sample.
 
         Raises:
             DataError: a graph has no nodes, or more than ``tokenizer.max_nodes``.
@@ -150,7 +152,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         seeds = torch.zeros(len(samples), dtype=torch.long) if samples.seeds is None else samples.seeds.cpu()
         for i, (size, count) in enumerate(zip(samples.sizes.tolist(), samples.edge_counts.tolist(), strict=True)):
             if not 1 <= size <= self.config.max_nodes:
-                raise DataError(f"a graph of {size} nodes: it should have 1 to {self.config.max_nodes}")
+                raise DataError(f"a graph has {size} nodes: it should have 1 to {self.config.max_nodes}")
             edges = samples.edges[:, start : start + count].cpu().numpy()
             start += count
             rng = np.random.default_rng(int(seeds[i]))
@@ -161,7 +163,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
             describe_types(samples, described, orders, self.scales)
         return pack(described, samples.sizes.device), orders
 
-    # The machine.
+    # The state machine.
 
     def initial_state(
         self,
@@ -169,32 +171,32 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         conditions: Mapping[str, Tensor] | None = None,
         schedule: Schedule | None = None,
     ) -> GrowthState:
-        """Graphs of one node, of a size to be drawn, or the condition ``size``."""
+        """Graphs of one node. Their target size is the condition ``size`` if given, otherwise it is drawn."""
         given = (conditions or {}).get("size")
         if given is not None and int(given.max()) > self.config.max_nodes:
             raise NextscaleError(f"size {int(given.max())} is more than tokenizer.max_nodes {self.config.max_nodes}")
         if given is not None and int(given.max()) > self.largest:
             warnings.warn(
-                f"size {int(given.max())} is beyond the data, at most {self.largest} nodes: tried all the same",
+                f"size {int(given.max())} is beyond the data, which has at most {self.largest} nodes: trying anyway",
                 NextscaleWarning,
                 stacklevel=2,
             )
         return begin(num_samples, self.scales, given, self.device)
 
     def begin_with(self, samples: GraphBatch, conditions: Mapping[str, Tensor] | None = None) -> GrowthState:
-        """Graphs to be completed to the condition ``size``: the nodes given, and the edges among them, are kept.
+        """Graphs to be completed to the condition ``size``. The given nodes, and the edges among them, are kept.
 
         Raises:
-            NextscaleError: no size, or one that leaves nothing to add; types, which come last, cannot be kept; with
-                masses, it is not known how much of the whole each node that is given becomes.
+            NextscaleError: there is no size, or it leaves nothing to add; or the model has types, which are drawn last
+                and cannot be kept; or it draws masses, and it is unknown how much of the whole each given node becomes.
         """
         target = (conditions or {}).get("size")
         if target is None:
-            raise NextscaleError("completing a graph needs size=N, the nodes that it is to have")
+            raise NextscaleError("completing a graph needs size=N, its number of nodes when complete")
         if self.scales.typed:
-            raise NextscaleError("graphs with types of nodes and edges cannot be completed: types are drawn at the end")
+            raise NextscaleError("graphs with node and edge types cannot be completed, because types are drawn last")
         if self.config.masses:
-            raise NextscaleError("graphs cannot be completed by a model of tokenizer.masses=true: train one without")
+            raise NextscaleError("a model with tokenizer.masses=true cannot complete graphs: train one without masses")
         if bool((samples.sizes >= target.to(samples.sizes)).any()):
             raise NextscaleError(f"size {int(target.min())} leaves nothing to add to {int(samples.sizes.max())} nodes")
         return begin_with(samples, target, self.initial_state(len(samples), conditions))
@@ -242,7 +244,8 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         return advance(state, self.scales, tokens)
 
     def satisfies(self, requirement: str, state: GrowthState) -> Tensor:
-        """Told of whole graphs, so after scales that say where edges go."""
+        """Whether each graph still has the property. Only whole graphs are checked, after scales that say where edges
+        go."""
         if state.scale <= len(HEADS) or self.scales.kind(state.scale - 1) != EDGE:
             return torch.ones_like(state.sizes, dtype=torch.bool)
         graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()

@@ -1,4 +1,4 @@
-"""What makes a sample valid, and whether it is unique and new."""
+"""Whether a sample is valid, unique and novel."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def is_tree(graph: nx.Graph) -> bool:
 
 
 def is_block_model(graph: nx.Graph, within: float = 0.3, between: float = 0.005, level: float = 0.9) -> bool:
-    """A substitute for the published test, which needs graph-tool: Louvain's communities are 2 to 5, of 20 to 40 nodes,
-    and a Wald test does not reject that edges within them have the chance .3, and between them .005."""
+    """A substitute for the published test, which needs graph-tool: Louvain finds 2 to 5 communities of 20 to 40 nodes,
+    and a Wald test does not reject an edge probability of .3 within them and .005 between them."""
     if len(graph) == 0 or not nx.is_connected(graph):
         return False
     communities = nx.community.louvain_communities(graph, seed=0)
@@ -41,7 +41,8 @@ def is_block_model(graph: nx.Graph, within: float = 0.3, between: float = 0.005,
 
 
 def _score(count: float, total: float, chance: float) -> float:
-    """The p-value of a Wald test that ``count`` of ``total`` pairs are joined with that ``chance``."""
+    """The p-value of a Wald test that pairs are joined with probability ``chance``, given ``count`` joined pairs of
+    ``total``."""
     from scipy.stats import chi2
 
     found = count / total
@@ -53,7 +54,7 @@ VALID: dict[str, Callable[[nx.Graph], bool]] = {"planar": is_planar, "tree": is_
 
 
 def classes(graphs: Sequence[nx.Graph]) -> list[int]:
-    """A number for each graph, the same for isomorphic ones: the position of the first such graph."""
+    """One number per graph, equal for isomorphic graphs: the position of the first such graph."""
     buckets: dict[tuple, list[int]] = {}
     found = []
     for i, graph in enumerate(graphs):
@@ -67,13 +68,14 @@ def classes(graphs: Sequence[nx.Graph]) -> list[int]:
 
 
 def _fingerprint(graph: nx.Graph) -> tuple:
-    """Equal for isomorphic graphs: the degrees of every node's neighbours, in order."""
+    """Equal for isomorphic graphs: the sorted degrees of every node's neighbours, sorted over nodes."""
     degrees = dict(graph.degree)
     return tuple(sorted(tuple(sorted(degrees[other] for other in graph[node])) for node in graph))
 
 
 def unique_and_novel(graphs: Sequence[nx.Graph], training: Sequence[nx.Graph]) -> tuple[np.ndarray, np.ndarray]:
-    """Booleans: the graph is no copy of an earlier one; it is isomorphic to none of the training graphs."""
+    """Two boolean arrays: unique, not isomorphic to an earlier graph; and novel, not isomorphic to any training
+    graph."""
     every = classes([*training, *graphs])[len(training) :]
     own = np.array(every)
     novel = own >= len(training)

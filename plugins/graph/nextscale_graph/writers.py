@@ -1,4 +1,4 @@
-"""Graphs on disk, and pictures of them."""
+"""Writes graphs to disk and draws them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 from nextscale_graph.graphs import GraphBatch
 
 CELL = 1.6
-"""Inches of one drawn graph."""
+"""Inches per drawn graph."""
 
 
 def write_samples(samples: GraphBatch, folder: Path) -> list[Path]:
-    """``NNNN.graphml`` for each graph; all of them in ``graphs.npz`` beside, which ``data=`` reads."""
+    """Write ``NNNN.graphml`` for each graph, and all graphs to ``graphs.npz`` in the same folder, which ``data=``
+    reads."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for i, graph in enumerate(samples.to_networkx()):
@@ -42,14 +43,15 @@ def write_npz(samples: GraphBatch, path: Path) -> Path:
 
 
 def write_grid(samples: GraphBatch, path: Path, columns: int | None = None) -> Path:
-    """A sheet of drawn graphs, 100 at most."""
+    """A sheet of drawn graphs, at most 100."""
     graphs = samples[: min(100, len(samples))].to_networkx()
     columns = columns or max(1, math.ceil(math.sqrt(len(graphs))))
     return _draw([graphs[i : i + columns] for i in range(0, len(graphs), columns)], path)
 
 
 def write_film(steps: list[GraphBatch], path: Path, rows: int = 4, columns: int = 10) -> Path:
-    """A row a graph: how it grows from left to right. Steps that change nothing are left out, then evenly some."""
+    """One row per graph: how it grows, from left to right. Steps without new nodes are left out, then evenly spaced
+    ones are kept."""
     drawn = []
     for i in range(min(rows, len(steps[-1]))):
         stages = [step[[i]].to_networkx()[0] for step in steps]
@@ -61,7 +63,8 @@ def write_film(steps: list[GraphBatch], path: Path, rows: int = 4, columns: int 
 
 
 def layout(graph: nx.Graph) -> dict[Any, np.ndarray]:
-    """Planar graphs and trees without crossings where spring forces find that; the same at every call."""
+    """Positions by spring forces, the same in every call. Planar graphs and trees have no crossings if the forces find
+    such a layout."""
     if len(graph) > 1 and graph.number_of_edges() and nx.is_connected(graph):
         return nx.kamada_kawai_layout(graph)
     return nx.spring_layout(graph, seed=0)

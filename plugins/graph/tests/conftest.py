@@ -1,4 +1,4 @@
-"""Small graphs, and where the benchmark files are."""
+"""Small graphs, and the folder of benchmark files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# pytest's importlib mode puts no folder on the path: helpers of several test files would not be found.
+# pytest's importlib mode puts no folder on the path, so shared helpers would not be found.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from graph_samples import random_batch
@@ -19,7 +19,7 @@ SHARED = Path(__file__).parents[3] / "../shared/data"
 
 @pytest.fixture(scope="session")
 def benchmarks() -> Path:
-    """The folder of benchmark files; skips where it is absent."""
+    """The folder of benchmark files; skips the test if it is absent."""
     if (SHARED / "graphs").is_dir():
         return SHARED / "graphs"
     pytest.skip("the benchmark graphs of ../shared/data are not on this machine")

@@ -9,7 +9,7 @@ from nextscale_graph.graphs import GraphBatch, from_networkx
 
 
 def random_graph(rng: np.random.Generator, largest: int, typed: bool = False) -> nx.Graph:
-    """Of 1 to ``largest`` nodes: sparse or dense, connected or not."""
+    """A graph of 1 to ``largest`` nodes: sparse or dense, connected or not."""
     size = int(rng.integers(1, largest + 1))
     graph = nx.gnp_random_graph(
         size, float(rng.choice([0.0, 1 / size, 2 / size, 0.5, 1.0])), seed=int(rng.integers(2**31))

@@ -1,4 +1,4 @@
-"""Coarsening and its way back: lossless for every graph, and what each level promises."""
+"""Coarsening and its reversal: lossless for every graph, and the properties of each level."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tokenizer_for(batch: GraphBatch, **settings: object) -> GraphTokenizer:
 
 
 def assert_lossless(batch: GraphBatch, tokenizer: GraphTokenizer) -> None:
-    """Decoded graphs are the batch's, with nodes in the order that encoding tells."""
+    """The decoded graphs equal those of the batch, with nodes in the order that encoding returns."""
     pyramid, orders = tokenizer.encode_ordered(batch)
     decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
     for graph, grown, order in zip(batch.to_networkx(), decoded.to_networkx(), orders, strict=True):
@@ -55,9 +55,9 @@ def test_tokens_are_lossless(seed: int, name: str, ratio: float, typed: bool) ->
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)))
-def test_masses_come_true(seed: int, name: str) -> None:
-    """Those of a connected graph sum to its nodes at every level, and end as one each; with them tokens are as
-    lossless, and all of a level are drawn together."""
+def test_masses_add_up(seed: int, name: str) -> None:
+    """At every level the masses of a connected graph sum to its number of nodes, and in the end each is one. With
+    masses, tokens are still lossless, and all tokens of a mass scale are drawn together."""
     rng = np.random.default_rng(seed)
     batch = from_networkx([random_graph(rng, 20) for _ in range(3)])
     tokenizer = tokenizer_for(batch, coarsening=name, masses=True)
@@ -77,7 +77,7 @@ def test_masses_come_true(seed: int, name: str) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)))
 def test_an_edge_spans_the_smallest_node_that_held_both_its_ends(seed: int, name: str) -> None:
-    """What becomes of a node lies side by side in the end, so nodes on the way are intervals."""
+    """All nodes that come from one node are next to each other in the end, so earlier nodes are intervals."""
     graph = nx.connected_watts_strogatz_graph(14, 4, 0.3, seed=seed)
     batch = from_networkx([graph])
     tokenizer = tokenizer_for(batch, coarsening=name, masses=True)
@@ -91,8 +91,8 @@ def test_an_edge_spans_the_smallest_node_that_held_both_its_ends(seed: int, name
 
 
 def test_the_inside_goes_first_and_the_border_stays() -> None:
-    """Of triangulations of points in the plane: the border's length, 3 n - 3 - edges, is that of the whole graph while
-    24 of 64 nodes are left, with this strategy; with the cheapest edges first it shrinks."""
+    """Tested on triangulations of points in the plane. With this strategy, the border still has its length in the whole
+    graph, 3 n - 3 - edges, when 24 of 64 nodes are left. If the cheapest edges go first, it shrinks."""
     batch = concatenate(generate("planar").graphs[:4])
     border = 3 * batch.sizes - 3 - batch.edge_counts
     kept = {}
@@ -108,7 +108,7 @@ def test_communities_are_one_node_each_before_they_are_joined(ratio: float) -> N
     for graph in generate("sbm").graphs[:4]:
         tokenizer = tokenizer_for(graph, coarsening="communities", ratio=ratio, masses=True)
         adjacency = nx.to_numpy_array(graph.to_networkx()[0]).astype(bool)
-        member = tokenizer.coarsening.begin(adjacency, np.random.default_rng(0))  # as a graph without a seed is encoded
+        member = tokenizer.coarsening.begin(adjacency, np.random.default_rng(0))  # 0, as for graphs without a seed
         assert member is not None
         states = tokenizer.states(tokenizer.encode(graph))
         found = [sorted(state.masses.tolist()) for state in states if state.masses is not None]
@@ -141,7 +141,8 @@ def test_benchmarks_are_lossless(benchmarks: Path, name: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(STRATEGIES)))
 def test_contracted_edges_are_independent(seed: int, name: str) -> None:
-    """No two are adjacent or joined; contraction keeps components apart, planar graphs planar and trees trees."""
+    """No two are adjacent or joined by an edge. Contraction keeps components apart, planar graphs planar and trees
+    trees."""
     rng = np.random.default_rng(seed)
     graph = random_graph(rng, 20)
     adjacency = nx.to_numpy_array(graph).astype(bool)
@@ -163,9 +164,9 @@ def test_contracted_edges_are_independent(seed: int, name: str) -> None:
     assert {frozenset(edge) for edge in after.edges} == expected
 
 
-def test_the_law_of_tokens_does_not_depend_on_node_order() -> None:
-    """Each number of times that a description comes up agrees, between a graph and a renumbering of it, within five
-    standard deviations."""
+def test_the_distribution_of_tokens_does_not_depend_on_node_order() -> None:
+    """Every description comes up equally often for a graph and for a renumbering of it, within five standard
+    deviations."""
     graph = nx.lollipop_graph(3, 2)
     renumbered = nx.relabel_nodes(graph, {0: 4, 1: 2, 2: 0, 3: 3, 4: 1})
     counts: list[dict[str, int]] = [{}, {}]
@@ -182,7 +183,7 @@ def test_the_law_of_tokens_does_not_depend_on_node_order() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_triangles_are_all_and_once(seed: int) -> None:
+def test_every_triangle_is_found_once(seed: int) -> None:
     graph = random_graph(np.random.default_rng(seed), 15)
     batch = from_networkx([graph])
     found = triangles(batch.edges, len(graph))

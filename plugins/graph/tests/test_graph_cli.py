@@ -67,7 +67,7 @@ def test_a_size_never_seen_is_tried(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "warning: size 11 is beyond the data" in result.output
 
 
-def test_a_run_with_a_setting_that_is_not_known(run: Path, small_file: Path, tmp_path: Path) -> None:
+def test_a_run_with_an_unknown_setting(run: Path, small_file: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run" / "tokenizer" / "config.json"
     path.write_text(path.read_text().replace('"ratio"', '"ration"'))
@@ -88,8 +88,8 @@ def test_evaluation(run: Path) -> None:
     assert {"mmd_degree", "floor_degree", "ratio", "ratio_std", "unique", "novel"} <= results["samples"]["0"].keys()
 
 
-def test_what_is_required_is_drawn_again_until_it_holds(run: Path) -> None:
-    """An untrained model joins children at random; every graph is one piece, so a forest is a tree."""
+def test_samples_are_drawn_again_until_the_requirement_holds(run: Path) -> None:
+    """An untrained model joins children at random. Every graph is connected, so a forest is a tree."""
     model = nextscale.load(run)
     free = model.generate(10, seed=0, size=9).samples.to_networkx()
     bound = model.generate(10, seed=0, size=9, sampling={"require": "forest", "tries": 500}).samples.to_networkx()
@@ -99,12 +99,12 @@ def test_what_is_required_is_drawn_again_until_it_holds(run: Path) -> None:
     assert result.exit_code == 2 and "did you mean 'planar'?" in result.output and result.output.count("\n") == 1
 
 
-def test_settings_by_the_name_of_a_scale(run: Path, tmp_path: Path) -> None:
+def test_settings_by_scale_name(run: Path, tmp_path: Path) -> None:
     model = nextscale.load(run)
     plain = model.generate(6, seed=0, size=9)
     named = model.generate(6, seed=0, size=9, sampling={"temperature": {"count": 1.0, "edge": 1.0}})
     assert torch.equal(plain.samples.edges, named.samples.edges)
-    # Greedy in the first scale alone: one size, that of most graphs.
+    # Greedy at the first scale only: always the most frequent size.
     config = model.config.sampling.model_copy(update={"top_k": {"size": 1}})
     drawn = [generate(model.tokenizer, model.transformer, 6, config=config).state.target for _ in range(2)]
     assert len(torch.cat(drawn).unique()) == 1
@@ -119,7 +119,7 @@ def test_evaluation_on_the_validation_split(run: Path) -> None:
     assert result.exit_code == 0 and (run / "eval-validation.json").exists(), result.output
 
 
-def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
+def test_completion_keeps_the_given_part(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "part.edgelist"
     path.write_text("0 1\n1 2\n2 3\n3 0\n")
     result = invoke("edit", run, "--sample", path, "size=8", "-n", 3, "--out", tmp_path / "out")
@@ -141,7 +141,7 @@ def test_completion_keeps_the_part(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_draws_masses(small_file: Path, tmp_path: Path) -> None:
-    """It samples sizes it was asked for, and completes nothing."""
+    """It samples requested sizes, and refuses to complete graphs."""
     result = invoke(
         "train", "-m", "graph", f"data={small_file}", *TINY, "tokenizer.masses=true", "--out", tmp_path / "r"
     )
@@ -154,7 +154,7 @@ def test_a_model_that_draws_masses(small_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("predict",), ("edit", "--box", "0,0,1,1")])
-def test_places_of_a_graph_cannot_be_kept(run: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_graph_has_no_places_to_keep(run: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "part.edgelist").write_text("0 1\n1 2\n")
     result = invoke(command[0], run, "--sample", tmp_path / "part.edgelist", *command[1:], "--out", tmp_path / "out")
     assert result.exit_code == 2 and "only samples on a grid" in result.output, result.output

@@ -1,4 +1,4 @@
-"""The contract of the graph plugin, on small graphs of every kind, without and with types."""
+"""The contract suite on the graph plugin: small graphs of every kind, with and without types."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GraphContract(ModalityContract):
         return [self.tokenizer_config().model_copy(update={"coarsening": name}) for name in ("cheapest", "random")]
 
     def transformer_configs(self, num_scales: int, in_scale_steps: bool | None) -> st.SearchStrategy[TransformerConfig]:
-        """What an adaptive tokenizer allows; without blocks, too."""
+        """Only what an adaptive tokenizer allows, including a transformer without blocks."""
         drawn = strategies.transformer_configs(num_scales, in_scale_steps)
 
         def fit(config: TransformerConfig, depth: int) -> TransformerConfig:

@@ -1,4 +1,4 @@
-"""Reading graphs: every kind of source, and one clear line for bad input."""
+"""Reading graphs: every kind of source, and one-line errors for bad input."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_written_arrays_carry_types(tmp_path: Path) -> None:
 
 
 def test_training_batches_of_ragged_graphs_waste_less_than_30_percent() -> None:
-    """Of 5 to 190 nodes, sparse and dense, in the batches that training makes of them."""
+    """Graphs of 5 to 190 nodes, sparse and dense, in the batches that training forms."""
     rng = np.random.default_rng(0)
     sizes = rng.integers(5, 191, 240)
     graphs = [nx.random_labeled_tree(int(size), seed=i) for i, size in enumerate(sizes)]

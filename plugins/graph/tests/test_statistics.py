@@ -1,4 +1,4 @@
-"""The metrics: published figures of training against test graphs, and what counts as valid, unique and new."""
+"""The metrics: published distances of training to test graphs, and which graphs are valid, unique and novel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from nextscale_graph.statistics import STATISTICS, distances, gdss_distances, mm
 from nextscale_graph.validity import is_block_model, is_planar, is_tree, unique_and_novel
 
 PUBLISHED = {"planar": {"degree": 0.0002, "clustering": 0.0310, "orbit": 0.0005, "spectrum": 0.0038}}
-"""Training against test graphs, as every paper on this benchmark gives it (https://arxiv.org/abs/2204.01613)."""
+"""Distances of training to test graphs, as every paper on this benchmark reports them
+(https://arxiv.org/abs/2204.01613)."""
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -44,16 +45,16 @@ def test_the_kernel_is_the_total_variation_gaussian() -> None:
     assert mmd_tv(one, other, 1.0, True) == pytest.approx(2 - 2 * np.exp(-0.5), abs=1e-5)
 
 
-def test_the_other_protocol_moves_earth() -> None:
-    """Two bins apart, one unit of mass: a distance of 2 / scaling."""
+def test_the_other_protocol_uses_the_earth_movers_distance() -> None:
+    """One unit of mass, two bins apart: a distance of 2 / scaling."""
     one, other = [np.array([1.0])], [np.array([0.0, 0.0, 1.0])]
     assert mmd_emd(one, other, 1.0, 4.0) == pytest.approx(2 - 2 * np.exp(-0.125), abs=1e-5)
     graphs = [nx.path_graph(5), nx.cycle_graph(6)]
     assert gdss_distances(graphs, graphs) == pytest.approx(dict.fromkeys(("degree", "clustering", "orbit"), 0.0))
 
 
-def test_what_has_no_floor_has_no_ratio() -> None:
-    """As published: trees differ in orbits by less than four decimals show, and have no triangles at all."""
+def test_statistics_without_a_floor_have_no_ratio() -> None:
+    """As published: the orbit floor of trees rounds to zero at four decimals, and trees have no triangles at all."""
     data = open_graphs(GraphDataConfig(source="tree"))
     found = evaluate_samples(data.validation.batch(np.arange(10), None).samples, data)
     ratios = {name: found[f"ratio_{name}"] for name in STATISTICS if f"ratio_{name}" in found}

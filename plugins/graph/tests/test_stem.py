@@ -1,4 +1,4 @@
-"""The stem's symmetries: permuting nodes permutes its outputs, swapping two children swaps the ways their edges go."""
+"""The stem's symmetries: permuting nodes permutes its outputs; swapping two children swaps the ways their edges go."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SWAP = torch.tensor([1, 0, 2])
 
 @pytest.fixture(scope="module", params=["plain", "masses", "pooled", "masses, pooled"])
 def model(request: pytest.FixtureRequest) -> tuple[GraphTokenizer, GraphStem]:
-    """Without and with masses, without and with pooled messages."""
+    """With and without masses, with and without pooled messages."""
     batch = random_batch(3, 20, 12)
     description = describe([batch[[i]] for i in range(20)], [], []) | {"largest": 12}
     options = {"masses": "masses" in request.param, "stem": {"layers": 3, "pooled": "pooled" in request.param}}
@@ -40,7 +40,7 @@ def model(request: pytest.FixtureRequest) -> tuple[GraphTokenizer, GraphStem]:
 
 
 def states_of(tokenizer: GraphTokenizer, seed: int, kind: str) -> tuple[GrowthState, Tensor] | None:
-    """A state before a scale of this kind, of one graph that splits, and the true tokens."""
+    """The state before a scale of this kind, of one graph that splits, and the true tokens."""
     for attempt in range(20):
         batch = random_batch(seed + attempt, 1, 12)
         pyramid = tokenizer.encode(batch)
@@ -60,7 +60,7 @@ def logits_of(tokenizer: GraphTokenizer, stem: GraphStem, state: GrowthState, to
 
 
 def permuted(state: GrowthState, order: Tensor) -> GrowthState:
-    """The same graph with node i as number ``order[i]``."""
+    """The same graph, with node i renumbered ``order[i]``."""
     edges = order[state.edges].sort(0).values
     sort = (edges[0] * len(order) + edges[1]).argsort()
     back = order.argsort()
@@ -155,7 +155,7 @@ def test_chosen_nodes_and_their_neighbours_are_not_drawn_again(model: tuple[Grap
             *state.edges[0][state.edges[1] == first].tolist(),
         }
         low = set(np.flatnonzero(logits[: len(state.splits)].numpy() < -1e3).tolist())
-        if state.masses is not None:  # nor are those that stand for one
+        if state.masses is not None:  # nodes of mass one are not drawn either
             near |= set((state.masses == 1).nonzero()[:, 0].tolist())
         assert low == near
         seen += 1
@@ -164,8 +164,8 @@ def test_chosen_nodes_and_their_neighbours_are_not_drawn_again(model: tuple[Grap
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6))
-def test_samples_that_have_revealed_all_change_nothing(model: tuple[GraphTokenizer, GraphStem], seed: int) -> None:
-    """They are left out of the network; the others' logits stay, and theirs are no numbers that anything asks for."""
+def test_fully_revealed_samples_change_nothing(model: tuple[GraphTokenizer, GraphStem], seed: int) -> None:
+    """The network leaves them out. The logits of the other samples stay the same, and nothing uses their own."""
     tokenizer, stem = model
     batch = random_batch(seed, 3, 12)
     pyramid = tokenizer.encode(batch)
@@ -199,21 +199,21 @@ def test_distant_parts_of_a_graph_hear_of_each_other_only_if_pooled(pooled: bool
         assert not torch.equal(before[1], after[1]) and torch.equal(before[2:], after[2:]) == same
 
 
-def test_sizes_never_seen_are_hardly_drawn_but_no_surprise_beyond_measure(
+def test_unseen_sizes_are_hardly_drawn_but_have_a_finite_loss(
     model: tuple[GraphTokenizer, GraphStem],
 ) -> None:
     tokenizer, stem = model
     seen = {size for size, _ in tokenizer.sizes}
-    law = stem.size_logits.softmax(0)
-    assert sum(float(law[size]) for size in seen) == pytest.approx(1, abs=1e-6)
+    probabilities = stem.size_logits.softmax(0)
+    assert sum(float(probabilities[size]) for size in seen) == pytest.approx(1, abs=1e-6)
     assert float(stem.size_logits.log_softmax(0).min()) > -30 and float(stem.root_logits.min()) > -30
 
 
-def test_both_orders_of_children_are_as_likely(model: tuple[GraphTokenizer, GraphStem]) -> None:
-    """And masses that leave a child nothing are no choice, nor is any mass where it is not known."""
+def test_both_orders_of_children_are_equally_likely(model: tuple[GraphTokenizer, GraphStem]) -> None:
+    """Also, no child may get a mass of zero, and an unknown mass has no other choice than token 0."""
     tokenizer, stem = model
     if not tokenizer.config.masses:
-        pytest.skip("no masses are drawn")
+        pytest.skip("this model draws no masses")
     for seed in range(10):
         found = states_of(tokenizer, seed, "mass")
         if found is None:
@@ -227,6 +227,6 @@ def test_both_orders_of_children_are_as_likely(model: tuple[GraphTokenizer, Grap
             torch.testing.assert_close(row[1:mass], row[1:mass].flip(0))
 
 
-def test_masses_never_seen_go_by_what_is_measured() -> None:
+def test_unseen_masses_are_scored_by_their_features_alone() -> None:
     division = Division(50)
     assert not any(bool(table.weight.any()) for table in (division.lighter, division.heavier, division.whole))

@@ -1,4 +1,4 @@
-"""The image modality's data: from ``data.source`` to splits of one shape."""
+"""Image data: from ``data.source`` to splits whose images have one shape."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from nextscale_image.source import ImageSource, Pixels
 log = logging.getLogger("nextscale.image")
 
 MEMORY_LIMIT = 4 * 2**30
-"""Bytes of uint8 pixels that are kept decoded; larger data is decoded batch by batch."""
+"""Most bytes of decoded uint8 pixels to keep in memory; larger data is decoded batch by batch."""
 
 
 @dataclass
 class Split:
-    """One raw split, brought to one shape: ``rows`` of ``pixels`` (N C H W) are readable."""
+    """A split whose images have one shape. ``rows`` are the readable rows of ``pixels`` (N C H W)."""
 
     pixels: Pixels
     rows: np.ndarray
@@ -41,11 +41,11 @@ class Split:
 def open_images(config: ImageDataConfig) -> DataSplits:
     """Open the images that ``config.source`` names, as ``ImageSource`` splits.
 
-    Without a validation split in the source, ``config.validation`` of the training split is held out, by class.
-    ``description`` is ``{"channels", "height", "width", "classes"}``, sizes after cropping.
+    If the source has no validation split, the share ``config.validation`` of the training split is held out, by class.
+    ``description`` is ``{"channels", "height", "width", "classes"}``, with the size after cropping.
 
     Raises:
-        DataError: the source is missing, empty, damaged, or inconsistent in sizes or classes.
+        DataError: the source is missing, empty, damaged, or inconsistent in size or classes.
     """
     raw = read_source(config.source)
     classes = common_classes(raw, config.source) if config.labels else ()
@@ -84,10 +84,10 @@ def open_images(config: ImageDataConfig) -> DataSplits:
 
 
 def common_classes(raw: RawSplits, source: str) -> tuple[str, ...]:
-    """The class names of all splits; empty where the data has no labels.
+    """The class names of all splits; empty if the data has no labels.
 
-    Named classes must be the same in every split. Where the data has numbers only, they are the names, and the
-    training split must have every label of the others.
+    Named classes must be the same in every split. If labels are only numbers, the numbers are the names, and the
+    training split must have every label that occurs in the other splits.
     """
     train = raw["train"]
     for name, split in raw.items():
@@ -95,7 +95,7 @@ def common_classes(raw: RawSplits, source: str) -> tuple[str, ...]:
             labelled, flat = ("train", name) if split.labels is None else (name, "train")
             raise DataError(
                 f"classes differ between splits of {source}: {labelled} has classes, {flat} has none "
-                "(data.labels=false leaves them out)"
+                "(data.labels=false ignores them)"
             )
         if split.labels is None or train.labels is None:
             continue
@@ -110,32 +110,32 @@ def common_classes(raw: RawSplits, source: str) -> tuple[str, ...]:
                 f"which {having} has"
             )
         if split.classes and here != there:
-            raise DataError(f"{name} and train of {source} have the same classes, but in another order")
+            raise DataError(f"{name} and train of {source} have the same classes, but in a different order")
     if train.labels is None:
         return ()
     return train.classes or tuple(str(label) for label in range(int(train.labels.max(initial=0)) + 1))
 
 
 def class_names(split: RawSplit) -> tuple[str, ...]:
-    """Those the source gives, or the numbers that occur."""
+    """The names given by the source, or the numbers that occur."""
     return split.classes or tuple(str(label) for label in np.unique(split.labels))  # pyright: ignore
 
 
 def check_labels(labels: np.ndarray, count: int, images: ImageSet) -> None:
-    """Raise DataError for a label that has no name (Hugging Face writes -1 where a label is withheld)."""
+    """Raise DataError for a label that has no name (Hugging Face writes -1 for a withheld label)."""
     bad = np.flatnonzero((labels < 0) | (labels >= count))
     if len(bad):
         raise DataError(
             f"{images.name(int(bad[0]))} has label {labels[bad[0]]}: it must be 0 to {count - 1} "
-            "(data.labels=false leaves labels out)"
+            "(data.labels=false ignores labels)"
         )
 
 
 def expected_shape(raw: RawSplits, config: ImageDataConfig) -> Shape:
-    """What images are decoded to: the configured size, or that of the first.
+    """The shape to decode images to: the configured size, or the size of the first image.
 
-    Where ``config.channels`` leaves it to files to say, they are decoded in colour, and made grey afterwards if none
-    had any: reading every header first would take a third as long as decoding.
+    If ``config.channels`` is None, image files are decoded in colour and made grey afterwards if none is in colour:
+    reading every header first would take a third as long as decoding.
     """
     if any(not len(split.images) for split in raw.values()):
         raise DataError(f"no images in {config.source}")
@@ -174,7 +174,7 @@ def crop_size(shape: Shape, config: ImageDataConfig) -> tuple[int, int]:
 
 
 def load(raw: RawSplit, shape: Shape, in_memory: bool, config: ImageDataConfig) -> Split:
-    """Decode a split now, or get ready to decode it batch by batch."""
+    """Decode a split now, or prepare to decode it batch by batch."""
     images, skip = raw.images, config.skip_unreadable
     if isinstance(images, ArrayImages):
         check_size(images, 0, images.array.shape[1:3], shape)
@@ -185,7 +185,7 @@ def load(raw: RawSplit, shape: Shape, in_memory: bool, config: ImageDataConfig) 
         pixels = np.empty((len(images), shape.channels, shape.height, shape.width), np.uint8)
         found = read_images(images, shape, skip, out=pixels)
     else:
-        # A batch cannot leave an image out any more, so those to be skipped are found now.
+        # A batch cannot skip an image later, so the images to skip are found now.
         pixels = LazyImages(images, shape)
         found = read_images(images, shape, skip, headers_only=not skip)
     missing = [row for row, colour in enumerate(found) if colour is None]
@@ -193,24 +193,24 @@ def load(raw: RawSplit, shape: Shape, in_memory: bool, config: ImageDataConfig) 
         raise DataError(f"no readable image in {config.source}")
     if missing:
         name = images.name(missing[0])
-        log.warning("left out %d of %d images as unreadable, first %s", len(missing), len(found), name)
+        log.warning("skipped %d of %d images as unreadable (first: %s)", len(missing), len(found), name)
     rows = np.flatnonzero([colour is not None for colour in found])
     return Split(pixels, rows, raw.labels, any(found))
 
 
 def grey(pixels: Pixels, shape: Shape) -> Pixels:
-    """One of the three equal channels."""
+    """Keep one of the three equal channels."""
     if isinstance(pixels, LazyImages):
         return replace(pixels, shape=shape)
     return np.ascontiguousarray(pixels[:, :1])  # pyright: ignore
 
 
 def hold_out_validation(train: Split, config: ImageDataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the training split to train on, and to validate with."""
+    """Rows of the training split to train on, and rows to validate with."""
     labels, count = train.labels, len(train.rows)
     if labels is not None:
         labels = labels[train.rows]
-        labels = labels - labels.min()  # unnamed ones, which data.labels=false lets pass, may be -1
+        labels = labels - labels.min()  # may be -1: data.labels=false does not check labels
     kept, held = hold_out(labels, count, config.validation, config.split_seed)
     if not len(kept) or not len(held):
         raise DataError(

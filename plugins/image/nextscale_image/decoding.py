@@ -1,4 +1,4 @@
-"""From image files to uint8 arrays of one shape."""
+"""Decode image files to uint8 arrays of one shape."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"))
 ORIENTATION = 0x0112
-TASK = 32
-"""Images a task of the thread pool: small ones take less time to decode than a task to hand over."""
+IMAGES_PER_TASK = 32
+"""Images per task of the thread pool: decoding one small image takes less time than handing over a task."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What every image is brought to before cropping.
+    """Shape of every image before cropping.
 
-    ``as_in`` names the image whose size this is, where all must have it; None resizes them.
+    ``as_in`` names the image that sets the size, if all images must already have it; None resizes them.
     """
 
     channels: int
@@ -40,12 +40,12 @@ class Shape:
 def read_images(
     images: ImageSet, shape: Shape, skip: bool, out: np.ndarray | None = None, headers_only: bool = False
 ) -> list[bool | None]:
-    """Decode every image into ``out`` (N C H W of uint8), or only check that it can be.
+    """Decode every image into ``out`` (N C H W of uint8), or only check that it can be decoded.
 
-    Returns, for each, whether it is in colour, and None for those that ``skip`` left out.
+    Returns whether each image is in colour, or None if it is unreadable and ``skip`` is set.
 
     Raises:
-        DataError: an image cannot be read (unless ``skip``), or has another size than ``shape.as_in``.
+        DataError: an image cannot be read (unless ``skip``), or differs in size from ``shape.as_in``.
     """
 
     def one(index: int) -> bool | None:
@@ -68,13 +68,13 @@ def read_images(
 
 
 def parallel(function: Callable[[int], T], count: int, title: str | None = None) -> list[T]:
-    """``[function(0), …]`` by a thread pool (Pillow decodes outside the interpreter's lock).
+    """Compute ``[function(0), …]`` in a thread pool (Pillow releases the GIL while it decodes).
 
-    With a ``title``, a progress bar is shown on a terminal.
+    With a ``title``, show a progress bar on a terminal.
     """
 
     def task(start: int) -> list[T]:
-        return [function(index) for index in range(start, min(start + TASK, count))]
+        return [function(index) for index in range(start, min(start + IMAGES_PER_TASK, count))]
 
     results: list[T] = []
     console = Console(stderr=True)
@@ -82,23 +82,23 @@ def parallel(function: Callable[[int], T], count: int, title: str | None = None)
     try:
         with Progress(console=console, transient=True, disable=title is None or not console.is_terminal) as bar:
             row = bar.add_task(title or "", total=count)
-            for part in pool.map(task, range(0, count, TASK)):
+            for part in pool.map(task, range(0, count, IMAGES_PER_TASK)):
                 results += part
                 bar.advance(row, len(part))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not work off the queue
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, drop the queued tasks
     return results
 
 
 def processors() -> int:
-    """Processors this process may use (all of the machine's, where the system does not tell)."""
+    """Number of processors this process may use (all of the machine's if the system does not say)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def unreadable(images: ImageSet, index: int, error: Exception) -> DataError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return DataError(
-        f"cannot read image {images.name(index)} ({reason}): remove it, or leave such images out with "
+        f"cannot read image {images.name(index)} ({reason}): remove it, or skip such images with "
         "data.skip_unreadable=true"
     )
 
@@ -107,28 +107,28 @@ def check_size(images: ImageSet, index: int, size: tuple[int, int], shape: Shape
     if shape.as_in is not None and size != (shape.height, shape.width):
         raise DataError(
             f"image sizes differ: {images.name(index)} is {size[0]} x {size[1]}, {shape.as_in} is "
-            f"{shape.height} x {shape.width} (height x width); bring them to one with data.size, such as "
+            f"{shape.height} x {shape.width} (height x width); resize them all with data.size, such as "
             f"data.size={min(*size, shape.height, shape.width)}"
         )
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none; parsed only where there is EXIF, as it takes as long as the rest."""
+    """EXIF orientation, or 1. Parsed only if there is EXIF, because parsing takes as long as everything else."""
     return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width, as the image is to be looked at."""
+    """Height and width of the image once it is turned upright."""
     width, height = image.size
     return (width, height) if orientation(image) >= 5 else (height, width)
 
 
 def decode(image: Image.Image, shape: Shape) -> np.ndarray:
-    """C H W of uint8: upright, on white where transparent, short side resized (bicubic, antialiased), then cropped."""
+    """C H W of uint8: upright, transparency on white, short side resized (bicubic, antialiased), then cropped."""
     size = (shape.width, shape.height)
     turn = orientation(image)
     if image.format == "JPEG":
-        # libjpeg decodes large photos at a fraction of their size; twice the target is left to the resize.
+        # libjpeg can decode large photos at a fraction of their size; keep twice the target size for the resize.
         width, height = size if turn < 5 else size[::-1]
         if image.width >= 4 * width and image.height >= 4 * height:
             image.draft(None, (2 * width, 2 * height))  # pyright: ignore[reportArgumentType]
@@ -141,9 +141,9 @@ def decode(image: Image.Image, shape: Shape) -> np.ndarray:
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Grey (L) or colour (RGB), transparent parts on white, 16-bit grey by its high byte."""
+    """Convert to grey (L) or colour (RGB). Transparent parts become white; 16-bit grey keeps its high byte."""
     if image.mode == "F":
-        raise ValueError("32-bit float pixels; convert it to 8 bits")
+        raise ValueError("pixels are 32-bit floats; convert the image to 8 bits")
     if image.mode.startswith("I"):
         high = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
         image = Image.fromarray(high.astype(np.uint8))
@@ -157,21 +157,21 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def planes(array_NHWC: np.ndarray, channels: int) -> np.ndarray:
-    """N C H W of uint8, contiguous, with 1 or 3 channels (luma of ITU-R 601-2, in Pillow's integers)."""
+    """Contiguous N C H W of uint8 with 1 or 3 channels (grey: ITU-R 601-2 luma in Pillow's integer arithmetic)."""
     count, height, width, have = array_NHWC.shape
     out = np.empty((count, channels, height, width), np.uint8)
     if have == channels or channels == 3:
         out[:] = array_NHWC.transpose(0, 3, 1, 2)
         return out
     weights = np.array((19595, 38470, 7471), np.uint32)
-    for image, target in zip(array_NHWC, out, strict=True):  # one at a time: the wider type stays small
+    for image, target in zip(array_NHWC, out, strict=True):  # one at a time, so that the wider type needs little memory
         target[0] = (image @ weights + 0x8000) >> 16
     return out
 
 
 @dataclass
 class LazyImages:
-    """Data too large for memory: indexed like an N C H W array, it decodes the rows it is asked for."""
+    """Data too large for memory, indexed like an N C H W array: decodes the requested rows."""
 
     images: ImageSet
     shape: Shape

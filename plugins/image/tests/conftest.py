@@ -1,4 +1,4 @@
-"""An untrained run that published VAR could hold."""
+"""An untrained run that can be exported to published VAR."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from nextscale.config.run import make_config
 from nextscale.storage.models import new_transformer, save_run
 from nextscale_image.tokenizer import build_tokenizer
 
-# pytest's importlib mode puts no folder on the path: helpers of several test files would not be found.
+# pytest's importlib mode adds no folder to the path, so test files would not find their shared helpers.
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
-    """``make_run(folder, {tokenizer settings}, transformer setting=...)``; settings are over those of a tiny model."""
+    """``make_run(folder, {tokenizer settings}, transformer setting=...)``; settings override those of a tiny model."""
     return run_of
 
 
 def run_of(folder: Path, tokenizer: Mapping[str, Any] | None = None, **transformer: Any) -> Path:
-    """An untrained run of ours with published VAR's options."""
+    """An untrained run with published VAR's options."""
     torch.manual_seed(0)
     settings = {
         "data": {"source": "x", "size": [8, 8]},
@@ -40,7 +40,7 @@ def run_of(folder: Path, tokenizer: Mapping[str, Any] | None = None, **transform
     description = {"channels": 3, "height": 8, "width": 8}
     tokens = build_tokenizer(config.tokenizer, description)
     model = new_transformer(config.transformer, tokens, [ConditionSpec(name="label", size=5)])
-    with torch.no_grad():  # what begins at the same value everywhere would hide a mix-up
+    with torch.no_grad():  # parameters that all start at one value would hide a mix-up
         for parameter in (*tokens.parameters(), *model.parameters()):
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
         tokens.pyramid.quantizer.usage_KV.uniform_()

@@ -1,4 +1,4 @@
-"""Pictures on disk, and how the tests open them."""
+"""Helpers that write pictures to disk and open them as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Built-in digits, IDX and .npz files, and what is refused of them."""
+"""Built-in digits, IDX files and .npz files, and bad input in them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_digits_test_split_does_not_move_with_the_split_seed():
     assert len(other.validation) == round(0.3 * 1617)
 
 
-def test_digits_are_the_same_where_scikit_learns_file_is_elsewhere(monkeypatch):
+def test_digits_are_the_same_without_scikit_learns_file(monkeypatch):
     table = arrays.digits_table()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert np.array_equal(table, arrays.digits_table())
@@ -56,7 +56,7 @@ def test_a_batch_is_float_in_minus_one_to_one_with_labels():
     assert torch.equal(((batch.samples + 1) * 127.5).round().to(torch.uint8), raw)
 
 
-def test_labels_false_gives_no_condition_and_the_same_split():
+def test_without_labels_there_is_no_condition_and_the_split_is_the_same():
     labelled, bare = opened("digits"), opened("digits", labels=False)
     assert bare.conditions == () and bare.description["classes"] == []
     assert bare.train.batch(np.arange(2), None).conditions == {}
@@ -99,13 +99,13 @@ def test_idx_files_that_are_refused(tmp_path):
     path = idx_folder(tmp_path) / "train-images-idx3-ubyte"
     good = path.read_bytes()
     path.write_bytes(good[:-1])
-    refused("truncated: 699 bytes follow its header, which announces 20 x 5 x 7 = 700", tmp_path)
+    refused("truncated: 699 bytes follow its header, which declares 20 x 5 x 7 = 700", tmp_path)
     path.write_bytes(good[:9])
     refused("truncated: its header has 9 of 16 bytes", tmp_path)
     path.write_bytes(good + b"x")
     refused("is too long", tmp_path)
     path.write_bytes(bytes((0, 0, 13, 3)) + good[4:])
-    refused("begins with 00 00 0d 03, where 00 00 08 03 is expected", tmp_path)
+    refused("begins with 00 00 0d 03, expected 00 00 08 03", tmp_path)
     path.write_bytes(b"")
     refused("begins with nothing", tmp_path)
     path.unlink()
@@ -115,14 +115,14 @@ def test_idx_files_that_are_refused(tmp_path):
     packed.write_bytes(b"not gzip")
     refused(f"cannot read {packed}", tmp_path)
     packed.unlink()
-    refused("t10k-images-idx3-ubyte, where train-images-idx3-ubyte", tmp_path)
+    refused("t10k-images-idx3-ubyte, but train-images-idx3-ubyte", tmp_path)
 
 
-def test_idx_counts_that_differ(tmp_path):
+def test_idx_image_and_label_counts_that_differ(tmp_path):
     refused("train-labels-idx1-ubyte has 19 labels for the 20 images", idx_folder(tmp_path, labels=19))
 
 
-def test_a_label_that_training_lacks(tmp_path):
+def test_a_label_missing_from_the_training_split(tmp_path):
     write_idx(idx_folder(tmp_path) / "t10k-labels-idx1-ubyte", np.array([0, 1, 0, 1, 0, 7], np.uint8))
     refused("train lacks 7, which test has", tmp_path)
     assert opened(tmp_path, labels=False).conditions == ()
@@ -207,7 +207,7 @@ def test_npz_files_that_are_refused(tmp_path):
     refused("single array", path)
 
 
-def test_other_arrays_of_an_npz_are_not_read(tmp_path):
+def test_other_arrays_in_an_npz_are_not_read(tmp_path):
     assert len(opened(npz(tmp_path, x=IMAGES, captions=np.array([{}], dtype=object))).train) == 18
 
 

@@ -1,4 +1,4 @@
-"""The contract of the image plugin, on square, oblong and odd-sized images."""
+"""The modality contract for the image plugin, on square, oblong and odd-sized images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image folders: splits, classes, what is refused; sizes and colours."""
+"""Image folders: splits, classes, sizes, colours and bad input."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_class_folders(tmp_path):
     assert held.tolist() == [0, 1, 1]
 
 
-def test_a_folder_holds_what_its_files_hold(tmp_path):
+def test_a_flat_folder_has_the_pixels_of_its_files(tmp_path):
     fill(tmp_path, 40)
     splits = opened(tmp_path)
     assert splits.conditions == () and splits.description["classes"] == []
@@ -35,7 +35,7 @@ def test_a_folder_holds_what_its_files_hold(tmp_path):
     assert sorted(map(bytes, found)) == sorted(bytes(np.ascontiguousarray(image)) for image in images)
 
 
-def test_numbered_classes_are_in_the_order_of_their_numbers(tmp_path):
+def test_numbered_classes_are_sorted_by_number(tmp_path):
     for name in ("0", "2", "10"):
         fill(tmp_path / name, 2)
     assert opened(tmp_path).description["classes"] == ["0", "2", "10"]
@@ -53,7 +53,7 @@ def test_split_folders(tmp_path, name, classes):
     assert splits.description["classes"] == [name for name in classes if name]
 
 
-def test_validation_is_held_out_of_train_beside_an_explicit_test(tmp_path):
+def test_validation_is_held_out_of_train_if_there_is_only_a_test_split(tmp_path):
     fill(tmp_path / "train", 20)
     fill(tmp_path / "test", 4)
     splits = opened(tmp_path, validation=0.25)
@@ -85,7 +85,7 @@ def test_numbered_class_folders_that_differ(tmp_path):
     refused("test lacks 1, which train has", tmp_path)
 
 
-def test_a_flat_test_of_a_labelled_train(tmp_path):
+def test_a_test_split_without_the_classes_of_train(tmp_path):
     fill(tmp_path / "train" / "a", 3)
     fill(tmp_path / "test", 3)
     refused("train has classes, test has none", tmp_path)
@@ -107,7 +107,7 @@ def test_split_folders_that_are_refused(tmp_path):
     refused("has test but no train folder", tmp_path)
     fill(tmp_path / "train", 3)
     fill(tmp_path / "extra", 3)
-    refused("images in extra beside them", tmp_path)
+    refused("but also images in extra: move them into a split", tmp_path)
     fill(tmp_path / "val", 3)
     fill(tmp_path / "valid", 3)
     refused("two validation folders: val", tmp_path)
@@ -124,7 +124,7 @@ def test_an_unreadable_image_is_named_and_skipped_on_request(tmp_path, monkeypat
     with caplog.at_level(logging.WARNING):
         splits = opened(tmp_path, skip_unreadable=True)
     assert len(splits.train) + len(splits.validation) == 19
-    assert f"left out 1 of 20 images as unreadable, first {bad}" in caplog.text
+    assert f"skipped 1 of 20 images as unreadable (first: {bad})" in caplog.text
     assert len(pixels_of(splits.train)) == len(splits.train)
 
 
@@ -133,7 +133,7 @@ def test_a_truncated_image_is_found(tmp_path, monkeypatch):
     bad.write_bytes(bad.read_bytes()[:-60])
     refused(f"cannot read image {bad} ", tmp_path)
     assert len(opened(tmp_path, skip_unreadable=True).train) == 17
-    # Data that is decoded batch by batch: found on reading, or at once where it is to be skipped.
+    # If data is decoded batch by batch, the image is found on reading, or on opening if it is to be skipped.
     monkeypatch.setattr(image_data, "MEMORY_LIMIT", 0)
     splits = opened(tmp_path)
     with pytest.raises(DataError, match=f"cannot read image {bad} "):
@@ -174,7 +174,7 @@ def test_a_missing_source(tmp_path):
     refused("not an IDX file", path)
 
 
-def test_decoding_lazily_gives_the_same(tmp_path, monkeypatch):
+def test_lazy_decoding_gives_the_same_samples(tmp_path, monkeypatch):
     for i, (mode, size) in enumerate([("L", (20, 30)), ("RGB", (31, 17)), ("RGBA", (16, 16))] * 4):
         picture(i, *size, mode=mode).save(tmp_path / f"{i}.png")
     options = {"size": (10, 14), "crop": (8, 9), "flip": True}
@@ -212,7 +212,7 @@ def test_array_and_file_conversions_agree(tmp_path):
 
 def test_resize_keeps_the_middle_of_the_long_side(tmp_path):
     wide = np.zeros((10, 40, 3), np.uint8)
-    wide[:, 12:28] = 255  # a little beyond the central square, as bicubic looks beyond it
+    wide[:, 12:28] = 255  # a little beyond the central square, because bicubic looks beyond it
     for i in range(3):
         Image.fromarray(wide).save(tmp_path / f"{i}.png")
     assert (pixels_of(opened(tmp_path, size=5).train) == 255).all()
@@ -221,7 +221,7 @@ def test_resize_keeps_the_middle_of_the_long_side(tmp_path):
 def test_exif_orientation_is_applied(tmp_path):
     image, exif = Image.new("RGB", (16, 8)), Image.Exif()
     image.paste((255, 255, 255), (0, 0, 8, 8))
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # to be rotated by 90 degrees clockwise
     for i in range(3):
         image.save(tmp_path / f"{i}.jpg", exif=exif, quality=95)
     splits = opened(tmp_path)

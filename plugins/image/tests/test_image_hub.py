@@ -14,7 +14,7 @@ from nextscale_image.source import load_all
 
 
 class FakeTable:
-    """As much of ``datasets.Dataset`` as the reader uses, with the real one's rows."""
+    """The part of ``datasets.Dataset`` that the reader uses, with rows like the real one's."""
 
     def __init__(self, features: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         self.features, self.rows = features, rows
@@ -103,7 +103,7 @@ def test_hub_data_sets_that_are_refused(fake_datasets, caplog):
     given_splits({"train": fake_datasets.table(4, extra=two)})
     refused(r"several ClassLabel columns \(fine, coarse\)", "hf:x")
     refused("needs the data set's name", "hf:")
-    # A test split whose labels are withheld is left out, not refused.
+    # A test split with withheld labels is skipped, not refused.
     given_splits({"train": fake_datasets.table(4), "test": fake_datasets.table(4, label=-1)})
     assert opened("hf:x", validation=0.5).test is None
     assert "labels are withheld" in caplog.text

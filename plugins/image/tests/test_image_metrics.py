@@ -1,4 +1,4 @@
-"""Metrics of reconstructions and samples, on sets whose values are known."""
+"""Metrics of reconstructions and samples, on sets with known results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_psnr_is_the_mean_over_images_and_finite():
     other[1] += 0.2
     assert psnr(images, images) == 100
     assert psnr(other, images) == pytest.approx((100 + 20) / 2)
-    assert psnr(images + 5, images + 1) == 100  # what overshoots [-1, 1] is cut off
+    assert psnr(images + 5, images + 1) == 100  # values outside [-1, 1] are clamped
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (10, 28), (11, 11), (28, 28)])
@@ -70,7 +70,7 @@ def test_ssim_at_every_size(size):
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 60), d=st.integers(1, 20), seed=st.integers(0, 1000))
-def test_identical_sets_are_at_no_distance(n, d, seed):
+def test_identical_sets_have_distance_zero(n, d, seed):
     x = normal(n, d, seed=seed)
     assert frechet_distance(x, x.flip(0)) < 1e-9 * max(1.0, float(x.square().sum()))
 
@@ -116,7 +116,7 @@ def test_kernel_distance_is_unbiased_and_grows():
     assert subsets == pytest.approx(kernel_distance(x, y + 1), rel=0.2)
 
 
-def test_features_must_fit():
+def test_features_of_the_wrong_shape_are_refused():
     with pytest.raises(ValueError, match="N D and M D"):
         frechet_distance(normal(4, 3), normal(4, 2))
     with pytest.raises(ValueError, match="at least 2"):
@@ -128,7 +128,7 @@ def test_features_must_fit():
 
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(1, 20), m=st.integers(1, 40), chunk=st.integers(1, 50), seed=st.integers(0, 99))
-def test_nearest_distances_are_cdist_s_minimum(n, m, chunk, seed):
+def test_nearest_distances_match_the_minimum_of_cdist(n, m, chunk, seed):
     x, reference = normal(n, 2, 3, seed=seed), normal(m, 2, 3, seed=seed + 1)
     expected = torch.cdist(x.flatten(1).double(), reference.flatten(1).double()).min(1).values
     torch.testing.assert_close(nearest_distances(x, reference, chunk).double(), expected, rtol=1e-4, atol=1e-4)
@@ -144,11 +144,11 @@ def test_memorised_copies_are_found():
     assert float(nearest_distances(train[:9], train).max()) == 0
 
 
-def test_diversity_is_one_for_real_images_and_none_for_copies():
+def test_diversity_is_one_for_real_images_and_zero_for_copies():
     labels = torch.arange(100) % 4
     real = normal(100, 1, 5, 5) + 10 * labels[:, None, None, None]
     assert within_class_diversity(real, labels, real, labels) == pytest.approx(1)
-    # Half as wide within each class; how far apart classes lie does not count.
+    # Half the spread within each class; the distance between classes does not count.
     assert within_class_diversity(real / 2, labels, real, labels) == pytest.approx(0.5)
     copies = labels[:, None, None, None].expand(-1, 1, 5, 5).float()
     assert within_class_diversity(copies, labels, real, labels) == pytest.approx(0, abs=1e-5)
@@ -179,7 +179,7 @@ def test_classifier_recognises_unseen_digits():
 
 
 @pytest.mark.slow
-def test_classifier_s_own_recipe_reaches_97_percent():
+def test_the_classifiers_default_recipe_reaches_97_percent():
     images, labels = digits()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     images, labels = images[order], labels[order]
@@ -203,11 +203,11 @@ def test_classifier_takes_any_size_and_is_deterministic(size):
 def test_classifier_refuses_labels_that_do_not_fit():
     with pytest.raises(DataError, match="0 to 2"):
         train_classifier(normal(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), 3)
-    with pytest.raises(DataError, match="one label a sample"):
+    with pytest.raises(DataError, match="one label per sample"):
         train_classifier(normal(4, 1, 8, 8), torch.tensor([0, 1, 2]), 3)
 
 
-def test_classifier_is_kept_and_a_damaged_file_replaced(tmp_path, monkeypatch):
+def test_classifier_is_cached_and_a_damaged_file_is_replaced(tmp_path, monkeypatch):
     images, labels = normal(16, 1, 8, 8), torch.arange(16) % 2
     trained = []
 
@@ -257,7 +257,7 @@ def splits(images: torch.Tensor, labels: torch.Tensor | None) -> DataSplits:
 
 
 class Halving:
-    """Stands for a tokenizer: loses half of each value's distance from grey."""
+    """Stands in for a tokenizer: halves each value's distance from grey."""
 
     training = True
 
@@ -345,7 +345,7 @@ def test_inception_gives_fid(tmp_path, monkeypatch):
         evaluate_samples(images[:30], {}, data, options)
 
 
-def test_evaluate_samples_refuses_what_it_cannot_compare(tmp_path):
+def test_evaluate_samples_refuses_bad_samples_and_options(tmp_path):
     images, labels = digits()
     data = splits(images, labels)
     with pytest.raises(DataError, match="1 x 7 x 8"):

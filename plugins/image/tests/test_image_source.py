@@ -1,4 +1,4 @@
-"""The hold-out, and augmentation by seed."""
+"""The hold-out split, and augmentation by seed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_hold_out_is_a_stratified_partition(labels, share, seed):
     assert np.array_equal(held, again[1])
 
 
-def test_hold_out_takes_another_share_by_another_seed():
+def test_hold_out_differs_between_seeds():
     held = [tuple(hold_out(None, 1000, 0.1, seed)[1]) for seed in range(4)]
     assert len(set(held)) == 4 and {len(rows) for rows in held} == {100}
 
@@ -106,7 +106,7 @@ def test_load_all_with_a_limit_draws_from_everywhere():
     assert len(load_all(source, limit=50)[0]) == 9
 
 
-def test_opening_twice_gives_the_same(tmp_path):
+def test_opening_twice_gives_the_same_split(tmp_path):
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
         fill(Path(folder), 30)
         one, other = opened(folder), opened(folder)

@@ -1,4 +1,4 @@
-"""Pictures of samples."""
+"""Writers of samples as pictures."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_write_grid(tmp_path_factory, count, channels, height, width, columns):
         assert np.array_equal(shown, image.repeat(factor, 0).repeat(factor, 1))
 
 
-def test_write_film_has_a_row_a_sample_and_a_column_a_scale(tmp_path):
+def test_a_film_has_one_row_per_sample_and_one_column_per_scale(tmp_path):
     steps = [samples(3, 1, 8, 8, seed=k) for k in range(4)]
     picture = read(write_film(steps, tmp_path / "film.png"))
     assert picture.shape == (3 * (64 + GAP) + GAP, 4 * (64 + GAP) + GAP)
@@ -83,7 +83,7 @@ def test_write_film_has_a_row_a_sample_and_a_column_a_scale(tmp_path):
             assert np.array_equal(shown, image[..., 0])
 
 
-def test_films_and_grids_of_nothing_are_refused(tmp_path):
+def test_empty_or_mismatched_films_and_grids_are_refused(tmp_path):
     with pytest.raises(ValueError, match="same B C H W"):
         write_film([samples(2), samples(3)], tmp_path / "film.png")
     with pytest.raises(ValueError, match="same B C H W"):
@@ -107,7 +107,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NextscaleError, match="cannot write"):
         write_samples(samples(1), tmp_path / "file" / "below")

@@ -1,4 +1,4 @@
-"""Published VAR's checkpoints: every layout is told from names and shapes, and comes back as it was."""
+"""Published VAR's checkpoints: every layout is detected from names and shapes, and survives a round trip."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_there_and_back(layout: str, make_run: MakeRun, tmp_path: Path) -> None:
+def test_round_trip(layout: str, make_run: MakeRun, tmp_path: Path) -> None:
     tokenizer, transformer = LAYOUTS[layout]
     run = make_run(tmp_path / "run", tokenizer, **transformer)
     files = [tmp_path / "vae.pth", tmp_path / "var.pth"]
@@ -61,8 +61,8 @@ def test_there_and_back(layout: str, make_run: MakeRun, tmp_path: Path) -> None:
     assert torch.equal(one, other)
 
 
-def test_start_and_position_come_back_apart(make_run: MakeRun, tmp_path: Path) -> None:
-    """A model of ours has their sum only."""
+def test_start_and_learned_position_are_exported_separately(make_run: MakeRun, tmp_path: Path) -> None:
+    """Our model stores only their sum."""
     first, second = publish(make_run(tmp_path / "run"))
     assert second is not None
     second["pos_start"] = torch.randn_like(second["pos_start"])
@@ -82,8 +82,8 @@ def test_half_precision_becomes_float32(make_run: MakeRun, tmp_path: Path) -> No
     assert torch.equal(model.transformer.head.weight, second["head.weight"].half().float())
 
 
-def test_training_checkpoints_are_searched(make_run: MakeRun, tmp_path: Path) -> None:
-    """Nested, as published training leaves them, with what it has beside models; or with a wrapper's prefix."""
+def test_models_are_found_inside_training_checkpoints(make_run: MakeRun, tmp_path: Path) -> None:
+    """Nested among other content, as published training writes them, or behind a wrapper's prefix."""
     first, second = publish(make_run(tmp_path / "run"))
     assert second is not None
     trainer = {"config": {"patch_nums": (1, 2, 4)}, "var_wo_ddp": second, "vae_local": first, "var_opt": {"state": {}}}
@@ -99,7 +99,7 @@ def test_training_checkpoints_are_searched(make_run: MakeRun, tmp_path: Path) ->
 
 def test_a_tokenizer_alone(make_run: MakeRun, tmp_path: Path) -> None:
     first, _ = publish(make_run(tmp_path / "run"))
-    with pytest.raises(CheckpointError, match="no published VAR has 3 scales: name their sides with --scales"):
+    with pytest.raises(CheckpointError, match="no published VAR has 3 scales: give their sides with --scales"):
         assemble(first)
     assemble(first, scales=(1, 2, 4), overrides=["data=somewhere", "sampling.top_k=3"]).save(tmp_path / "alone")
     assert not (tmp_path / "alone" / "transformer").exists()
@@ -107,12 +107,12 @@ def test_a_tokenizer_alone(make_run: MakeRun, tmp_path: Path) -> None:
     assert config.data.source == "somewhere" and config.sampling.top_k == 3
 
 
-def test_runs_that_published_var_cannot_hold(make_run: MakeRun, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_exported(make_run: MakeRun, tmp_path: Path) -> None:
     for number, (tokenizer, transformer, message) in enumerate([
         ({}, {"positions": "rotary"}, "transformer.positions is rotary, not absolute"),
         ({}, {"mlp": "swiglu"}, "transformer.mlp is swiglu, not gelu"),
         ({}, {"head": "codebook"}, "transformer.head is codebook, not linear"),
-        ({"norm_groups": 16}, {}, r"tokenizer.norm_groups is \[16\], published VAR has \[32\]"),
+        ({"norm_groups": 16}, {}, r"tokenizer.norm_groups is \[16\], but published VAR has \[32\]"),
         ({"quantizer": {"distance": "cosine"}}, {}, "tokenizer.quantizer.distance is cosine"),
     ]):  # fmt: skip
         run = make_run(tmp_path / str(number), tokenizer, **transformer)
@@ -121,7 +121,7 @@ def test_runs_that_published_var_cannot_hold(make_run: MakeRun, tmp_path: Path) 
     assert not list(tmp_path.glob("*.pth"))
 
 
-# Official sizes, on the meta device: no memory.
+# Official sizes, on the meta device, which needs no memory.
 
 
 def official() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -137,7 +137,7 @@ def official() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def resized(state: Mapping[str, Tensor], depth: int, scales: tuple[int, ...], shared: bool) -> dict[str, Tensor]:
-    """Depth 16 at 256 px made another size: every width is a multiple of 64 x depth, and heads are the depth."""
+    """Resize depth 16 at 256 px: every width is a multiple of 64 x depth, and the number of heads is the depth."""
     length, width = sum(side**2 for side in scales), 64 * depth
     blocks = {name: value for name, value in state.items() if name.startswith("blocks.0.")}
     whole = {name: value for name, value in state.items() if not name.startswith("blocks.")}
@@ -171,7 +171,7 @@ def resized(state: Mapping[str, Tensor], depth: int, scales: tuple[int, ...], sh
 )  # fmt: skip
 def test_official_sizes(depth: int, scales: tuple[int, ...], shared: bool, millions: int) -> None:
     tokenizer, d16 = official()
-    found = assemble(tokenizer, resized(d16, depth, scales, shared))  # names and shapes are compared there
+    found = assemble(tokenizer, resized(d16, depth, scales, shared))  # compares names and shapes
     assert found.transformer is not None
     assert found.config.tokenizer == ImageTokenizerConfig(scales=scales, norm_groups=32)
     settings = {"width": 64 * depth, "heads": depth, "adaln": "shared" if shared else "block"}

@@ -1,4 +1,4 @@
-"""``nextscale import var`` and ``export var`` on the command line: what they write, and what they refuse."""
+"""``nextscale import var`` and ``export var`` on the command line: the files they write and the input they refuse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ State = dict[str, torch.Tensor]
 
 
 class Code:
-    """What a pickle can hold, too."""
+    """An object whose pickle runs code."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("owned",)
@@ -32,7 +32,7 @@ def invoke(*arguments: str | Path) -> Any:
 
 
 def fails(folder: Path, message: str, *arguments: str | Path) -> str:
-    """The command says ``message`` in its last line, and leaves ``folder`` as it was; all it said."""
+    """Check that the command ends with ``message`` and leaves ``folder`` unchanged; return all of stderr."""
     before = sorted(folder.rglob("*"))
     result = invoke(*arguments)
     assert result.exit_code == 2, result.output
@@ -87,8 +87,8 @@ def test_import_then_use_then_export(files: tuple[Path, Path], states: tuple[Sta
     fails(tmp_path, "no run folder at", "export", "var", "runs/nothing", "--tokenizer", "b.pth")
 
 
-def test_imported_models_are_trained_on(files: tuple[Path, Path], states: tuple[State, State]) -> None:
-    """Fine-tuned to other classes; and a tokenizer alone gets a transformer."""
+def test_imported_models_can_be_trained(files: tuple[Path, Path], states: tuple[State, State]) -> None:
+    """A run is fine-tuned to other classes, and a transformer is trained for an imported tokenizer."""
     rng = np.random.default_rng(0)
     images = {f"x_{split}": rng.integers(0, 256, (8, 8, 8, 3), np.uint8) for split in ("train", "val")}
     np.savez("two.npz", **images, **{f"y_{split}": np.arange(8) % 2 for split in ("train", "val")})
@@ -122,26 +122,28 @@ def test_files_that_are_refused(files: tuple[Path, Path], tmp_path: Path) -> Non
     torch.save(torch.load(files[0], weights_only=True), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "old.pth").write_bytes((tmp_path / "old.pth").read_bytes()[:-1000])
     for name, message in {
-        "code.pth": "is refused: it holds more than tensors, and reading it would run posix.mkdir",
-        "module.pth": "and reading it would run torch.nn.modules.linear.Linear",
+        "code.pth": "is refused: it holds more than tensors, and loading it would run posix.mkdir",
+        "module.pth": "and loading it would run torch.nn.modules.linear.Linear",
         "pickle.pth": "is refused: it",
-        "other.pth": "holds no VAR {}: nothing in it is called {}",
+        "other.pth": "holds no VAR {}: it has no tensor {}",
         "list.pth": "holds no VAR {}",
-        "half.pth": "is damaged or no file that torch.save wrote",
-        "empty.pth": "is damaged or no file that torch.save wrote",
-        "text.pth": "is damaged or no file that torch.save wrote",
-        "old.pth": "is damaged or no file that torch.save wrote",
+        "half.pth": "is damaged, or torch.save did not write it",
+        "empty.pth": "is damaged, or torch.save did not write it",
+        "text.pth": "is damaged, or torch.save did not write it",
+        "old.pth": "is damaged, or torch.save did not write it",
         "missing.pth": "there is no file",
     }.items():
         first = message.format("tokenizer", "quantize.embedding.weight")
         fails(tmp_path, first, "import", "var", "--tokenizer", tmp_path / name, "--out", tmp_path / "run")
         second = message.format("transformer", "word_embed.weight")
         fails(tmp_path, second, *importing((files[0], tmp_path / name), "--out", tmp_path / "run"))
-    fails(tmp_path, "it holds VAR's transformer: give it as --transformer", *importing((files[1], files[1])))
-    fails(tmp_path, "it holds VAR's tokenizer: give it as --tokenizer", *importing((files[0], files[0])))
+    fails(tmp_path, "it holds VAR's transformer: pass it as --transformer", *importing((files[1], files[1])))
+    fails(tmp_path, "it holds VAR's tokenizer: pass it as --tokenizer", *importing((files[0], files[0])))
 
 
-def test_two_that_do_not_fit_together(files: tuple[Path, Path], states: tuple[State, State], tmp_path: Path) -> None:
+def test_a_tokenizer_and_a_transformer_that_do_not_fit(
+    files: tuple[Path, Path], states: tuple[State, State], tmp_path: Path
+) -> None:
     first, second = states
     length, width = 1 + 4 + 9 + 16, 64
     longer = {
@@ -159,7 +161,7 @@ def test_two_that_do_not_fit_together(files: tuple[Path, Path], states: tuple[St
         torch.save({**second, **changes}, files[1])
         fails(tmp_path, message, *importing(files))
 
-    # Scales that are meant: published code, too, takes a tokenizer for other scales than it was trained with.
+    # With --scales, other scales than the tokenizer was trained with are accepted, as in the published code.
     done = invoke(*importing(files, "--scales", "1,2,3,4"))
     assert done.exit_code == 0, done.output
     torch.save({f"quantize.quant_resi.{i}.weight": torch.zeros(4, 4, 3, 3) for i in range(3)} | first, files[0])
@@ -169,9 +171,9 @@ def test_two_that_do_not_fit_together(files: tuple[Path, Path], states: tuple[St
 def test_scales_that_do_not_fit(files: tuple[Path, Path], states: tuple[State, State], tmp_path: Path) -> None:
     message = "--scales 1,2,3 (3 scales of 14 tokens): the transformer has 1,2,4"
     fails(tmp_path, message, *importing(files, "--scales", "1,2,3"))
-    fails(tmp_path, "--scales '1,x' should be growing whole numbers", *importing(files, "--scales", "1,x"))
+    fails(tmp_path, "--scales '1,x' must be increasing whole numbers", *importing(files, "--scales", "1,x"))
     torch.save({name: value for name, value in states[1].items() if name != "lvl_1L"}, files[1])
-    fails(tmp_path, "no published VAR has 3 scales of 21 tokens: name their sides with --scales", *importing(files))
+    fails(tmp_path, "no published VAR has 3 scales of 21 tokens: give their sides with --scales", *importing(files))
     fails(tmp_path, "the files have 3 scales of 21 tokens", *importing(files, "--scales", "1,2,3"))
     assert invoke(*importing(files, "--scales", "1,2,4")).exit_code == 0
 
@@ -182,7 +184,7 @@ def test_tensors_that_differ_are_listed(files: tuple[Path, Path], states: tuple[
     other["rope.freqs"] = torch.zeros(7)
     torch.save(other, files[1])
     message = (
-        "the transformer does not fit: blocks.0.attn.proj.weight is 3 x 64 in the file, 64 x 64 is expected and 2 more"
+        "the transformer does not fit: blocks.0.attn.proj.weight is 3 x 64 in the file, expected 64 x 64 (and 2 more)"
     )
     lines = [line.split() for line in fails(tmp_path, message, *importing(files)).splitlines()]
     assert lines[0] == ["tensor", "in", "the", "file", "expected"]

@@ -1,1 +1,1 @@
-"""Video as a modality of nextscale."""
+"""The video modality of nextscale."""

@@ -17,29 +17,29 @@ class VideoDataConfig(Section):
     shorthand = "source"
 
     source: str = "moving-digits"
-    """moving-digits (built in), an .npz or .npy file, or a folder: of videos (mp4, avi, gif, webm ...) or of folders of
-    frames; a class is a sub-folder. Video files need the extra ``video``."""
+    """moving-digits (built in), an .npz or .npy file, or a folder of videos (mp4, avi, gif, webm ...) or of folders of
+    frames, optionally with one sub-folder per class. Video files need the extra ``video``."""
     frames: PositiveInt = 17
-    """Frames of a clip."""
+    """Frames per clip."""
     stride: PositiveInt = 1
-    """Every how many frames of the source one is taken."""
+    """Take one frame out of this many frames of the source."""
     size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
-    """Height and width after resizing (one number: square); None keeps the videos' own, which must then agree. Of
-    moving digits, the canvas (None: 16)."""
+    """Height and width after resizing (one number: square); None keeps the original size, which all must share. For
+    moving digits, the size of the canvas (None: 16)."""
     flip: bool = False
     """Flip left-right at random in training."""
     channels: Literal[1, 3] | None = None
-    """1 grey, 3 colour; None takes what the data has."""
+    """1 for grey, 3 for colour; None follows the data."""
     labels: bool = True
-    """Use the class labels, where the data has any."""
+    """Use the class labels, if the data has any."""
     skip_unreadable: bool = False
-    """Leave out videos that cannot be read or are too short, instead of stopping at the first."""
+    """Skip videos that cannot be read or are too short, instead of stopping at the first."""
     validation: Fraction = 0.1
-    """Share of the videos that is held out where the data has no validation split; at least one a class."""
+    """Share of the videos to hold out if the data has no validation split; at least one per class."""
     split_seed: int = 0
-    """Seed of that hold-out; it is not the run's seed, so that runs are compared on the same split."""
+    """Seed of the hold-out. It is independent of the run's seed, so that runs are compared on the same split."""
     clips: PositiveInt | None = None
-    """Clips that a pass over the data takes from each video; None: as many as fit one after another."""
+    """Clips taken from each video in one pass over the data; None: as many as fit one after another."""
 
 
 class VideoTokenizerConfig(ConvolutionalConfig):
@@ -55,32 +55,32 @@ class VideoTokenizerConfig(ConvolutionalConfig):
         (4, 8, 8),
     )
     """Time, height and width of each scale, relative to the last, which is the whole latent. With ``clips``, time is
-    not used: every scale of a clip has the clip's full length."""
+    ignored: every scale of a clip has the clip's full length."""
     clips: tuple[PositiveInt, ...] | None = None
-    """Clip pyramids: lengths, in latent frames, of the pyramids that follow one another in time, each beginning anew;
-    the last repeats on longer videos. [1, 4]: a first-frame pyramid, then clips. None: one joint pyramid."""
+    """Clip pyramids: the lengths, in latent frames, of consecutive clips, each with its own pyramid. The last length
+    repeats in longer videos. [1, 4]: a pyramid for the first frame, then clips of 4. None: one joint pyramid."""
     carry: Literal["none", "input", "state"] = "input"
-    """With ``clips``, what each knows of the last latent frame of the one before: nothing; input: the transformer sees
-    it at the first scale; state: the clip begins as that frame, and its tokens say what has changed."""
+    """With ``clips``, how each clip uses the last latent frame of the previous clip. none: not at all. input: the
+    transformer sees it at the first scale. state: the clip starts as that frame, and its tokens encode the changes."""
     first_alone: bool = True
-    """The first frame stands alone in time: clips of 1 + f n frames. False: f n frames. (f: the temporal stride.)"""
+    """Encode the first frame on its own: clips have 1 + f n frames, where f is the temporal stride. False: f n."""
     time_strides: tuple[Stride, ...] | None = None
-    """Downsampling in time between the resolutions of ``multipliers``, 1 or 2 each; None: 2 for the last two."""
+    """Temporal downsampling between the resolutions of ``multipliers``, 1 or 2 each; None: 2 for the last two."""
     space_strides: tuple[Stride, ...] | None = None
-    """The same in height and width; None: 2 each."""
+    """The same for height and width; None: 2 each."""
     temporal: NonNegativeFloat = 0.0
     """Weight of the temporal difference loss: the mean squared error of differences between successive frames."""
 
 
 class VideoEvaluationConfig(Section):
-    """What ``nextscale eval`` measures samples with."""
+    """How ``nextscale eval`` measures samples."""
 
     extractor: FilePath | None = None
     """TorchScript file, B 3 T H W in [-1, 1] to B D: adds the Fréchet distance on its features (FVD if it is I3D)."""
     seed: NonNegativeInt = 0
-    """Of the real clips that are drawn, and of the classifier."""
+    """Seed for choosing the real clips and for training the classifier."""
     classifier_epochs: PositiveInt | None = None
-    """None: 10."""
+    """Epochs of the classifier; None: 10."""
 
 
 CONFIG = ModalityConfig(data=VideoDataConfig, tokenizer=VideoTokenizerConfig, evaluation=VideoEvaluationConfig)

@@ -1,4 +1,4 @@
-"""The video modality's data: from ``data.source`` to splits of clips of one shape."""
+"""Video data: from ``data.source`` to splits whose clips have one shape."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nextscale_video.source import VideoSource
 log = logging.getLogger("nextscale.video")
 
 MEMORY_LIMIT = 8 * 2**30
-"""Bytes of decoded video that are kept; there is no reading from the disk clip by clip."""
-GREY = 3
-"""Channels of a video that differ no more than this are one: decoding rounds."""
+"""Most bytes of decoded video. All of it is kept in memory; clips are not read from disk one by one."""
+GREY_TOLERANCE = 3
+"""A video whose channels differ by no more than this is grey: decoding rounds."""
 
 
 def open_videos(config: VideoDataConfig) -> DataSplits:
     """Open the videos that ``config.source`` names, as ``VideoSource`` splits (or ``MovingDigits``).
 
-    A share of the videos, not of their clips, is held out, by class and at least one a class. ``description`` is
+    A share of the videos, not of their clips, is held out, by class and at least one per class. ``description`` is
     ``{"channels", "frames", "stride", "height", "width", "classes"}``.
 
     Raises:
@@ -69,7 +69,7 @@ def open_videos(config: VideoDataConfig) -> DataSplits:
 
 
 def load(raw: RawVideos, config: VideoDataConfig) -> tuple[list[np.ndarray], np.ndarray]:
-    """Every readable video as C T H W of uint8, brought to one size, and which of ``raw`` they are."""
+    """Every readable video as C T H W of uint8 of one size, and their positions in ``raw``."""
     span = (config.frames - 1) * config.stride + 1
     videos: list[np.ndarray] = []
     rows: list[int] = []
@@ -88,7 +88,7 @@ def load(raw: RawVideos, config: VideoDataConfig) -> tuple[list[np.ndarray], np.
                 )
         except DataError as error:
             if not config.skip_unreadable:
-                raise DataError(f"{error} (data.skip_unreadable=true leaves such videos out)") from None
+                raise DataError(f"{error} (data.skip_unreadable=true skips such videos)") from None
             left_out.append(video.name)
             continue
         if videos and frames.shape[1:3] != videos[0].shape[1:3]:
@@ -96,14 +96,14 @@ def load(raw: RawVideos, config: VideoDataConfig) -> tuple[list[np.ndarray], np.
         total += frames.nbytes
         if total > MEMORY_LIMIT:
             raise DataError(
-                f"{config.source} is too large to be kept decoded ({MEMORY_LIMIT >> 30} GiB): lower data.size"
+                f"{config.source} is too large to keep decoded in memory ({MEMORY_LIMIT >> 30} GiB): lower data.size"
             )
         videos.append(frames)
         rows.append(row)
     if not videos:
         raise DataError(f"no readable video in {config.source}")
     if left_out:
-        log.warning("left out %d of %d videos, first %s", len(left_out), len(raw.videos), left_out[0])
+        log.warning("skipped %d of %d videos (first: %s)", len(left_out), len(raw.videos), left_out[0])
     channels = config.channels or (3 if any(_coloured(video) for video in videos) else 1)
     return [in_channels(video, channels).transpose(3, 0, 1, 2) for video in videos], np.array(rows)
 
@@ -111,7 +111,7 @@ def load(raw: RawVideos, config: VideoDataConfig) -> tuple[list[np.ndarray], np.
 def _differ(one: RawVideo, here: np.ndarray, other: RawVideo, there: np.ndarray) -> str:
     return (
         f"video sizes differ: {one.name} is {here.shape[1]} x {here.shape[2]}, {other.name} is "
-        f"{there.shape[1]} x {there.shape[2]} (height x width); bring them to one with data.size, such as "
+        f"{there.shape[1]} x {there.shape[2]} (height x width); resize them all with data.size, such as "
         f"data.size={min(*here.shape[1:3], *there.shape[1:3])}"
     )
 
@@ -123,20 +123,20 @@ def read(
     most: int | None = None,
     room: int | None = None,
 ) -> np.ndarray:
-    """T H W C of uint8, each frame brought to ``size`` as it is read.
+    """Read T H W C of uint8, resizing each frame to ``size`` as it is read.
 
     Args:
         size: as ``VideoDataConfig.size``.
-        stride: every how many frames one is taken.
-        most: frames to stop after.
-        room: bytes to stop after; the frame that exceeds them is the last.
+        stride: take one frame out of this many.
+        most: stop after this many frames.
+        room: stop after this many bytes; the frame that exceeds them is the last.
 
     Raises:
-        DataError: no frames, or as the reader.
+        DataError: the video has no frames, or cannot be read.
     """
     found, stop = video.frames(), None if most is None else (most - 1) * stride + 1
     if isinstance(found, np.ndarray) and len(found) and size in (None, found.shape[1:3]):
-        return found[:stop:stride]  # in memory already
+        return found[:stop:stride]  # already in memory
     frames: list[np.ndarray] = []
     held = 0
     for frame in islice(found, 0, stop, stride):
@@ -150,7 +150,7 @@ def read(
 
 
 def resized(frame_HWC: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
-    """The short side resized (bicubic, antialiased), then cropped; as it is where ``size`` is None."""
+    """Resize the short side (bicubic, antialiased), then crop; unchanged if ``size`` is None."""
     wanted = (size, size) if isinstance(size, int) else size
     if wanted is None or frame_HWC.shape[:2] == wanted:
         return frame_HWC
@@ -163,11 +163,11 @@ def _coloured(frames_THWC: np.ndarray) -> bool:
     if frames_THWC.shape[-1] == 1:
         return False
     red = frames_THWC[..., 0].astype(np.int16)
-    return any(int(np.abs(frames_THWC[..., c] - red).max()) > GREY for c in (1, 2))
+    return any(int(np.abs(frames_THWC[..., c] - red).max()) > GREY_TOLERANCE for c in (1, 2))
 
 
 def in_channels(frames_THWC: np.ndarray, channels: int) -> np.ndarray:
-    """T H W ``channels`` of uint8: grey by luma of ITU-R 601-2, colour by repeating."""
+    """Convert to T H W ``channels`` of uint8: to grey by ITU-R 601-2 luma, to colour by repeating the channel."""
     have = frames_THWC.shape[-1]
     if have == channels:
         return frames_THWC

@@ -1,6 +1,6 @@
-"""What ``nextscale eval`` measures on video: reconstruction, prediction, and the quality of samples.
+"""Measurements of ``nextscale eval`` on video: reconstruction, prediction and sample quality.
 
-Every distance has a floor beside it, under ``KEY_floor``: what held-out real clips score at the same number of samples.
+Every distance comes with a floor, ``KEY_floor``: the score of the same number of held-out real clips.
 """
 
 from __future__ import annotations
@@ -38,19 +38,22 @@ from nextscale_video.motion import flicker, histogram_distance, speed, steady
 
 CPU = EvaluationContext(torch.device("cpu"))
 BATCH = 16
-RECONSTRUCTED, PREDICTED = 200, 32
-"""Most held-out clips that are reconstructed, and predicted."""
-DRAWN = 8
-"""Predictions of each clip whose mean is measured."""
-TAUGHT = 4096
-"""Most training clips that the classifier learns from, over all its passes."""
+RECONSTRUCTED_CLIPS, PREDICTED_CLIPS = 200, 32
+"""Most held-out clips to reconstruct, and to predict."""
+DRAWS_PER_CLIP = 8
+"""Predictions drawn per clip; their mean is measured."""
+CLASSIFIER_CLIPS = 4096
+"""Most training clips for the classifier, over all passes over the data."""
 
 
 @torch.inference_mode()
 def evaluate_reconstruction(
-    tokenizer: MultiscaleTokenizer, data: DataSplits, device: torch.device | str = "cpu", limit: int = RECONSTRUCTED
+    tokenizer: MultiscaleTokenizer,
+    data: DataSplits,
+    device: torch.device | str = "cpu",
+    limit: int = RECONSTRUCTED_CLIPS,
 ) -> dict[str, float]:
-    """PSNR (dB) and SSIM, frame by frame, of held-out clips through tokens and back; ``psnr_first`` of first frames."""
+    """PSNR (dB) and SSIM per frame of held-out clips after encoding and decoding; ``psnr_first``: of first frames."""
     source = data.held_out
     indices = some_rows(len(source), limit, 0)
     sums = np.zeros(3)
@@ -64,7 +67,7 @@ def evaluate_reconstruction(
 
 
 def known_frames(tokenizer: GridTokenizer) -> int:
-    """Frames that a prediction starts from: the first clip pyramid's, or of a joint one the first two latents'."""
+    """Number of frames a prediction starts from: the first clip's, or in a joint pyramid the first two latents'."""
     latents = tokenizer.lengths[0] if isinstance(tokenizer, SegmentedTokenizer) else 2
     frames = latents * tokenizer.factor[0] - (tokenizer.factor[0] - 1 if tokenizer.layout.alone else 0)
     return min(frames, tokenizer.sample_shape[0] - 1)
@@ -72,14 +75,18 @@ def known_frames(tokenizer: GridTokenizer) -> int:
 
 @torch.inference_mode()
 def evaluate_prediction(
-    model: TrainedModel, data: DataSplits, limit: int = PREDICTED, known: int | None = None
+    model: TrainedModel, data: DataSplits, limit: int = PREDICTED_CLIPS, known: int | None = None
 ) -> dict[str, float]:
-    """The rest of held-out clips, predicted from their first ``known`` frames, beside copying the last of these.
+    """Predict the rest of held-out clips from their first ``known`` frames, and compare with copying the last of these.
 
-    A prediction is the mean of DRAWN (PSNR rewards the mean, not variety), at temperature 1 without guidance. In dB:
-    ``prediction_psnr`` and ``copy_psnr``, means over all frames that were not known; with ``_total``, of the mean
-    squared error over all of them, to which frames that stand still add little; ``next_psnr`` and ``copy_next_psnr``,
-    over the first of them. ``predicted_better``: share of frames that are nearer than the copy.
+    A prediction is the mean of DRAWS_PER_CLIP draws (PSNR rewards the mean, not variety) at temperature 1 without
+    guidance. All PSNR in dB, for predictions and for copies (``copy_``):
+
+    - ``prediction_psnr`` and ``copy_psnr``: the mean PSNR over all predicted frames;
+    - the same with ``_total``: PSNR of the mean squared error over all of them, to which still frames add little;
+    - ``next_psnr`` and ``copy_next_psnr``: the mean PSNR of the first predicted frame.
+
+    ``predicted_better``: share of frames where the prediction is closer than the copy.
     """
     tokenizer = model.tokenizer
     if not isinstance(tokenizer, GridTokenizer) or tokenizer.sample_shape[0] < 2:
@@ -91,7 +98,7 @@ def evaluate_prediction(
     for first in range(0, len(indices), BATCH):
         batch = source.batch(indices[first : first + BATCH], None)
         clips, settings = batch.samples, {"conditions": batch.conditions, "temperature": 1.0, "guidance": 0.0}
-        drawn = [predict(model, clips, known, seed=seed, **settings).samples.cpu() for seed in range(DRAWN)]
+        drawn = [predict(model, clips, known, seed=seed, **settings).samples.cpu() for seed in range(DRAWS_PER_CLIP)]
         copied = clips[:, :, known - 1 : known].expand_as(clips)
         mean = torch.stack(drawn).mean(0).clamp(-1, 1)
         made, copy = ((each - clips).square().mean((1, 3, 4))[:, known:] for each in (mean, copied))
@@ -115,20 +122,20 @@ def evaluate_samples(
     """Sample quality against real clips.
 
     Args:
-        samples: B C T H W in [-1, 1], of the data's size.
-        conditions: what they were drawn for; ``label`` where the model knows classes.
+        samples: B C T H W in [-1, 1], as large as the data's clips.
+        conditions: the conditions they were drawn with; ``label`` if the model has classes.
         options: see ``VideoEvaluationConfig``.
-        context: the device, and the folder that keeps the trained classifier.
+        context: the device, and the folder where the trained classifier is kept.
 
     Returns:
-        ``classifier_accuracy``: share that an independent 3-D classifier puts into the class asked for (its floor: the
-        same of held-out clips); ``frechet_small_3d`` on its features and ``frechet_extractor`` on the given ones, both
-        left out where there is a single clip to compare with;
-        ``motion_histogram`` (``motion.histogram_distance``) to training clips, ``speed`` and ``flicker`` (beside those
-        of held-out clips, ``_real``), ``steady`` (``motion.steady``); ``compared_clips``.
+        ``classifier_accuracy``: share of samples that an independent 3-D classifier assigns to the requested class (its
+        floor is the accuracy on held-out clips); ``frechet_small_3d`` on the classifier's features and
+        ``frechet_extractor`` on the extractor's, both missing if there is only one clip to compare;
+        ``motion_histogram`` (``motion.histogram_distance``) to training clips; ``speed``, ``flicker`` and ``steady``
+        (see ``motion``), with the values of held-out clips under ``_real``; ``compared_clips``.
 
     Raises:
-        DataError: samples of another size than the data's.
+        DataError: the samples differ in size from the data's clips.
     """
     options, device = options or VideoEvaluationConfig(), context.device
     samples = samples.float().cpu().clamp(-1, 1)
@@ -138,15 +145,15 @@ def evaluate_samples(
     held, held_labels = _read(held_source, count, options.seed)
     if samples.shape[1:] != train.shape[1:]:
         raise DataError(
-            f"samples are {' x '.join(map(str, samples.shape[1:]))}, the data's clips "
-            f"{' x '.join(map(str, train.shape[1:]))} (channels x frames x height x width): both must agree"
+            f"samples are {' x '.join(map(str, samples.shape[1:]))}, but the data's clips are "
+            f"{' x '.join(map(str, train.shape[1:]))} (channels x frames x height x width): they must agree"
         )
     compared = samples[torch.from_numpy(some_rows(len(samples), count, options.seed))]
     results = {"compared_clips": float(count)}
     if held_labels is not None:
         classes = next(spec.size for spec in data.conditions if spec.name == "label")
         network = cached_classifier(
-            context.cache, *_lesson(data.train, options.seed), classes, options.seed,
+            context.cache, *_classifier_clips(data.train, options.seed), classes, options.seed,
             width=16, epochs=options.classifier_epochs or 10, device=device,
         )  # fmt: skip
         if "label" in conditions:
@@ -174,19 +181,19 @@ def _agreement(predicted: Tensor, labels: Tensor) -> float:
     return float((predicted == labels).double().mean())
 
 
-def _lesson(source: SampleSource, seed: int) -> tuple[Tensor, Tensor]:
-    """Training clips and their labels: as many passes, each with its own augmentation, as make up TAUGHT clips."""
-    passes = max(1, min(8, TAUGHT // len(source)))
-    indices = np.tile(some_rows(len(source), min(len(source), TAUGHT), seed), passes)
+def _classifier_clips(source: SampleSource, seed: int) -> tuple[Tensor, Tensor]:
+    """Training clips and their labels: up to 8 passes, augmented anew, at most CLASSIFIER_CLIPS in total."""
+    passes = max(1, min(8, CLASSIFIER_CLIPS // len(source)))
+    indices = np.tile(some_rows(len(source), min(len(source), CLASSIFIER_CLIPS), seed), passes)
     batch = source.batch(indices, sample_seeds(seed, np.arange(len(indices))))
     return batch.samples, batch.conditions["label"]
 
 
 def _extracted(path: Path, clips: Tensor, device: torch.device) -> Tensor:
-    """N D: features of a TorchScript network; I3D's common export takes the settings tried first."""
+    """N D: features of a TorchScript network. The settings tried first are those of I3D's common export."""
     try:
         network = torch.jit.load(str(path), map_location=device).eval()
-    except Exception as error:  # missing, truncated, or not TorchScript: torch raises several kinds
+    except Exception as error:  # missing, truncated or not TorchScript: torch raises several types
         raise NextscaleError(f"cannot read the extractor {path}: a TorchScript file is expected") from error
     found = []
     with torch.inference_mode():
@@ -196,7 +203,7 @@ def _extracted(path: Path, clips: Tensor, device: torch.device) -> Tensor:
             except (RuntimeError, TypeError):
                 features = network(part.to(device))
             if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(part):
-                raise NextscaleError(f"the extractor {path} should return N D features of clips N 3 T H W")
+                raise NextscaleError(f"the extractor {path} must return features N D for clips N 3 T H W")
             found.append(features.float().cpu())
     return torch.cat(found)
 

@@ -1,4 +1,4 @@
-"""The video modality: how the core's records map to clips."""
+"""The video modality: implements the core's modality interface for clips."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ class VideoModality(GridModality):
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """The first frames of a file (or folder of frames), as many as a training clip has and as far apart; the last
-        one repeats in a shorter file. A mask is a video as large: where a frame is white, it is drawn anew."""
+        """The first frames of a file (or folder of frames), with the length and stride of a training clip; in a shorter
+        file, the last frame repeats. The mask is a video of the same size; its white parts are redrawn."""
         assert isinstance(tokenizer, GridTokenizer)
         sample, shape = _read(path, tokenizer, tokenizer.channels)
         if mask is None:
             return sample, None
         marked, mask_shape = _read(mask, tokenizer, 1)
         if mask_shape != shape:
-            sizes = f"{_show(mask_shape)}, the video {_show(shape)} (frames x height x width)"
-            raise DataError(f"mask {mask} is {sizes}: both must agree")
+            sizes = f"{_show(mask_shape)}, but the video is {_show(shape)} (frames x height x width)"
+            raise DataError(f"mask {mask} is {sizes}: they must agree")
         return sample, marked[:, 0] > 0
 
     def evaluate_tokenizer(
@@ -102,7 +102,7 @@ class VideoModality(GridModality):
 
 
 def _read(path: Path, tokenizer: GridTokenizer, channels: int) -> tuple[Tensor, tuple[int, ...]]:
-    """1 C T H W in [-1, 1], and how many frames there were for it, of what height and width."""
+    """1 C T H W in [-1, 1], and the number of frames read and their original height and width."""
     video, (wanted, height, width) = read_one(path), tokenizer.sample_shape
     frames = read(video, (height, width), (tokenizer.description or {}).get("stride", 1), wanted)
     size = next(iter(video.frames())).shape[:2]

@@ -1,4 +1,4 @@
-"""How clips move: statistics over time, as pure functions of B C T H W in [-1, 1]."""
+"""Motion statistics of clips, as pure functions of B C T H W in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 BINS = 32
 SLACK = 2.0
-"""Pixels a frame that a drawn step may be longer than real ones."""
+"""Pixels per frame by which a generated step may exceed real steps."""
 
 
 def difference_histogram(clips: Tensor) -> Tensor:
-    """BINS shares that add up to 1: the absolute differences of successive frames, in bins that widen quadratically
-    (most differences are small)."""
+    """Histogram of the absolute differences of successive frames: BINS shares that sum to 1. Bins widen quadratically,
+    because most differences are small."""
     edges = torch.linspace(0, 2**0.5, BINS + 1).square()
     edges[-1] += 1e-6
     counts = torch.histogram(clips.float().cpu().clamp(-1, 1).diff(dim=2).abs().flatten(), edges).hist
@@ -20,7 +20,7 @@ def difference_histogram(clips: Tensor) -> Tensor:
 
 
 def histogram_distance(one: Tensor, other: Tensor) -> float:
-    """Total variation of the two sets' difference histograms: 0 where they are equal, 1 where nothing is shared."""
+    """Total variation distance of the two sets' difference histograms: 0 if equal, 1 if they do not overlap."""
     return float((difference_histogram(one) - difference_histogram(other)).abs().sum() / 2)
 
 
@@ -30,12 +30,12 @@ def speed(clips: Tensor) -> float:
 
 
 def flicker(clips: Tensor) -> float:
-    """Mean absolute second difference: 0 for what is still or changes evenly, large where brightness jumps about."""
+    """Mean absolute second difference: 0 for still or evenly changing clips, large if brightness jumps about."""
     return float(clips.float().diff(n=2, dim=2).abs().mean()) if clips.shape[2] > 2 else 0.0
 
 
 def centres(clips: Tensor) -> Tensor:
-    """B T 2: row and column of the centre of what stands out of each clip's median brightness."""
+    """B T 2: row and column of the centre of mass, weighting pixels by deviation from the clip's median brightness."""
     grey = clips.float().mean(1)
     weight = (grey - grey.flatten(1).median(1).values[:, None, None, None]).abs()
     total = weight.sum((2, 3)).clamp_min(1e-6)
@@ -49,6 +49,6 @@ def steps(clips: Tensor) -> Tensor:
 
 
 def steady(clips: Tensor, real: Tensor) -> float:
-    """Share of the steps that are less than ``SLACK`` longer than the 99th percentile of real steps."""
+    """Share of the steps shorter than the 99th percentile of real steps plus ``SLACK``."""
     limit = torch.quantile(steps(real).flatten(), 0.99) + SLACK
     return float((steps(clips) < limit).float().mean())

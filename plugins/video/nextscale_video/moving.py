@@ -12,18 +12,19 @@ DIGIT = 8
 CANVAS = 16
 TEST_SHARE = 0.1
 SPEED = (0.4, 1.4)
-"""Pixels a frame, drawn evenly from these."""
+"""Pixels per frame, drawn uniformly from this range."""
 PATHS = 0xD161
+"""Separates the paths from everything else drawn from the same seeds."""
 
 
 class MovingDigits:
-    """A ``nextscale.data.SampleSource``: one clip a digit; with seeds, each time on another path.
+    """A ``nextscale.data.SampleSource``: one clip per digit; with seeds, a different path each time.
 
     Args:
         digits: N 8 8 of floats from 0 to 1.
         labels: N integers, or None.
         side: height and width of the canvas.
-        frames: of a clip.
+        frames, stride: as in ``VideoDataConfig``.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class MovingDigits:
         return len(self.digits)
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
-        """``samples`` B 1 T H W of float32 in [-1, 1]; ``conditions["label"]`` the digit, where labelled."""
+        """``samples`` B 1 T H W of float32 in [-1, 1]; ``conditions["label"]`` is the digit, if labelled."""
         drawn = sample_seeds(PATHS, indices.astype(np.uint64) if seeds is None else seeds)
         clips = np.stack([self._clip(self.digits[i], seed) for i, seed in zip(indices, drawn, strict=True)])
         samples = torch.from_numpy(clips[:, None] * np.float32(2) - np.float32(1))
@@ -45,7 +46,7 @@ class MovingDigits:
         return Batch(samples, {"label": torch.from_numpy(self.labels[indices])})
 
     def _clip(self, digit: np.ndarray, seed: np.uint64) -> np.ndarray:
-        """T H W, 0 to 1: between pixels, the digit is interpolated linearly."""
+        """T H W from 0 to 1; between pixels, the digit is interpolated linearly."""
         draw = np.random.default_rng(int(seed))
         room = np.array(self.side, np.float64) - DIGIT
         start, angle, speed = draw.uniform(0, 1, 2) * room, draw.uniform(0, 2 * np.pi), draw.uniform(*SPEED)
@@ -56,30 +57,30 @@ class MovingDigits:
 
 
 def bounced(position: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """Positions reflected into 0 .. ``room``."""
+    """Reflect positions into 0 .. ``room``."""
     period = np.maximum(2 * room, 1e-9)
     folded = position % period
     return np.minimum(folded, period - folded)
 
 
 def _weights(corner: np.ndarray, size: int) -> np.ndarray:
-    """T size 8: how much pixel y shows of row i of a digit whose first row lies at ``corner``."""
+    """T size 8: weight of digit row i in pixel row y, if the digit's first row is at ``corner``."""
     distance = np.arange(size)[None, :, None] - corner[:, None, None] - np.arange(DIGIT)[None, None]
     return np.maximum(0, 1 - np.abs(distance))
 
 
 def open_moving_digits(config: VideoDataConfig) -> DataSplits:
-    """Digits are split, not clips: a held-out clip shows a digit that was never trained on.
+    """Open the moving digits. Digits are split, not clips: a held-out clip shows a digit that was never trained on.
 
     Raises:
-        DataError: a canvas that does not hold a digit, or colour.
+        DataError: the canvas is too small for a digit, or colour is requested.
     """
     size = config.size or CANVAS
     side = (size, size) if isinstance(size, int) else size
     if min(side) < DIGIT:
-        raise DataError(f"data.size={side[0]} x {side[1]} does not hold a digit of {DIGIT} x {DIGIT}")
+        raise DataError(f"data.size={side[0]} x {side[1]} is too small for a digit of {DIGIT} x {DIGIT}")
     if config.channels == 3:
-        raise DataError("moving-digits are grey: leave data.channels out")
+        raise DataError("moving-digits are grey: leave data.channels unset")
     table = digits_table()
     digits = (table[:, :-1] / 16).reshape(-1, DIGIT, DIGIT).astype(np.float32)
     labels = table[:, -1].astype(np.int64)

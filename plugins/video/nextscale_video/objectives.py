@@ -1,4 +1,4 @@
-"""What stage 1 minimises on video: the core's losses, frame by frame where they look at pictures, and of motion."""
+"""The stage-1 loss on video: the core's losses, with image losses applied per frame, and a loss on motion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nextscale_video.config import VideoTokenizerConfig
 
 
 class VideoObjective(TokenizerObjective):
-    """The core's objective with a temporal difference loss; the discriminator and the perceptual loss see frames."""
+    """The core's objective plus a temporal difference loss. Discriminator and perceptual loss see single frames."""
 
     config: VideoTokenizerConfig
 

@@ -1,4 +1,4 @@
-"""The entry module: names the modality without importing torch."""
+"""The plugin's entry point: names the modality without importing torch."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ VIDEO_KEYS, LABEL_KEYS = ("video", "videos", "x", "arr_0"), ("label", "labels", 
 
 @dataclass(frozen=True)
 class RawVideo:
-    """``frames()`` gives H W C of uint8 each, C 1 or 3, as they are read; ``name`` is what messages call it."""
+    """One video. ``frames()`` gives its frames as they are read, H W C of uint8, C 1 or 3; messages show ``name``."""
 
     name: str
     frames: Callable[[], Iterable[np.ndarray]]
@@ -31,7 +31,7 @@ class RawVideo:
 
 @dataclass(frozen=True)
 class RawVideos:
-    """``labels`` are positions in ``classes``, one a video, or None."""
+    """``labels`` are positions in ``classes``, one per video, or None."""
 
     videos: list[RawVideo]
     labels: np.ndarray | None = None
@@ -42,7 +42,7 @@ def read_source(source: str) -> RawVideos:
     """Find out what ``source`` is, and list its videos.
 
     Raises:
-        DataError: nothing is there, or it cannot be read.
+        DataError: the source does not exist, or cannot be read.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -53,20 +53,20 @@ def read_source(source: str) -> RawVideos:
         return read_arrays(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return RawVideos([_file(path)])
-    raise DataError(f"{path} is no video source: give a folder, an .npz, an .npy, or a video file")
+    raise DataError(f"{path} is not a video source: give a folder, an .npz file, an .npy file or a video file")
 
 
 def read_one(path: Path) -> RawVideo:
-    """The one video that a file, or a folder of frames, holds.
+    """The single video in a file or a folder of frames.
 
     Raises:
-        DataError: as ``read_source``; none there, or several.
+        DataError: as ``read_source``, or there is not exactly one video.
     """
     if path.is_dir() and _frames_in(path):
         return _folder(path)
     videos = read_source(str(path)).videos
     if len(videos) != 1:
-        raise DataError(f"{path} holds {len(videos)} videos: give a single file, or a folder of frames")
+        raise DataError(f"{path} holds {len(videos)} videos: give a file with one video, or a folder of frames")
     return videos[0]
 
 
@@ -74,11 +74,11 @@ def read_one(path: Path) -> RawVideo:
 
 
 def read_arrays(path: Path) -> RawVideos:
-    """``video`` (``videos``, ``x``) N T H W [C] of uint8, ``label`` (``labels``, ``y``) N, ``classes``; an .npy file
-    is the first of these alone.
+    """Read ``video`` (``videos``, ``x``) N T H W [C] of uint8, ``label`` (``labels``, ``y``) N and ``classes``; an .npy
+    file holds only the videos.
 
     Raises:
-        DataError: unreadable, no videos in it, or arrays of the wrong type, shape, range or count.
+        DataError: the file is unreadable or has no videos, or arrays are of the wrong type, shape, range or count.
     """
     try:
         found: Any = np.load(path, allow_pickle=False)
@@ -87,7 +87,7 @@ def read_arrays(path: Path) -> RawVideos:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from None
     key = next((key for key in VIDEO_KEYS if key in arrays), None)
     if key is None:
-        raise DataError(f"{path} holds no videos: an array named {', '.join(VIDEO_KEYS[:-1])} is expected")
+        raise DataError(f"{path} holds no videos: expected an array named one of {', '.join(VIDEO_KEYS[:-1])}")
     video = arrays[key][..., None] if arrays[key].ndim == 4 else arrays[key]
     if video.ndim != 5 or video.shape[-1] not in (1, 3) or video.dtype != np.uint8:
         shape = " x ".join(map(str, arrays[key].shape))
@@ -100,7 +100,7 @@ def read_arrays(path: Path) -> RawVideos:
         return RawVideos(videos)
     labels = arrays[label_key]
     if labels.dtype.kind not in "iu" or labels.shape != (len(video),) or (labels.size and labels.min() < 0):
-        raise DataError(f"{path}: {label_key} must be {len(video)} integers from 0 up, one a video")
+        raise DataError(f"{path}: {label_key} must be {len(video)} integers from 0 up, one per video")
     highest = int(labels.max(initial=0))
     names = arrays.get("classes", np.arange(highest + 1))
     if names.ndim != 1 or len(names) <= highest:
@@ -116,16 +116,16 @@ def _known(archive: Any) -> list[str]:
 
 
 def read_folder(folder: Path) -> RawVideos:
-    """Videos under ``folder``, in the order of their names: files, or sub-folders of frames; or a class per sub-folder.
+    """List the videos in ``folder``, sorted by name: files or folders of frames, flat or in one sub-folder per class.
 
     Raises:
-        DataError: no videos, an empty class, or a layout that is neither flat nor class per sub-folder.
+        DataError: no videos, an empty class, or a layout that is neither flat nor one sub-folder per class.
     """
     here, folders = _videos_in(folder), [path for path in _listing(folder) if path.is_dir()]
     per_class = {path.name: _videos_in(path) for path in folders if not _frames_in(path)}
     if here and any(per_class.values()):
         name = next(name for name, found in per_class.items() if found)
-        raise DataError(f"{folder} holds both videos ({here[0].name}) and folders of videos ({name}): use one")
+        raise DataError(f"{folder} holds both videos ({here[0].name}) and folders of videos ({name}): use only one")
     if here:
         return RawVideos(here)
     if not any(per_class.values()):
@@ -140,7 +140,7 @@ def read_folder(folder: Path) -> RawVideos:
 
 
 def _listing(folder: Path) -> list[Path]:
-    """In the order of their names, numbers in them as numbers: frame 10 comes after frame 9, class 10 after class 9."""
+    """Entries sorted by name, with numbers compared as numbers: frame 10 is after frame 9, class 10 after class 9."""
     try:
         found = [path for path in folder.iterdir() if not path.name.startswith((".", "__"))]
     except OSError as error:
@@ -176,10 +176,10 @@ def _folder(path: Path) -> RawVideo:
 
 
 def read_frames(folder: Path) -> Iterator[np.ndarray]:
-    """H W 3 of uint8 each: the images in a folder, in the order of their names (frame 10 after frame 9).
+    """Yield the images in a folder as H W 3 of uint8, sorted by name (frame 10 after frame 9).
 
     Raises:
-        DataError: a frame is unreadable, or of another size than the first.
+        DataError: a frame is unreadable, or differs in size from the first.
     """
     first = None
     for path in _frames_in(folder):
@@ -190,16 +190,16 @@ def read_frames(folder: Path) -> Iterator[np.ndarray]:
             raise DataError(f"cannot read frame {path}: {_reason(error)}") from None
         first = frame.shape if first is None else first
         if frame.shape != first:
-            raise DataError(f"frame {path} is {_size(frame.shape)}, the first of its folder {_size(first)}")
+            raise DataError(f"frame {path} is {_size(frame.shape)}, but the first in its folder is {_size(first)}")
         yield frame
 
 
 def read_file(path: Path) -> Iterator[np.ndarray]:
-    """H W 3 of uint8 each: the frames of a video file, decoded by PyAV.
+    """Yield the frames of a video file, decoded by PyAV, as H W 3 of uint8.
 
     Raises:
         NextscaleError: PyAV is not installed.
-        DataError: unreadable, or (once all are read) truncated.
+        DataError: the file is unreadable, or truncated (raised once all frames are read).
     """
     try:
         import av
@@ -217,10 +217,10 @@ def read_file(path: Path) -> Iterator[np.ndarray]:
             promised = stream.frames
     except DataError:
         raise
-    except Exception as error:  # damaged files raise many of FFmpeg's errors
+    except Exception as error:  # damaged files raise many different FFmpeg errors
         raise DataError(f"cannot read video {path}: {_reason(error)}") from None
     if read < promised:
-        raise DataError(f"video {path} is truncated: {read} of its {promised} frames can be decoded")
+        raise DataError(f"video {path} is truncated: only {read} of its {promised} frames can be decoded")
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""One split of videos, read as clips whose start (and mirroring) is a function of each sample's seed."""
+"""One split of videos, read as clips. A clip's start and mirroring depend only on the sample's seed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from nextscale.plugin import Batch, sample_seeds
 
 AUGMENTATION = 0x71DE0
-"""Keeps augmentation apart from whatever else is drawn from the same seeds."""
+"""Separates augmentation from everything else drawn from the same seeds."""
 
 
 class VideoSource:
     """A ``nextscale.data.SampleSource``.
 
     Args:
-        videos: each C T H W of uint8, of one C, H and W, and of at least ``(frames - 1) * stride + 1`` frames.
-        labels: one integer a video, or None.
-        clips: how many a pass takes from each video; None: as many as fit one after another.
+        videos: C T H W of uint8 each, with the same C, H and W and at least ``(frames - 1) * stride + 1`` frames.
+        labels: one integer per video, or None.
+        clips: clips taken from each video in one pass; None: as many as fit one after another.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class VideoSource:
         return len(self.video)
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
-        """``samples`` B C T H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 where labelled.
+        """``samples`` B C T H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 if labelled.
 
         Without seeds, the starts of a video's clips are spread evenly over it.
         """
@@ -64,7 +64,7 @@ class VideoSource:
 
 
 def _spread(spare: int, number: int) -> np.ndarray:
-    """``number`` starts from 0 to ``spare``; a single one in the middle."""
+    """``number`` evenly spaced starts from 0 to ``spare``; a single start is in the middle."""
     if number == 1:
         return np.array([spare // 2])
     return np.linspace(0, spare, number).round().astype(np.int64)

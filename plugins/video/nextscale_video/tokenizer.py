@@ -9,7 +9,7 @@ from nextscale_video.config import VideoTokenizerConfig
 
 
 def build_tokenizer(config: VideoTokenizerConfig, description: dict[str, Any]) -> GridTokenizer:
-    """A fresh tokenizer of B channels T H W in [-1, 1]: joint pyramids, or with ``config.clips`` clip pyramids.
+    """Build an untrained tokenizer for clips B C T H W in [-1, 1]: one joint pyramid, or ``config.clips`` pyramids.
 
     The latents of the first frames do not depend on later ones (MAGVIT-v2, https://arxiv.org/abs/2310.05737).
 
@@ -33,22 +33,22 @@ def build_tokenizer(config: VideoTokenizerConfig, description: dict[str, Any]) -
         segments=config.clips,
         carry=config.carry,
     )
-    # Where what follows is to be drawn, what is known of it is a guess: a token that says what the whole clip is would
-    # keep the guess.
+    # In a prediction, the frames to draw hold only a guess at first. A kept token that describes the whole clip would
+    # keep that guess.
     tokenizer.keep_whole_up_to = 0
     return tokenizer
 
 
 def _strides(config: VideoTokenizerConfig) -> list[tuple[int, int, int]]:
-    """Downsampling in time, height and width between the resolutions."""
+    """Downsampling in time, height and width between successive resolutions."""
     number = len(config.multipliers) - 1
     time = config.time_strides or (1,) * max(0, number - 2) + (2,) * min(2, number)
     space = config.space_strides or (2,) * number
     for name, given in (("time_strides", time), ("space_strides", space)):
         if len(given) != number:
             raise ConfigError(
-                f"tokenizer.{name} has {len(given)} entries; between the {number + 1} resolutions of "
-                f"tokenizer.multipliers there are {number}"
+                f"tokenizer.{name} has {len(given)} entries, but the {number + 1} resolutions of "
+                f"tokenizer.multipliers need {number}"
             )
     return [(t, s, s) for t, s in zip(time, space, strict=True)]
 
@@ -58,6 +58,6 @@ def _check_frames(config: VideoTokenizerConfig, frames: int, factor: int) -> Non
     if not fits:
         form = f"1 + {factor} n" if config.first_alone else f"{factor} n"
         raise DataError(
-            f"clips of {frames} frames do not fit the tokenizer, which takes {form} (tokenizer.first_alone="
-            f"{str(config.first_alone).lower()}, temporal stride {factor}): set data.frames"
+            f"clips of {frames} frames do not fit the tokenizer, which takes {form} frames (tokenizer.first_alone="
+            f"{str(config.first_alone).lower()}, temporal stride {factor}): change data.frames"
         )

@@ -1,4 +1,4 @@
-"""Files of samples: GIF and mp4 clips, contact sheets and film strips."""
+"""Write samples to files: GIF and mp4 clips, contact sheets and film strips."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from torch import Tensor
 from nextscale.plugin import LEGIBLE_PIXELS, NextscaleError, fold, replacing, tile, to_uint8, write_png
 
 RATE = 8
-"""Frames a second of what is written: clips are short, and motion should be seen."""
+"""Frames per second of written clips. Low, because clips are short and motion should be visible."""
 FILM_SAMPLES = 4
 SHEET_COLUMNS = 17
-"""Frames of a clip that a contact sheet shows, evenly spread."""
+"""Most frames per clip on a contact sheet, evenly spread."""
 
 
 def write_samples(samples: Tensor, folder: Path) -> list[Path]:
-    """``000000.gif`` … in ``folder``, one a sample of B C T H W in [-1, 1]; an mp4 beside each where PyAV is there."""
+    """Write B C T H W in [-1, 1] as ``000000.gif`` … in ``folder``, one per sample; with PyAV, also as mp4."""
     return [write_clip([sample[None]], Path(folder) / f"{i:06d}.gif") for i, sample in enumerate(samples)]
 
 
 def write_clip(pieces: Iterable[Tensor], path: Path) -> Path:
-    """One clip, 1 C T H W, from its pieces along time, which are written as they come; an mp4 beside the GIF.
+    """Write one clip from its pieces along time, 1 C T H W each, as they arrive; with PyAV, also as mp4.
 
     Raises:
-        NextscaleError: no frames. TrainingError: the disk is full, or the place not writable.
+        NextscaleError: there are no frames.
+        TrainingError: the disk is full, or the folder is not writable.
     """
     frames = (frame for piece in pieces for frame in to_uint8(fold(piece)))
     first = next(frames, None)
@@ -52,7 +53,7 @@ def _picture(frame_HWC: np.ndarray) -> Image.Image:
 
 
 def _mp4(frames: Iterable[np.ndarray], path: Path) -> Iterable[np.ndarray]:
-    """Encode frames as they pass. Even sides only, as H.264's chroma needs them: an odd one loses a row or column."""
+    """Encode frames as they pass through. H.264's chroma needs even sides, so an odd side loses a row or column."""
     import av
 
     with av.open(str(path), "w", format="mp4") as container:
@@ -70,8 +71,8 @@ def _mp4(frames: Iterable[np.ndarray], path: Path) -> Iterable[np.ndarray]:
 
 
 def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
-    """A contact sheet, PNG: one row a sample of B C T H W, its frames from left to right; and beside it a GIF in which
-    all samples move at once, ``columns`` in a row (about square where None)."""
+    """Write a contact sheet (PNG) of B C T H W: one row per sample, its frames from left to right. Also write a GIF of
+    the same name that shows all samples at once, ``columns`` per row (about square if None)."""
     number, frames = len(samples), samples.shape[2]
     shown = np.unique(np.linspace(0, frames - 1, min(frames, SHEET_COLUMNS)).round().astype(int))
     sheet = tile(to_uint8(fold(samples[:, :, shown])), len(shown))
@@ -87,7 +88,7 @@ def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
 
 
 def write_film(steps: Sequence[Tensor], path: Path) -> Path:
-    """The first samples, decoded after each scale: a row a scale, coarsest on top, frames from left to right."""
+    """Write the first samples, decoded after each scale: one row per scale, coarsest on top, frames left to right."""
     if not steps or any(step.shape != steps[0].shape for step in steps):
         raise ValueError(f"every step must have the same B C T H W, got {[tuple(step.shape) for step in steps]}")
     frames = steps[0].shape[2]

@@ -1,4 +1,4 @@
-"""Small clips on disk, as users have them."""
+"""Small clips, and video files like those of users."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def gliding(frames: int, height: int = 16, width: int = 16, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """T H W C of uint8: a smooth random picture that moves to the right by a pixel a frame."""
+    """T H W C of uint8: a smooth random picture that moves by one pixel per frame."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
     wide = np.asarray(Image.fromarray(coarse).resize((width + frames, height), Image.Resampling.BICUBIC))
     return np.stack([wide[:, t : t + width, :channels] for t in range(frames)])
@@ -24,7 +24,7 @@ def glide() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
-    """``write_video(path, frames T H W 3)``: a file of the path's kind, through PyAV."""
+    """``write_video(path, frames T H W 3)`` writes a video of the type of the path's suffix, with PyAV."""
     av = pytest.importorskip("av", reason="needs PyAV (extra: video)")
 
     def write(path: Path, frames: np.ndarray) -> Path:

@@ -1,4 +1,4 @@
-"""The contract of the video plugin: joint pyramids with and without a first frame alone, and clip pyramids."""
+"""The modality contract for video: joint pyramids with and without a separate first frame, and clip pyramids."""
 
 from __future__ import annotations
 

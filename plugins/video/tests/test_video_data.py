@@ -1,4 +1,4 @@
-"""Reading videos: every kind of source, and one clear line for every bad one."""
+"""Reading videos: every kind of source, and a one-line error for every bad one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_bounce_stays_inside_and_keeps_the_speed(position: float, room: float)
 )
 @settings(max_examples=50, deadline=None)
 def test_clips_are_consecutive_frames_of_one_video(lengths: list[int], frames: int, stride: int, seed: int):
-    """Each frame's brightness says which it is: its number plus 40 times its video's."""
+    """Each frame's brightness identifies it: frame number plus 40 times the video number."""
     videos = [
         (40 * i + np.arange(length, dtype=np.uint8))[None, :, None, None] * np.ones((1, 1, 2, 2), np.uint8)
         for i, length in enumerate(lengths)
@@ -90,7 +90,7 @@ def test_clips_are_consecutive_frames_of_one_video(lengths: list[int], frames: i
 # Sources.
 
 
-def test_arrays_in_their_layouts(tmp_path: Path, glide: Glide):
+def test_array_layouts(tmp_path: Path, glide: Glide):
     videos = np.stack([glide(7, seed=i) for i in range(6)])
     np.savez(tmp_path / "a.npz", x=videos, y=np.arange(6) % 2, classes=np.array(["left", "right"]), extra=[1])
     splits = opened(tmp_path / "a.npz")
@@ -119,7 +119,7 @@ def test_video_files_by_class(tmp_path: Path, glide: Glide, write_video: Write, 
     clip = splits.train.batch(np.array([0]), None).samples[0]
     assert clip.shape == (3, 5, 32, 48)
     wanted = torch.from_numpy(frames[:5]).permute(3, 0, 1, 2) / 127.5 - 1
-    assert (clip - wanted).abs().mean() < 0.25, "the pictures are those that were written"
+    assert (clip - wanted).abs().mean() < 0.25, "the decoded frames match the written ones"
 
 
 def test_folders_of_frames(tmp_path: Path, glide: Glide):
@@ -134,7 +134,7 @@ def test_folders_of_frames(tmp_path: Path, glide: Glide):
     assert opened(tmp_path / "classes").conditions[0].names == ("only",)
 
 
-def test_numbers_in_names_are_numbers(tmp_path: Path, glide: Glide):
+def test_numbers_in_names_sort_as_numbers(tmp_path: Path, glide: Glide):
     frames = glide(12)
     for name in ("2", "10", "9"):
         for video in ("one", "two"):
@@ -145,8 +145,8 @@ def test_numbers_in_names_are_numbers(tmp_path: Path, glide: Glide):
     assert np.array_equal(np.stack(list(read_frames(tmp_path / "10" / "one"))), frames)
 
 
-def test_no_more_is_read_than_is_taken(glide: Glide, monkeypatch: pytest.MonkeyPatch):
-    """Frames are resized as they come, and what is too large is given up before all of it is held."""
+def test_reading_stops_after_the_frames_needed(glide: Glide, monkeypatch: pytest.MonkeyPatch):
+    """Frames are resized as they are read, and a video that is too large is refused before all of it is in memory."""
     frames, seen = glide(12, 64, 64), []
 
     def long():
@@ -159,7 +159,7 @@ def test_no_more_is_read_than_is_taken(glide: Glide, monkeypatch: pytest.MonkeyP
     assert read(video, size=(8, 16), most=2).shape == (2, 8, 16, 3)
     seen.clear()
     monkeypatch.setattr(data, "MEMORY_LIMIT", 40 * 8 * 8 * 3)
-    with pytest.raises(DataError, match="too large to be kept decoded"):
+    with pytest.raises(DataError, match="too large to keep decoded in memory"):
         data.load(RawVideos([video]), VideoDataConfig(size=8))
     assert len(seen) == 41
 
@@ -178,7 +178,7 @@ def test_a_truncated_file(tmp_path: Path, glide: Glide, write_video: Write):
 
 
 def test_a_file_that_ends_before_its_last_frames(tmp_path: Path, glide: Glide):
-    """The index is at the start, and promises frames that are not there."""
+    """The index at the start of the file promises frames that are missing."""
     av = pytest.importorskip("av")
     path = tmp_path / "fast.mp4"
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
@@ -228,7 +228,7 @@ def test_no_videos_and_no_frames(tmp_path: Path, glide: Glide):
     with pytest.raises(DataError, match="does not exist"):
         opened(tmp_path / "absent")
     (tmp_path / "text.txt").write_text("x")
-    with pytest.raises(DataError, match="is no video source"):
+    with pytest.raises(DataError, match="is not a video source"):
         opened(tmp_path / "text.txt")
 
 
@@ -245,7 +245,7 @@ def test_sound_without_pictures(tmp_path: Path):
         list(read_file(path))
 
 
-def test_without_pyav_files_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_pyav_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(NextscaleError, match=r"pip install 'nextscale\[video\]'") as error:

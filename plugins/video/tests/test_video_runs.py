@@ -1,4 +1,4 @@
-"""Runs of tiny models from the command line's settings to predictions: joint and clip pyramids, both attentions."""
+"""Runs of tiny models, from settings to predictions: joint and clip pyramids, both kinds of attention."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def test_samples_and_predictions(model: Model, clips: torch.Tensor):
     ahead = predict(model, clips, 5, label=3).samples
     changed = clips.clone()
     changed[:, :, 5:] = 0
-    assert torch.equal(predict(model, changed, 5, label=3).samples, ahead), "nothing of what follows is looked at"
+    assert torch.equal(predict(model, changed, 5, label=3).samples, ahead), "later frames do not affect the prediction"
 
 
-def test_going_on_keeps_no_more_than_a_clip(model: Model, clips: torch.Tensor):
-    """Three times the training length; each part follows from the last frames of the one before alone."""
+def test_a_long_continuation_is_drawn_in_pieces(model: Model, clips: torch.Tensor):
+    """Three pieces, each drawn only from the last frames of the previous one."""
     parts = list(go_on(model, clips, 1, 3, seed=4))
     assert [part.shape[2] for part in parts] == [9, 8, 8]
     longer = go_on(model, clips, 1, 5, seed=4)
@@ -95,7 +95,7 @@ def test_going_on_keeps_no_more_than_a_clip(model: Model, clips: torch.Tensor):
     assert again.samples.shape == clips.shape
 
 
-def test_what_a_prediction_starts_from(model: Model, clips: torch.Tensor):
+def test_number_of_known_frames(model: Model, clips: torch.Tensor):
     assert isinstance(model.tokenizer, SegmentedTokenizer) == (known_frames(model.tokenizer) == 1)  # type: ignore[arg-type]
     for places in (0, 9):
         with pytest.raises(NextscaleError, match="give 1 to 8"):
@@ -112,8 +112,8 @@ def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
 
     for arguments, message in (
         (("--frames", "5"), "--sample FILE is missing"),
-        (("--video", start, "--frames", "9"), "9 of 9 places cannot be gone on from: give 1 to 8"),
-        (("--video", start, "--frames", "4"), "a start of 4 places ends within"),
+        (("--video", start, "--frames", "9"), "cannot continue from 9 of 9 places: give 1 to 8"),
+        (("--video", start, "--frames", "4"), "a start of 4 places ends inside"),
         (("--video", start, "--frames", "5", "label=10"), "label 10 is out of range"),
         (("--video", str(tmp_path / "none.mp4")), "does not exist"),
     ):
@@ -130,8 +130,8 @@ def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
     assert len(list(read_file(tmp_path / "out" / "single" / "000000.mp4"))) == 9
 
 
-def test_what_a_clip_is_read_from(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A file or a folder of frames, as far apart as the training data's; a mask must be as large."""
+def test_clips_and_masks_are_read_from_frame_folders(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Frames are taken with the training data's stride, and a mask must have the size of the video."""
     folder, tokenizer = tmp_path / "frames", model.tokenizer
     folder.mkdir()
     for t in range(20):
@@ -142,17 +142,19 @@ def test_what_a_clip_is_read_from(model: Model, tmp_path: Path, monkeypatch: pyt
         patch.setitem(tokenizer.description, "stride", 3)
         apart, marked = model.modality.read_sample(folder, tokenizer, folder)
     assert ((apart[0, 0, :7, 0, 0] + 1) * 127.5).round().tolist() == [30.0 * t for t in range(7)]
-    assert torch.equal(apart[:, :, 6:7].expand(-1, -1, 3, -1, -1), apart[:, :, 6:]), "the last one repeats"
+    assert torch.equal(apart[:, :, 6:7].expand(-1, -1, 3, -1, -1), apart[:, :, 6:]), "the last frame repeats"
     assert marked is not None and marked[0, :, 0, 0].tolist() == [30 * min(t, 6) > 127 for t in range(9)]
     for frames, height in ((20, 32), (4, 24)):
         np.save(tmp_path / "mask.npy", np.zeros((1, frames, height, 32), np.uint8))
-        with pytest.raises(DataError, match=f"mask.npy is {min(frames, 9)} x {height} x 32, the video 9 x 24 x 32"):
+        with pytest.raises(
+            DataError, match=f"mask.npy is {min(frames, 9)} x {height} x 32, but the video is 9 x 24 x 32"
+        ):
             model.modality.read_sample(folder, tokenizer, tmp_path / "mask.npy")
 
 
 def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
     data = model.modality.open_data(model.config.data)
-    monkeypatch.setattr(evaluate, "TAUGHT", 32)
+    monkeypatch.setattr(evaluate, "CLASSIFIER_CLIPS", 32)
     found = evaluate_reconstruction(model.tokenizer, data, limit=3)
     assert 0 < found["psnr"] < 60 and found["reconstruction_clips"] == 3
     ahead = evaluate_prediction(model, data, limit=2)
@@ -160,8 +162,8 @@ def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
     assert 0 <= ahead["predicted_better"] <= 1
     clips = data.held_out.batch(np.arange(2), None).samples
     made = predict(model, clips, 5, seed=1).samples
-    assert torch.equal(made[:, :, :5], clips[:, :, :5]), "what is known stays as it was"
-    assert not torch.equal(made, held(clips, 5)), "the rest is drawn"
+    assert torch.equal(made[:, :, :5], clips[:, :, :5]), "the known frames stay unchanged"
+    assert not torch.equal(made, held(clips, 5)), "the other frames are drawn"
     drawn = model.generate(4)
     quality = evaluate_samples(drawn.samples, drawn.conditions, data, VideoEvaluationConfig(classifier_epochs=1))
     assert {"frechet_small_3d", "frechet_small_3d_floor", "motion_histogram_floor", "flicker_real"} <= quality.keys()
@@ -175,7 +177,7 @@ def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):
         parse_options("video", ["eval.sede=1"])
     with pytest.raises(ConfigError, match=r"eval.extractor = .*does not point to a file"):
         parse_options("video", ["eval.extractor=none.pt"])
-    with pytest.raises(DataError, match="both must agree"):
+    with pytest.raises(DataError, match="they must agree"):
         evaluate_samples(drawn.samples[:, :, :5], {}, data)
 
 
@@ -199,7 +201,7 @@ def test_a_given_extractor(tmp_path: Path):
         ({"data.frames": 9, "tokenizer.first_alone": False}, DataError, "which takes 4 n"),
         ({"data.size": 8}, DataError, "are too small"),
         ({"tokenizer.scales": "[[2,1,1],[1,4,4]]"}, ConfigError, "must not shrink"),
-        ({"tokenizer.time_strides": "[2]"}, ConfigError, "has 1 entries; between the 3 resolutions"),
+        ({"tokenizer.time_strides": "[2]"}, ConfigError, "has 1 entries, but the 3 resolutions"),
     ],
 )
 def test_settings_that_do_not_fit(changes: dict[str, Any], error: type[Exception], message: str):

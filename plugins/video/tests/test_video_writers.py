@@ -1,4 +1,4 @@
-"""Files of samples."""
+"""Writers of samples as clips, sheets and films, and measures of motion."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_a_gif_and_an_mp4_hold_every_frame(tmp_path: Path, channels: int):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gif", ".gif", ".mp4", ".mp4"]
 
 
-def test_without_pyav_there_are_gifs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_pyav_only_gifs_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(writers, "find_spec", lambda name: None)
     writers.write_samples(clips(1), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.gif"]
 
 
-def test_parts_are_written_as_they_come(tmp_path: Path):
+def test_pieces_are_written_as_they_arrive(tmp_path: Path):
     whole = clips(1, 7)
     seen = []
 
@@ -62,14 +62,14 @@ def test_parts_are_written_as_they_come(tmp_path: Path):
 def test_sheets_and_films(tmp_path: Path):
     sheet = writers.write_grid(clips(3), tmp_path / "grid.png", 2)
     with Image.open(sheet) as image, Image.open(tmp_path / "grid.gif") as gif:
-        assert image.size == (5 * 74 + 2, 3 * 66 + 2), "a row a sample, a column a frame"
+        assert image.size == (5 * 74 + 2, 3 * 66 + 2), "one row per sample, one column per frame"
         assert gif.n_frames == 5  # type: ignore[attr-defined]
     film = writers.write_film([clips(2), clips(2)], tmp_path / "film.png")
     with Image.open(film) as image:
-        assert image.size == (5 * 74 + 2, 4 * 66 + 2), "a row a scale of each sample"
+        assert image.size == (5 * 74 + 2, 4 * 66 + 2), "one row per scale of each sample"
 
 
-def test_motion_is_measured():
+def test_motion_measures():
     digits = np.zeros((4, 8, 8), np.float32)
     digits[:, 2:6, 2:6] = 1
     source = MovingDigits(digits, None, (16, 16), 9, 1)

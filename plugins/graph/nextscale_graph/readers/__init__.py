@@ -1,4 +1,4 @@
-"""Readers of the graph sources: each returns the graphs it found (``raw.RawGraphs``)."""
+"""Readers of graph sources. Each returns the graphs it found (``raw.RawGraphs``)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nextscale_graph.readers.raw import RawGraphs
 
 
 def read_source(source: str, root: str) -> RawGraphs:
-    """Find out what ``source`` is, and read it.
+    """Read ``source``, whatever its kind.
 
     A generator's name wins over a folder of that name (write ``./planar`` for the folder).
 
     Raises:
-        DataError: nothing is there, or it cannot be read.
+        DataError: the source does not exist or cannot be read.
     """
     if source in GENERATORS:
         return generate(source)
@@ -27,7 +27,7 @@ def read_source(source: str, root: str) -> RawGraphs:
     path = Path(source).expanduser()
     if not path.exists():
         if path.name == source and not path.suffix:
-            raise DataError(f"{unknown('data source', source, GENERATORS)}, and no file or folder of that name")
+            raise DataError(f"{unknown('data source', source, GENERATORS)}, and no file or folder has that name")
         raise DataError(f"data source {source} does not exist: no such file or folder")
     if path.is_dir():
         return read_folder(path)
@@ -37,4 +37,4 @@ def read_source(source: str, root: str) -> RawGraphs:
         from nextscale_graph.readers.smiles import read_smiles
 
         return read_smiles(path)
-    raise DataError(f"{path}: unknown kind of file: an .npz, a .smi, or a folder of edge lists or GraphML is read")
+    raise DataError(f"{path}: unknown file type; it should be .npz, .smi, or a folder of edge lists or GraphML")

@@ -15,12 +15,12 @@ KINDS = ("planar", "tree", "sbm")
 
 
 def read_npz(path: Path) -> RawGraphs:
-    """``num_nodes`` G; ``edges`` E 2 (ids within their graph, each edge once); ``edge_offsets`` G + 1 (graph i owns
-    edges[edge_offsets[i]:edge_offsets[i + 1]]). Optional: ``split`` G (train, val, test), ``node_types`` and
-    ``edge_types`` (integers, concatenated), ``node_type_names`` and ``edge_type_names``.
+    """Required arrays: ``num_nodes`` G; ``edges`` E 2 (ids within their graph, each edge once); ``edge_offsets`` G + 1
+    (graph i owns edges[edge_offsets[i]:edge_offsets[i + 1]]). Optional: ``split`` G (train, val, test), ``node_types``
+    and ``edge_types`` (integers, concatenated), ``node_type_names`` and ``edge_type_names``.
 
     Raises:
-        DataError: an array is missing, has another shape, or a graph in it is not simple.
+        DataError: an array is missing or has the wrong shape, or a graph is not simple.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -36,7 +36,7 @@ def read_npz(path: Path) -> RawGraphs:
     if edges.ndim != 2 or edges.shape[1] != 2 or len(offsets) != len(sizes) + 1 or offsets[-1] != len(edges):
         raise DataError(
             f"{path}: edges {edges.shape} and edge_offsets {offsets.shape} do not fit {len(sizes)} graphs: "
-            "edges is E x 2, edge_offsets one longer than num_nodes and ends in E"
+            "edges should be E x 2, edge_offsets should be one longer than num_nodes and end in E"
         )
     nodes, starts = arrays.get("node_types"), np.concatenate([[0], np.cumsum(sizes)])
     types = arrays.get("edge_types")
@@ -61,12 +61,12 @@ def _splits(path: Path, arrays: dict[str, np.ndarray], number: int) -> list[str]
     splits = [str(name) for name in arrays["split"]]
     wrong = sorted(set(splits) - set(SPLITS))
     if wrong or len(splits) != number:
-        raise DataError(f"{path}: split should name train, val or test for each graph, got {wrong or len(splits)}")
+        raise DataError(f"{path}: split should be train, val or test for each graph, got {wrong or len(splits)}")
     return splits
 
 
 def _names(arrays: dict[str, np.ndarray], of: str) -> list[str]:
-    """What the types are called; their numbers where the file does not say."""
+    """The names of the types, or their numbers if the file gives no names."""
     if f"{of}_types" not in arrays:
         return []
     if f"{of}_type_names" in arrays:

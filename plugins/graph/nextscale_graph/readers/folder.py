@@ -1,4 +1,4 @@
-"""Folders of graphs, one file each: edge lists or GraphML; sub-folders train, val and test are splits."""
+"""Folders with one graph per file: edge lists or GraphML. The sub-folders train, val and test are splits."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def read_folder(folder: Path) -> RawGraphs:
     """Every graph file below ``folder``.
 
     Raises:
-        DataError: there is none, or one cannot be read, is directed, or is not simple.
+        DataError: there are no graph files, or a graph cannot be read, is directed, or is not simple.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (*LISTS, ".graphml"))
     if not files:
-        raise DataError(f"{folder} holds no graphs: edge lists ({', '.join(LISTS)}) or .graphml files are read")
+        raise DataError(f"{folder} holds no graphs: it should hold edge lists ({', '.join(LISTS)}) or .graphml files")
     splits = [next((SUBFOLDERS[p.name] for p in path.parents if p.name in SUBFOLDERS), "") for path in files]
     if any(splits) and not all(splits):
-        raise DataError(f"{folder}: {files[splits.index('')]} lies in none of the sub-folders train, val, test")
+        raise DataError(f"{folder}: {files[splits.index('')]} is in none of the sub-folders train, val and test")
     return RawGraphs([read_graph(path) for path in files], splits if all(splits) else None)
 
 
 def read_graph(path: Path) -> GraphBatch:
-    """One graph from an edge list (two columns of node names; further columns and lines from ``#`` are not read) or
-    GraphML. Node attributes are not read.
+    """One graph from an edge list or GraphML. An edge list has two columns of node names; further columns and text
+    after ``#`` are ignored. Node attributes are ignored.
 
     Raises:
         DataError: see ``read_folder``.
@@ -49,7 +49,7 @@ def read_graph(path: Path) -> GraphBatch:
         if not words:
             continue
         if len(words) < 2:
-            raise DataError(f"{path}, line {number}: {line.strip()!r} should be two nodes that are joined")
+            raise DataError(f"{path}, line {number}: {line.strip()!r} should be two nodes, the ends of an edge")
         pairs.append((words[0], words[1]))
     ids = {name: i for i, name in enumerate(dict.fromkeys(name for pair in pairs for name in pair))}
     edges = np.array([(ids[a], ids[b]) for a, b in pairs], np.int64).reshape(-1, 2).T

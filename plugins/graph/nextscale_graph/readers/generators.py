@@ -1,4 +1,4 @@
-"""Built-in data: random graphs made as the published benchmarks were, from seeds of their own."""
+"""Built-in data: random graphs made like the published benchmarks, from fixed seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nextscale_graph.graphs import from_networkx
 from nextscale_graph.readers.raw import RawGraphs
 
 COUNTS = {"train": 128, "val": 32, "test": 40}
-"""As SPECTRE's data sets (https://arxiv.org/abs/2204.01613)."""
+"""The same as in SPECTRE's data sets (https://arxiv.org/abs/2204.01613)."""
 
 
 def planar(rng: np.random.Generator) -> nx.Graph:
@@ -25,12 +25,13 @@ def planar(rng: np.random.Generator) -> nx.Graph:
 
 
 def tree(rng: np.random.Generator) -> nx.Graph:
-    """A uniformly random labelled tree of 64 nodes, by its Prüfer code."""
+    """A uniformly random labelled tree of 64 nodes, from its Prüfer code."""
     return nx.from_prufer_sequence(rng.integers(64, size=62).tolist())
 
 
 def sbm(rng: np.random.Generator) -> nx.Graph:
-    """A stochastic block model: 2 to 5 communities of 20 to 40 nodes, .3 within and .005 between; its largest part."""
+    """A connected stochastic block model: 2 to 5 communities of 20 to 40 nodes, edge probability .3 within and .005
+    between them."""
     sizes = rng.integers(20, 41, rng.integers(2, 6))
     while True:
         chance = np.full((len(sizes), len(sizes)), 0.005)
@@ -41,7 +42,8 @@ def sbm(rng: np.random.Generator) -> nx.Graph:
 
 
 def community_small(rng: np.random.Generator) -> nx.Graph:
-    """Two communities of 6 to 10 nodes, .7 within, joined by a twentieth as many edges as nodes, at least one."""
+    """Two communities of 6 to 10 nodes, edge probability .7 within, joined by a twentieth as many edges as nodes, at
+    least one."""
     half = int(rng.integers(6, 11))
     while True:
         parts = [nx.gnp_random_graph(half, 0.7, seed=int(rng.integers(2**31))) for _ in range(2)]
@@ -61,7 +63,7 @@ GENERATORS: dict[str, Callable[[np.random.Generator], nx.Graph]] = {
 
 
 def generate(name: str) -> RawGraphs:
-    """128, 32 and 40 graphs to train, validate and test with: the same ones at every call."""
+    """128 graphs for training, 32 for validation and 40 for testing, the same in every call."""
     graphs, splits = [], []
     for number, (split, count) in enumerate(COUNTS.items()):
         for i in range(count):

@@ -11,11 +11,11 @@ from nextscale_graph.readers.raw import RawGraphs, checked
 
 
 def read_geometric(name: str, root: str) -> RawGraphs:
-    """``NAME`` of the TU collection (https://chrsmrrs.github.io/datasets/), or ``CLASS/NAME`` of any data set that
-    ``torch_geometric.datasets`` has. The structure is read; features are not.
+    """Read ``NAME`` of the TU collection (https://chrsmrrs.github.io/datasets/), or ``CLASS/NAME`` of any data set in
+    ``torch_geometric.datasets``. Only the structure is read, not the features.
 
     Raises:
-        DataError: there is no such data set, it cannot be downloaded, or a graph in it is directed or not simple.
+        DataError: the data set does not exist or cannot be downloaded, or a graph in it is directed or not simple.
     """
     from torch_geometric import datasets
 
@@ -26,7 +26,7 @@ def read_geometric(name: str, root: str) -> RawGraphs:
         raise DataError(f"pyg:{name}: torch_geometric.datasets has no {kind}")
     try:
         dataset = cls(str(folder), part)
-    except Exception as error:  # whatever its download and its parsers raise
+    except Exception as error:  # downloads and parsers raise all kinds of errors
         raise DataError(f"pyg:{name} cannot be opened: {type(error).__name__}: {error}") from None
     graphs = []
     for i in range(len(dataset)):

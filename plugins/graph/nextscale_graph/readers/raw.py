@@ -1,4 +1,4 @@
-"""What readers return, and the checks that all of them need."""
+"""What readers return, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class RawGraphs:
-    """Graphs (batches of one), the split each is in (``train``, ``val``, ``test``; None where the data has none), what
-    types of nodes and edges are called, and what makes such a graph valid."""
+    """Graphs as a reader returns them.
+
+    ``graphs`` are batches of one. ``splits`` is the split of each (``train``, ``val``, ``test``); None if the data has
+    no splits. ``node_types`` and ``edge_types`` are the names of the types. ``kind`` selects the validity test.
+    """
 
     graphs: list[GraphBatch]
     splits: list[str] | None = None
@@ -34,15 +37,15 @@ def checked(
     """A simple undirected graph from edges 2 E, each given once.
 
     Raises:
-        DataError: no nodes, a node out of range, a self-loop, or an edge given twice.
+        DataError: there are no nodes, a node is out of range, or an edge is a self-loop or given twice.
     """
     if num_nodes < 1:
         raise DataError(f"{where} has no nodes: leave it out")
     if edges.size and not 0 <= edges.min() <= edges.max() < num_nodes:
-        raise DataError(f"{where} has an edge of node {edges.max()}; its {num_nodes} nodes are numbered from 0")
+        raise DataError(f"{where} has an edge at node {edges.max()}; its {num_nodes} nodes are numbered from 0")
     loops = edges[0][edges[0] == edges[1]]
     if len(loops):
-        raise DataError(f"{where} has a self-loop at node {loops[0]}: only simple graphs are modelled, remove it")
+        raise DataError(f"{where} has a self-loop at node {loops[0]}: remove it; only simple graphs are modelled")
     low, high = edges.min(0), edges.max(0)
     keys, first, counts = np.unique(low * num_nodes + high, return_index=True, return_counts=True)
     if len(keys) < edges.shape[1]:

@@ -1,4 +1,4 @@
-"""Molecules in SMILES files, to and from graphs with types (extra: molecules)."""
+"""Molecules in SMILES files, converted to and from graphs with types (extra: molecules)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIBLINGS = ("train", "val", "test")
 
 
 def chemistry() -> Any:
-    """RDKit's Chem, silenced.
+    """RDKit's Chem module, with its log switched off.
 
     Raises:
         NextscaleError: RDKit is not installed.
@@ -30,8 +30,8 @@ def chemistry() -> Any:
 
 
 def read_smiles(path: Path) -> RawGraphs:
-    """One SMILES a line (what follows a space is not read). Of a file ``*_train.smi``, its siblings ``*_val.smi`` and
-    ``*_test.smi`` are the other splits. Aromatic bonds are written as single and double ones (Kekulé).
+    """One SMILES per line; text after the first space is ignored. For a file ``*_train.smi``, its siblings
+    ``*_val.smi`` and ``*_test.smi`` are the other splits. Aromatic bonds become single and double bonds (Kekulé).
 
     Raises:
         DataError: a line does not parse. NextscaleError: RDKit is not installed.
@@ -59,7 +59,7 @@ def read_smiles(path: Path) -> RawGraphs:
 
 
 def parse(smiles: str, where: str) -> tuple[list[str], np.ndarray, list[int]]:
-    """Atoms (such as ``C``, ``N+1``), bonds 2 E, and their types."""
+    """Atoms (such as ``C``, ``N+1``), bonds 2 E, and bond types."""
     chem = chemistry()
     molecule = chem.MolFromSmiles(smiles)
     if molecule is None or molecule.GetNumAtoms() == 0:
@@ -75,7 +75,7 @@ def parse(smiles: str, where: str) -> tuple[list[str], np.ndarray, list[int]]:
 
 
 def to_smiles(graph: GraphBatch, node_types: list[str]) -> str | None:
-    """Canonical SMILES of a batch of one graph, without any correction; None where it is no valid molecule."""
+    """Canonical SMILES of a batch of one graph, without any correction; None if it is not a valid molecule."""
     chem = chemistry()
     assert graph.node_types is not None and graph.edge_types is not None
     molecule = chem.RWMol()

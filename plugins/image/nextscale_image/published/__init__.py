@@ -1,4 +1,4 @@
-"""Checkpoints of published VAR (https://arxiv.org/abs/2404.02905): read into a run, written from one.
+"""Import and export of published VAR's checkpoints (https://arxiv.org/abs/2404.02905).
 
-A run made of them is an ordinary run: the layers are this project's, only the names differ.
+An imported run is an ordinary run with this project's layers. Only the names of the tensors differ.
 """

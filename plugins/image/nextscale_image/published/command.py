@@ -1,4 +1,4 @@
-"""``nextscale import var`` and ``nextscale export var``"""
+"""The commands ``nextscale import var`` and ``nextscale export var``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def import_run(
     ] = None,
     transformer: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The transformer's .pth (var_d16.pth); without it, the tokenizer alone."),
+        typer.Option(metavar="FILE", help="The transformer's .pth (var_d16.pth); without it, only the tokenizer."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/FILE's name")] = None,
     scales: Annotated[
-        str | None, typer.Option(metavar="1,2,3,...", help="Sides of the scales, where the files do not tell.")
+        str | None, typer.Option(metavar="1,2,3,...", help="Sides of the scales, if the files do not give them.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the files hold, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the files contain, and stop.")] = False,
 ) -> None:
-    """Make a run of published VAR's .pth files.
+    """Make a run from published VAR's .pth files.
 
-    Sizes and variants are told from names and shapes. Training checkpoints, which hold both models, are taken too.
+    Sizes and variants are detected from names and shapes. Training checkpoints, which hold both models, work too.
     """
     from nextscale.plugin import refuse_existing
     from nextscale_cli.tables import print_results
@@ -51,7 +51,7 @@ def export_run(
     from nextscale_image.published.export import export_var
 
     if tokenizer is None and transformer is None:
-        raise ConfigError("nothing to write: name a file with --tokenizer, --transformer or both")
+        raise ConfigError("nothing to write: give a file with --tokenizer, --transformer or both")
     for path in export_var(run, tokenizer, transformer):
         typer.echo(path)
 
@@ -66,7 +66,7 @@ def _sides(text: str | None) -> list[int] | None:
     except ValueError:
         sides = []
     if not sides or min(sides) < 1 or sorted(set(sides)) != sides:
-        raise ConfigError(f"--scales {text!r} should be growing whole numbers, separated by commas, such as 1,2,3,4")
+        raise ConfigError(f"--scales {text!r} must be increasing whole numbers separated by commas, such as 1,2,3,4")
     return sides
 
 

@@ -1,4 +1,4 @@
-"""Published VAR's tensors to a run."""
+"""Build a run from published VAR's tensors."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from nextscale_image.tokenizer import build_tokenizer
 
 M = TypeVar("M", bound=nn.Module)
 PLACEHOLDER = "IMAGE_FOLDER"
-"""The data that an imported run names where the user names none."""
+"""``data.source`` of an imported run if the user gives none."""
 EXTRA = "published"
-"""The file of a run that keeps what a transformer of ours adds up: the start's own position and the learned one's first
-rows. Their sum cannot be taken apart again."""
+"""The file of a run that keeps the start tokens' own position and the first rows of the learned position. Our
+transformer stores only their sum, which cannot be split again."""
 
 
 @dataclass
 class Imported:
-    """Two files' models under this project's names, and the configuration that builds them."""
+    """The imported models under this project's names, and the configuration that builds them."""
 
     config: RunConfig
     description: dict[str, Any]
@@ -58,23 +58,23 @@ class Imported:
         return {name: model for name, model in both.items() if model is not None}
 
     def save(self, run: Path) -> None:
-        """Write the run; raises as ``nextscale.storage.models.save_run``."""
+        """Write the run. Raises as ``nextscale.storage.models.save_run``."""
         save_run(run, self.config, self.description, self.tokenizer, self.transformer, self.extra)
 
 
 def import_var(
     tokenizer: Path, transformer: Path | None = None, scales: Sequence[int] | None = None, overrides: Sequence[str] = ()
 ) -> Imported:
-    """Read published VAR's files; no code in them is run, and float16 or bfloat16 becomes float32.
+    """Read published VAR's files. No code in them is run, and float16 or bfloat16 becomes float32.
 
     Args:
-        tokenizer, transformer: .pth files, or training checkpoints that hold both; a tokenizer may come alone.
-        scales: the sides of the scales, where the files do not tell.
-        overrides: ``key=value`` over the settings that the files tell.
+        tokenizer, transformer: .pth files, or training checkpoints that hold both. The transformer is optional.
+        scales: the sides of the scales, if the files do not give them.
+        overrides: ``key=value`` settings, which take precedence over those detected from the files.
 
     Raises:
-        CheckpointError: a file is missing, damaged or no VAR's, or the two do not fit together. Where names or shapes
-            differ from what the settings make, ``rows`` says which.
+        CheckpointError: a file is missing, damaged or not from VAR, or the two do not fit together. If names or shapes
+            differ from those of the configured models, ``rows`` lists the differences.
         ConfigError: an override is wrong.
     """
     stage1 = read_state(tokenizer, "tokenizer")
@@ -88,7 +88,7 @@ def assemble(
     scales: Sequence[int] | None = None,
     overrides: Sequence[str] = (),
 ) -> Imported:
-    """``import_var`` of tensors by their published names. Those on the meta device give models on it."""
+    """As ``import_var``, from tensors by published name. Tensors on the meta device give models on the meta device."""
     if stage2 is not None:
         detect.check_pair(stage1, stage2)
     sides = detect.find_scales(stage1, stage2, scales)
@@ -111,7 +111,7 @@ def _tokenizer(state: Mapping[str, Tensor], config: ImageTokenizerConfig, descri
     with without_memory():
         model = build_tokenizer(config, description)
     expected = publish_tokenizer(model.state_dict(), config)
-    # How often each code was used belongs to the scales it was counted at; published code, too, forgets it with them.
+    # Code usage was counted per scale, so with other scales the counts are reset, as in the published code.
     counts = "quantize.ema_vocab_hit_SV"
     if counts in state and state[counts].shape != expected[counts].shape:
         state = {**state, counts: torch.zeros(expected[counts].shape)}
@@ -122,7 +122,7 @@ def _tokenizer(state: Mapping[str, Tensor], config: ImageTokenizerConfig, descri
 def _transformer(
     state: Mapping[str, Tensor], config: RunConfig, tokenizer: GridTokenizer
 ) -> tuple[ScaleTransformer, State]:
-    """The model, and what it adds up."""
+    """The model, and the two positions whose sum it stores."""
     condition = ConditionSpec(name="label", size=detect.num_classes(state))
     with without_memory():
         model = new_transformer(config.transformer, tokenizer, [condition])
@@ -133,7 +133,7 @@ def _transformer(
     _compare("transformer", state, publish_transformer(ours, schedule, condition), optional=fixed)
     biases = [state[name] for name in fixed if name.endswith("zero_k_bias") and name in state]
     if any(bool(bias.any()) for bias in biases if not bias.is_meta):
-        raise CheckpointError("the transformer's keys have a bias (zero_k_bias is not zero): no published VAR's have")
+        raise CheckpointError("the transformer's keys have a bias (zero_k_bias is not zero), unlike any published VAR")
     state = _float(state)
     first = schedule.lengths[0]
     extra = {"pos_start": state["pos_start"][0], "pos_1LC": state["pos_1LC"][0, :first]}
@@ -152,7 +152,7 @@ def _filled(model: M, state: State) -> M:
 def _compare(
     kind: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], optional: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Raise CheckpointError, a row for each tensor that is missing, unknown, or of another shape."""
+    """Raise CheckpointError with one row per tensor that is missing, unknown or of another shape."""
     optional = optional or {}
     rows = []
     for name in sorted({*found, *expected}):
@@ -162,10 +162,10 @@ def _compare(
             rows.append({"tensor": name, "in the file": _shape(have), "expected": _shape(want)})
     if rows:
         first = rows[0]
-        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise CheckpointError(
             f"the {kind} does not fit: {first['tensor']} is {first['in the file']} in the file, "
-            f"{first['expected']} is expected{more}",
+            f"expected {first['expected']}{more}",
             rows=rows[:20],
         )
 

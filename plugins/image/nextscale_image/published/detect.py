@@ -1,4 +1,4 @@
-"""What a published checkpoint's names and shapes say of the model it belongs to: the settings of a run."""
+"""Detect the settings of a run from the tensor names and shapes of a published checkpoint."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def tokenizer_settings(state: State, scales: Sequence[int]) -> dict[str, Any]:
     """The ``tokenizer`` section of a run's configuration.
 
     Raises:
-        CheckpointError: a tensor that decides a setting is missing, or has another shape than any VAR's.
+        CheckpointError: a tensor that determines a setting is missing, or its shape fits no VAR.
     """
     width, channels = _shape(state, "encoder.conv_in.weight", 4)[0], _shape(state, "quantize.embedding.weight", 2)[1]
     levels = _count(state, r"encoder\.down\.(\d+)\.")
     outputs = [_shape(state, f"encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in range(levels)]
     if levels == 0 or any(size % width for size in outputs):
-        raise CheckpointError(f"the tokenizer's levels have {outputs} channels, which are no multiples of {width}")
+        raise CheckpointError(f"the tokenizer's levels have {outputs} channels: all must be multiples of {width}")
     return {
         "scales": list(scales),
         "channels": channels,
@@ -46,7 +46,7 @@ def tokenizer_settings(state: State, scales: Sequence[int]) -> dict[str, Any]:
 
 
 def phi_settings(state: State) -> dict[str, Any]:
-    """Which convolutions follow upsampling: one for all scales, a few, one a scale, or none."""
+    """Which convolutions follow upsampling: one for all scales, a few, one per scale, or none."""
     if "quantize.quant_resi.qresi.weight" in state:
         return {"phi": "shared"}
     partial = _count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
@@ -56,7 +56,7 @@ def phi_settings(state: State) -> dict[str, Any]:
 
 
 def phi_per_scale(state: State) -> int:
-    """How many convolutions phi has, where each scale has its own; else 0."""
+    """Number of convolutions in phi if each scale has its own; else 0."""
     return _count(state, r"quantize\.quant_resi\.(\d+)\.")
 
 
@@ -64,7 +64,7 @@ def transformer_settings(state: State) -> dict[str, Any]:
     """The ``transformer`` section of a run's configuration. Raises as ``tokenizer_settings``."""
     width = _shape(state, "word_embed.weight", 2)[0]
     qk_norm = "blocks.0.attn.scale_mul_1H11" in state
-    # Without QK-norm no tensor tells how many heads there are; published models have 64 channels each.
+    # Without QK-norm, no tensor gives the number of heads; published models have 64 channels per head.
     heads = _shape(state, "blocks.0.attn.scale_mul_1H11", 4)[1] if qk_norm else max(1, width // HEAD_DIM)
     return {
         "depth": _count(state, r"blocks\.(\d+)\."),
@@ -77,19 +77,19 @@ def transformer_settings(state: State) -> dict[str, Any]:
 
 
 def num_classes(state: State) -> int:
-    """The null class is the last row."""
+    """Number of classes, without the null class (the last row)."""
     return _shape(state, "class_emb.weight", 2)[0] - 1
 
 
 def find_scales(tokenizer: State, transformer: State | None, given: Sequence[int] | None) -> tuple[int, ...]:
-    """The side of each scale: ``given`` if it fits, else what the transformer's table of scales says, else the
-    published schedule with as many scales and tokens.
+    """The side of each scale: ``given`` if it fits, else from the transformer's table of scales, else the published
+    schedule with the same number of scales and tokens.
 
-    A tokenizer alone only tells the number of scales (it takes any), so that the first published one of that number
-    is meant.
+    A tokenizer alone gives only the number of scales (it works with any sides), so the first published schedule with
+    that number is used.
 
     Raises:
-        CheckpointError: the two files, or ``given``, do not fit together; or nothing tells.
+        CheckpointError: the files do not fit each other or ``given``, or the scales cannot be determined.
     """
     rows = _shape(tokenizer, "quantize.ema_vocab_hit_SV", 2)[0]
     count, length = rows, None
@@ -104,7 +104,7 @@ def find_scales(tokenizer: State, transformer: State | None, given: Sequence[int
         if rows != count and given is None:
             raise CheckpointError(
                 f"tokenizer and transformer do not fit together: the tokenizer was trained with {rows} scales, the "
-                f"transformer has {count}; where that is meant, name them with --scales"
+                f"transformer has {count}; if this is intended, give them with --scales"
             )
     known = _table_of_scales(transformer)
     if given is not None:
@@ -120,11 +120,11 @@ def find_scales(tokenizer: State, transformer: State | None, given: Sequence[int
         if len(scales) == count and (length is None or sum(side**2 for side in scales) == length):
             return scales
     tokens = f" of {length} tokens" if length is not None else ""
-    raise CheckpointError(f"no published VAR has {count} scales{tokens}: name their sides with --scales 1,2,3,...")
+    raise CheckpointError(f"no published VAR has {count} scales{tokens}: give their sides with --scales 1,2,3,...")
 
 
 def _table_of_scales(transformer: State | None) -> tuple[int, ...] | None:
-    """From ``lvl_1L``, each token's scale; None where it is missing or makes no squares."""
+    """Sides of the scales from ``lvl_1L`` (each token's scale); None if it is missing or the scales are not square."""
     table = None if transformer is None else transformer.get("lvl_1L")
     if table is None or table.is_meta or table.is_floating_point():
         return None
@@ -135,7 +135,7 @@ def _table_of_scales(transformer: State | None) -> tuple[int, ...] | None:
 
 
 def check_pair(tokenizer: State, transformer: State) -> None:
-    """Raise CheckpointError where the two were not made for one another."""
+    """Raise CheckpointError if the two were not made for each other."""
     codes, channels = _shape(tokenizer, "quantize.embedding.weight", 2)
     for what, verb, theirs, own in (
         ("codes", "predicts", _shape(transformer, "head.weight", 2)[0], codes),
@@ -154,14 +154,14 @@ def _shown(scales: Iterable[int]) -> str:
 
 def _shape(state: State, name: str, axes: int) -> tuple[int, ...]:
     if name not in state:
-        raise CheckpointError(f"this is no whole VAR checkpoint: {name} is missing")
+        raise CheckpointError(f"this is not a complete VAR checkpoint: {name} is missing")
     shape = tuple(state[name].shape)
     if len(shape) != axes or 0 in shape:
-        raise CheckpointError(f"{name} has the shape {shape}: VAR's has {axes} axes")
+        raise CheckpointError(f"{name} has shape {shape}, but VAR's has {axes} non-empty axes")
     return shape
 
 
 def _count(state: State, pattern: str) -> int:
-    """One more than the largest number in the names that begin so; 0 where there is none."""
+    """One more than the largest number that ``pattern`` finds in the names; 0 if it finds none."""
     numbers = [int(found[1]) for name in state if (found := re.match(pattern, name))]
     return max(numbers, default=-1) + 1

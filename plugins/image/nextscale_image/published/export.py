@@ -1,4 +1,4 @@
-"""A run's models as published VAR's .pth files."""
+"""Export a run's models as published VAR's .pth files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from nextscale_image.published.names import State, constants, publish_tokenizer,
 
 
 def publish(run: Path, transformer: bool = True) -> tuple[State, State | None]:
-    """A run's models under published names: the tokenizer's tensors, and the transformer's (None if not asked for).
+    """A run's tensors under published names: the tokenizer's, and the transformer's (None if not requested).
 
-    What was imported comes back equal, in float32.
+    Imported tensors come back unchanged, in float32.
 
     Raises:
-        CheckpointError: the run holds no such models. ConfigError: published VAR has no such models.
+        CheckpointError: the run has no such models.
+        ConfigError: published VAR cannot represent the models.
     """
     stored = stored_config(run, "tokenizer")
     if stored["modality"] != "image":
-        raise ConfigError(f"{run} is a run of modality {stored['modality']}: published VAR is of images")
+        raise ConfigError(f"{run} is a run of modality {stored['modality']}, but published VAR holds image models")
     config = ImageTokenizerConfig.model_validate(stored["tokenizer"])
     tokenizer = load_tokenizer(run)
     assert isinstance(tokenizer, GridTokenizer)
@@ -49,24 +50,26 @@ def publish(run: Path, transformer: bool = True) -> tuple[State, State | None]:
     stage2 = publish_transformer(state, schedule, condition)
     if (run / f"{EXTRA}.safetensors").exists():
         parts, first = load_tensors(run / f"{EXTRA}.safetensors"), schedule.lengths[0]
-        if torch.equal(parts["pos_1LC"] + parts["pos_start"], state["position"][:first]):  # not trained since
+        if torch.equal(parts["pos_1LC"] + parts["pos_start"], state["position"][:first]):  # untrained since import
             stage2["pos_1LC"] = torch.cat([parts["pos_1LC"], state["position"][first:]])[None]
             stage2["pos_start"] = parts["pos_start"][None]
     return stage1, stage2 | constants(schedule, model.config.depth, model.config.model_width)
 
 
 def export_var(run: Path, tokenizer: Path | None = None, transformer: Path | None = None) -> list[Path]:
-    """Write a run's models to .pth files as published VAR has them, all of them or none; the paths written.
+    """Write a run's models to published VAR's .pth files, all or none, and return the paths.
 
     Raises:
-        as ``publish``; ConfigError: a file exists. TrainingError: the disk is full or not writable.
+        CheckpointError: as ``publish``.
+        ConfigError: as ``publish``, or a file exists.
+        TrainingError: the disk is full or not writable.
     """
     files = [path for path in (tokenizer, transformer) if path is not None]
     for path in files:
         if path.exists():
             raise ConfigError(f"{path} exists: name another file")
     stage1, stage2 = publish(run, transformer is not None)
-    # Both, or neither: each takes its place once all are written.
+    # Both or neither: the files move into place once all are written.
     with ExitStack() as written:
         for path, state in ((tokenizer, stage1), (transformer, stage2)):
             if path is not None and state is not None:
@@ -86,11 +89,11 @@ def _check_tokenizer(run: Path, config: ImageTokenizerConfig, tokenizer: GridTok
         ("quantizer.phi_ratio", config.quantizer.phi_ratio, 0.5),
     ):
         if value != needed:
-            raise ConfigError(f"{run} cannot be exported: tokenizer.{name} is {value}, published VAR has {needed}")
+            raise ConfigError(f"{run} cannot be exported: tokenizer.{name} is {value}, but published VAR has {needed}")
 
 
 def _check_transformer(run: Path, model: ScaleTransformer) -> ConditionSpec:
-    """The one condition that published VAR has."""
+    """Check that published VAR can represent the model, and return its one condition."""
     settings = model.config.model_dump()
     for name, needed in (
         ("positions", "absolute"),
@@ -106,5 +109,5 @@ def _check_transformer(run: Path, model: ScaleTransformer) -> ConditionSpec:
     conditions = model.conditioner.specs
     if len(conditions) != 1 or conditions[0].kind != "class":
         names = ", ".join(spec.name for spec in conditions) or "none"
-        raise ConfigError(f"{run} cannot be exported: published VAR is conditioned on one class, this is on {names}")
+        raise ConfigError(f"{run} cannot be exported: published VAR has one class condition, this model has {names}")
     return conditions[0]

@@ -1,4 +1,4 @@
-"""Reading .pth files without running code from them, and finding VAR's tensors in what they hold."""
+"""Read .pth files without running code from them, and find VAR's tensors in their content."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nextscale.plugin import CheckpointError, load_tensors, one_line
 from nextscale_image.published.names import State
 
 MARKERS = {"tokenizer": "quantize.embedding.weight", "transformer": "word_embed.weight"}
-"""A tensor that each of the two has, and nothing else does."""
+"""For each of the two models, a tensor name that nothing else has."""
 
 
 def read_state(path: Path, kind: str) -> State:
-    """The tensors of VAR's ``tokenizer`` or ``transformer`` in a file, under their published names, as stored.
+    """Read the tensors of VAR's ``tokenizer`` or ``transformer`` from a file, under published names, as stored.
 
-    They may be nested (a training checkpoint keeps them under ``trainer`` and ``vae_local`` or ``var_wo_ddp``) and
-    their names may have a common prefix (``module.``). They are mapped from the file where its format allows it.
+    They may be nested (a training checkpoint keeps them under ``trainer`` and ``vae_local`` or ``var_wo_ddp``), and
+    their names may share a prefix (``module.``). They are memory-mapped if the file's format allows it.
 
     Raises:
-        CheckpointError: the file is missing, damaged, refused as it holds code, or holds no such model.
+        CheckpointError: the file is missing, damaged, refused because it contains code, or has no such model.
     """
     content = _load(path)
     found = {name: _find(content, marker) for name, marker in MARKERS.items()}
@@ -34,8 +34,8 @@ def read_state(path: Path, kind: str) -> State:
     if state is not None:
         return state
     other = next((name for name in MARKERS if found[name] is not None), None)
-    hint = f"; it holds VAR's {other}: give it as --{other}" if other else ""
-    raise CheckpointError(f"{path} holds no VAR {kind}: nothing in it is called {MARKERS[kind]}{hint}")
+    hint = f"; it holds VAR's {other}: pass it as --{other}" if other else ""
+    raise CheckpointError(f"{path} holds no VAR {kind}: it has no tensor {MARKERS[kind]}{hint}")
 
 
 def _load(path: Path) -> Any:
@@ -43,34 +43,34 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"there is no file {path}")
     if path.suffix == ".safetensors":
         return load_tensors(path)
-    damaged = f"{path} is damaged or no file that torch.save wrote"
+    damaged = f"{path} is damaged, or torch.save did not write it"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: what comes of them is said below
+            warnings.simplefilter("ignore")  # about pickle protocols: failures are reported below
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
-                if "mmap can only be used" not in str(error):  # torch's format of before 1.6
+                if "mmap can only be used" not in str(error):  # the format before torch 1.6
                     raise
                 return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class)[: ]+(?:GLOBAL )?([\w.]+)", str(error))
         if code:
             raise CheckpointError(
-                f"{path} is refused: it holds more than tensors, and reading it would run {code[1] or code[2]}"
+                f"{path} is refused: it holds more than tensors, and loading it would run {code[1] or code[2]}"
             ) from None
         with path.open("rb") as file:
             if file.read(1) == pickle.PROTO:
-                damaged = f"{path} is refused: it is a pickle, which may run code when it is read, or it is damaged"
+                damaged = f"{path} is refused: it is a pickle, which may run code when it is loaded, or it is damaged"
         raise CheckpointError(damaged) from None
     except RuntimeError as error:
         raise CheckpointError(f"{damaged} ({one_line(error).split('. ')[0]})") from None
-    except (EOFError, OSError, ValueError, LookupError, AttributeError, TypeError):  # of unpickling what is no pickle
+    except (EOFError, OSError, ValueError, LookupError, AttributeError, TypeError):  # not a pickle at all
         raise CheckpointError(damaged) from None
 
 
 def _find(content: Any, marker: str) -> State | None:
-    """The first mapping that has ``marker`` among its names, alone or behind a prefix, which is then removed."""
+    """The first mapping that has ``marker`` among its names. A prefix before ``marker`` is removed from all names."""
     for mapping in _mappings(content, depth=4):
         for name, value in mapping.items():
             if isinstance(value, Tensor) and isinstance(name, str) and f".{name}".endswith(f".{marker}"):
@@ -84,7 +84,7 @@ def _find(content: Any, marker: str) -> State | None:
 
 
 def _mappings(content: Any, depth: int) -> Iterator[Mapping]:
-    """``content`` and what is nested in it, outermost first."""
+    """``content`` and the mappings nested in it, outermost first."""
     level = [content]
     for _ in range(depth):
         level = [value for value in level if isinstance(value, Mapping)]

@@ -1,4 +1,4 @@
-"""Published VAR's names and shapes of what our tokenizer and transformer hold, in both directions.
+"""Translate tensor names and shapes between this project ("ours") and published VAR ("theirs"), both ways.
 
 Facts from the released checkpoints and code (https://github.com/FoundationVision/VAR).
 """
@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str | None:
-    """``name`` with its longest known run of leading dotted parts replaced; None where none is known."""
+    """``name`` with its longest known dotted prefix replaced; None if no prefix is known."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         found = prefixes.get(".".join(parts[:end]))
@@ -27,11 +27,11 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str | None:
     return None
 
 
-# The tokenizer. Only names differ.
+# The tokenizer: only names differ.
 
 
 def tokenizer_prefixes(config: ImageTokenizerConfig) -> dict[str, str]:
-    """Our modules' names, and theirs. Theirs are numbered by level, block and kind; ours in the order they run."""
+    """Map our module names to theirs. Theirs are numbered by level, block and kind, ours in the order they run."""
     levels = len(config.multipliers)
     phi = {
         "none": "",
@@ -44,7 +44,7 @@ def tokenizer_prefixes(config: ImageTokenizerConfig) -> dict[str, str]:
         "decoder.conv_latent": "post_quant_conv",
         "pyramid.quantizer.codebook": "quantize.embedding.weight",
         "pyramid.quantizer.usage_KV": "quantize.ema_vocab_hit_SV",
-        # One convolution for all scales has no number there.
+        # A convolution shared by all scales has no number in their names.
         "pyramid.phi.convs" + (".0" if config.quantizer.phi == "shared" else ""): phi,
     }
     for network, theirs, order, blocks, resize in (
@@ -68,7 +68,7 @@ def tokenizer_prefixes(config: ImageTokenizerConfig) -> dict[str, str]:
 
 
 def tokenizer_names(ours: Iterable[str], config: ImageTokenizerConfig) -> dict[str, str]:
-    """Our tensors' names, and theirs; what they do not have (moving averages of the codebook) is left out."""
+    """Map our tensor names to theirs, without those they lack (moving averages of the codebook)."""
     prefixes = tokenizer_prefixes(config)
     leaves = {"shortcut": "nin_shortcut", "proj": "proj_out"}
     names = {name: _renamed(name, prefixes) for name in ours}
@@ -89,8 +89,8 @@ def adopt_tokenizer(published: Mapping[str, Tensor], ours: Iterable[str], config
     return {name: published[theirs] for name, theirs in tokenizer_names(ours, config).items()}
 
 
-# The transformer. Three things are laid out differently: the null class is the last row of the class embedding,
-# the start token has a position of its own which is added to the learned one, and some tensors have leading axes of 1.
+# The transformer. Their layout differs in three ways: the null class is the last row of the class embedding, the start
+# token has its own position, which is added to the learned one, and some tensors have leading axes of size 1.
 
 _PREFIXES = {
     "stem": "word_embed",
@@ -113,7 +113,7 @@ _CLASSES, _START = "class_emb.weight", "pos_start"
 
 
 def transformer_names(ours: Iterable[str]) -> dict[str, str]:
-    """Our tensors' names, and theirs, but for those of the conditions."""
+    """Map our tensor names to theirs, except those of the conditions."""
     names: dict[str, str] = {}
     for name in ours:
         parts = name.split(".")
@@ -137,8 +137,8 @@ def publish_transformer(
     """Our transformer's tensors under their names and in their shapes, without ``constants``.
 
     Args:
-        start: the position of the start tokens, L_0 D, which ``state`` has added to the learned ones already; None
-            gives zeros. The learned position is written as it is: subtracting would round.
+        start: the start tokens' own position, L_0 D, which ``state`` has already added to the learned one; None gives
+            zeros. The learned position is written unchanged, because subtracting would round.
     """
     published = {}
     for ours, theirs in transformer_names(state).items():
@@ -154,7 +154,7 @@ def publish_transformer(
 def adopt_transformer(
     published: Mapping[str, Tensor], shapes: Mapping[str, Tensor], schedule: Schedule, condition: ConditionSpec
 ) -> State:
-    """Their tensors under our names and in our shapes, which ``shapes`` has."""
+    """Their tensors under our names, in the shapes of ``shapes``."""
     state = {ours: published[theirs].reshape(shapes[ours].shape) for ours, theirs in transformer_names(shapes).items()}
     embedding, null = _condition_names(condition)
     state[embedding], state[null] = published[_CLASSES][:-1], published[_CLASSES][-1]
@@ -164,7 +164,7 @@ def adopt_transformer(
 
 
 def constants(schedule: Schedule, depth: int, width: int, device: torch.device | str = "cpu") -> State:
-    """What their checkpoints hold beside weights: each token's scale, the mask between scales, zeros for keys' bias."""
+    """The constants in their checkpoints: each token's scale, the mask between scales, and zero biases of the keys."""
     scales = schedule.scale_ids(device)
     seen = torch.where(scales[:, None] >= scales[None, :], 0.0, -torch.inf)
     zeros = {f"blocks.{i}.attn.zero_k_bias": torch.zeros(width, device=device) for i in range(depth)}

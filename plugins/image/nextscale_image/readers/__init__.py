@@ -1,4 +1,4 @@
-"""Readers of the image sources: each returns the raw splits it found (``raw.RawSplits``)."""
+"""Readers of image sources. Each returns the raw splits it finds (``raw.RawSplits``)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BUILT_IN = {"digits": read_digits, "fashion-mnist": read_fashion_mnist}
 def read_source(source: str) -> RawSplits:
     """Find out what ``source`` is, and read it.
 
-    A built-in name wins over a folder of that name (write ``./digits`` for the folder).
+    A built-in name wins over a folder with that name (write ``./digits`` for the folder).
 
     Raises:
-        DataError: nothing is there, or it cannot be read.
+        DataError: the source does not exist, or cannot be read.
     """
     if source in BUILT_IN:
         return BUILT_IN[source]()
@@ -29,7 +29,7 @@ def read_source(source: str) -> RawSplits:
     path = Path(source).expanduser()
     if not path.exists():
         if path.name == source and not path.suffix:
-            raise DataError(f"{unknown('data source', source, BUILT_IN)}, and no file or folder of that name")
+            raise DataError(f"{unknown('data source', source, BUILT_IN)}, and no file or folder has that name")
         raise DataError(f"data source {source} does not exist: no such file or folder")
     if path.is_file():
         return read_npz(path) if path.suffix == ".npz" else read_idx_file(path)

@@ -1,4 +1,4 @@
-"""Arrays: scikit-learn's digits, and .npz files."""
+"""Read images from arrays: scikit-learn's digits, and .npz files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_digits() -> RawSplits:
 
 
 def read_npz(path: Path) -> RawSplits:
-    """``x`` (``images``, ``arr_0``) N H W [C], ``y`` (``labels``) N, ``classes``; or ``x_train`` … ``y_test``.
+    """Read ``x`` (``images``, ``arr_0``) N H W [C], ``y`` (``labels``) N, ``classes``; or ``x_train`` … ``y_test``.
 
     Pixels are uint8, or floats from 0 to 1; C is 1, 3, or 4 (composited on white).
 
@@ -67,7 +67,7 @@ def read_npz(path: Path) -> RawSplits:
 
 
 def is_known(key: str) -> bool:
-    """Whether the archive's array is read at all: others (captions, file names) may be large, or pickled."""
+    """Whether to read this array at all. Other arrays (captions, file names) may be large, or pickled."""
     stem = next((key.removesuffix(suffix) for suffix in SPLIT_SUFFIXES.values() if key.endswith(suffix)), key)
     return key == "classes" or stem in IMAGE_KEYS + LABEL_KEYS
 
@@ -97,7 +97,7 @@ def npz_split(path: Path, arrays: Mapping[str, np.ndarray], suffix: str) -> RawS
 
 
 def pixels(array: np.ndarray, where: str) -> np.ndarray:
-    """N H W C of uint8, C 1 or 3."""
+    """N H W C of uint8, where C is 1 or 3."""
     array = array[..., None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
         shape = " x ".join(map(str, array.shape))
@@ -123,6 +123,6 @@ def pixels(array: np.ndarray, where: str) -> np.ndarray:
 
 
 def on_white(rgba: np.ndarray) -> np.ndarray:
-    """RGB of RGBA over a white ground, rounded."""
+    """Composite RGBA on white, as rounded RGB."""
     colour, alpha = rgba[..., :3].astype(np.uint32), rgba[..., 3:].astype(np.uint32)
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A folder of image files: class per sub-folder or flat, with or without split sub-folders."""
+"""Read a folder of image files: flat or with one sub-folder per class, with or without split sub-folders."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ SPLIT_NAMES = {
 
 
 def read_folder(folder: Path) -> RawSplits:
-    """Images under ``folder``, in the order of their names.
+    """List the images under ``folder``, sorted by name.
 
-    A ``train`` sub-folder beside ``val`` (``valid``, ``validation``) or ``test``, or alone, means that
-    sub-folders are splits; ``train`` among other names is a class. Hidden files, and files that do not have an
-    image's suffix, are left out.
+    Sub-folders are splits if one is ``train`` and the others, if any, are ``val`` (``valid``, ``validation``) or
+    ``test``. ``train`` among other names is a class. Hidden files and files without an image suffix are ignored.
 
     Raises:
-        DataError: no images, an empty class, or a layout that is neither flat nor class per sub-folder.
+        DataError: no images, an empty class, or a layout that is neither flat nor one sub-folder per class.
     """
     folders = sub_folders(folder)
     by_split: dict[str, Path] = {}
@@ -47,7 +46,8 @@ def read_folder(folder: Path) -> RawSplits:
         others = [path for path in folders if path not in by_split.values() and images_below(path)]
         if others:
             raise DataError(
-                f"{folder} has the splits {', '.join(by_split)}, and images in {others[0].name} beside them"
+                f"{folder} has the splits {', '.join(by_split)}, but also images in {others[0].name}: "
+                "move them into a split"
             )
         return {split: read_split(path) for split, path in by_split.items()}
     if by_split and len(by_split) == len(folders):
@@ -56,7 +56,7 @@ def read_folder(folder: Path) -> RawSplits:
 
 
 def sub_folders(folder: Path) -> list[Path]:
-    """In the order of their names; where all are numbers, in that order, so that label 10 is "10"."""
+    """Sub-folders sorted by name, or by number if all names are numbers, so that label 10 is "10"."""
     found = [path for path in listing(folder) if path.is_dir()]
     numbers = all(path.name.isdecimal() for path in found)
     return sorted(found, key=lambda path: (int(path.name) if numbers else 0, path.name))
@@ -70,12 +70,12 @@ def listing(folder: Path) -> list[Path]:
 
 
 def read_split(folder: Path) -> RawSplit:
-    """One split: flat, or class per sub-folder (each searched to any depth)."""
+    """Read one split: flat, or one sub-folder per class (each searched to any depth)."""
     here = [path for path in listing(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
     per_class = {path.name: images_below(path) for path in sub_folders(folder)}
     if here and any(per_class.values()):
         name = next(name for name, paths in per_class.items() if paths)
-        raise DataError(f"{folder} holds both images ({min(here).name}) and folders of images ({name}): use one")
+        raise DataError(f"{folder} holds both images ({min(here).name}) and folders of images ({name}): use only one")
     if here:
         return RawSplit(FileImages(sorted(here)))
     if not any(per_class.values()):

@@ -1,4 +1,4 @@
-"""Hugging Face data sets, by name or saved to disk (extra: huggingface)."""
+"""Read Hugging Face data sets, by name or saved to disk (extra: huggingface)."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def import_datasets(source: str) -> Any:
 
 
 def read_hub(source: str) -> RawSplits:
-    """``hf:NAME``, or ``hf:NAME:CONFIGURATION`` where the data set has several."""
+    """Load ``hf:NAME``, or ``hf:NAME:CONFIGURATION`` if the data set has several configurations."""
     datasets = import_datasets(source)
     name, _, configuration = source.removeprefix("hf:").partition(":")
     if not name:
         raise DataError("hf: needs the data set's name, such as hf:ylecun/mnist")
     try:
         found = datasets.load_dataset(name, configuration or None)
-    except Exception as error:  # network, name, script, cache: the library documents no common base
+    except Exception as error:  # network, name, script, cache: the library documents no common base class
         raise DataError(f"cannot load {source}: {one_line(error)}") from None
     return read_tables(datasets, found, source)
 
@@ -66,7 +66,7 @@ def one_line(error: Exception) -> str:
 
 
 def read_tables(datasets: Any, found: Any, source: str) -> RawSplits:
-    """Splits by their names; a data set of one split only is the training split, whatever its name."""
+    """Match splits by name. If a data set has only one split, that is the training split, whatever its name."""
     tables = dict(found) if isinstance(found, dict) else {"train": found}
     if len(tables) == 1:
         tables = {"train": next(iter(tables.values()))}
@@ -78,8 +78,8 @@ def read_tables(datasets: Any, found: Any, source: str) -> RawSplits:
             continue
         raw = read_table(datasets, table, f"{source} {name}")
         if split != "train" and raw.labels is not None and len(raw.labels) and (raw.labels < 0).all():
-            # As ImageNet's test split.
-            log.warning("%s: split %r is not used, its labels are withheld", source, name)
+            # For example, ImageNet's test split.
+            log.warning("%s: split %r is not used because its labels are withheld", source, name)
             continue
         splits[split] = raw
     if "train" not in splits:
@@ -88,13 +88,13 @@ def read_tables(datasets: Any, found: Any, source: str) -> RawSplits:
 
 
 def read_table(datasets: Any, table: Any, where: str) -> RawSplit:
-    """The column of type Image, and the column of type ClassLabel where there is one."""
+    """Read the Image column, and the ClassLabel column if there is one."""
     image = only_column(table, datasets.Image, ("image", "img"), where)
     if image is None:
         columns = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in table.features.items())
         raise DataError(f"{where} has no image column, only {columns}")
     label = only_column(table, datasets.ClassLabel, ("label", "labels"), where)
-    # Undecoded: so that broken images are named, and decoding runs in our thread pool.
+    # Left undecoded, so that errors can name a broken image and decoding runs in our thread pool.
     undecoded = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     images = TableImages(undecoded, image, where)
     if label is None:
@@ -109,7 +109,7 @@ def only_column(table: Any, kind: type, preferred: tuple[str, ...], where: str) 
     chosen = [name for name in preferred if name in names][:1] or names
     if len(chosen) > 1:
         raise DataError(
-            f"{where} has several {kind.__name__} columns ({', '.join(chosen)}): name the one to use "
-            f"{preferred[0]!r} (rename_column, save_to_disk)"
+            f"{where} has several {kind.__name__} columns ({', '.join(chosen)}): rename the one to use to "
+            f"{preferred[0]!r} (rename_column, then save_to_disk)"
         )
     return chosen[0] if chosen else None

@@ -1,4 +1,4 @@
-"""IDX, the format of MNIST and its relatives (http://yann.lecun.com/exdb/mnist/), gzipped or not."""
+"""Read IDX, the format of MNIST and its relatives (http://yann.lecun.com/exdb/mnist/), gzipped or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES_NAME = re.compile(r"(?P<split>.*)-images[-.]idx3-ubyte(\.gz)?")
 SPLITS = {"train": "train", "t10k": "test", "test": "test", "valid": "validation", "val": "validation"}
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist lays it."""
+"""Where Debian's package dataset-fashion-mnist installs it."""
 FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -26,7 +26,7 @@ FASHION_CLASSES = (
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
-    """The array of an IDX file of unsigned bytes with this number of axes.
+    """Read the array in an IDX file of unsigned bytes that has this number of axes.
 
     Raises:
         DataError: the file cannot be read, is not IDX, holds another type or number of axes, or is cut short.
@@ -39,7 +39,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     if data[:4] != expected:
         raise DataError(
             f"{path} is not an IDX file of unsigned bytes with {axes} axes: it begins with "
-            f"{data[:4].hex(' ') or 'nothing'}, where {expected.hex(' ')} is expected"
+            f"{data[:4].hex(' ') or 'nothing'}, expected {expected.hex(' ')}"
         )
     header = 4 + 4 * axes
     if len(data) < header:
@@ -48,14 +48,14 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     if len(data) - header != math.prod(shape):
         problem = "is truncated" if len(data) - header < math.prod(shape) else "is too long"
         raise DataError(
-            f"{path} {problem}: {len(data) - header} bytes follow its header, which announces "
+            f"{path} {problem}: {len(data) - header} bytes follow its header, which declares "
             f"{' x '.join(map(str, shape))} = {math.prod(shape)}"
         )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 def image_files(folder: Path) -> dict[str, Path]:
-    """Image files by the part of their name before ``-images``; of a file and its .gz, the file."""
+    """Image files, keyed by the part of the name before ``-images``. A file wins over its .gz."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         match = IMAGES_NAME.fullmatch(path.name)
@@ -86,15 +86,15 @@ def read_split(images: Path, labels: Path | None) -> RawSplit:
 
 
 def read_idx_folder(folder: Path) -> RawSplits:
-    """``train-images-idx3-ubyte`` and, where there, ``t10k-…`` (test), each with its labels beside it."""
+    """Read ``train-images-idx3-ubyte`` and, if present, ``t10k-…`` (test), each with its labels file."""
     files = image_files(folder)
     unknown = [path.name for name, path in files.items() if name not in SPLITS]
     if unknown or "train" not in files:
         raise DataError(
-            f"{folder} holds {', '.join(path.name for path in files.values())}, where "
-            "train-images-idx3-ubyte and t10k-images-idx3-ubyte are expected; name one file, or rename them"
+            f"{folder} holds {', '.join(path.name for path in files.values())}, but "
+            "train-images-idx3-ubyte and t10k-images-idx3-ubyte are expected: rename the files, or give a single file"
         )
-    # Of t10k and test, or val and valid, the first wins.
+    # If there are both t10k and test, or both val and valid, the first in this order wins.
     splits: RawSplits = {}
     for name, path in sorted(files.items()):
         splits.setdefault(SPLITS[name], read_split(path, labels_beside(path)))
@@ -102,12 +102,12 @@ def read_idx_folder(folder: Path) -> RawSplits:
 
 
 def read_idx_file(path: Path) -> RawSplits:
-    """One file of images, with the labels beside it where its name tells which they are."""
+    """Read one file of images, and the labels file next to it if the names match."""
     return {"train": read_split(path, labels_beside(path))}
 
 
 def read_fashion_mnist() -> RawSplits:
-    """Fashion-MNIST as Debian lays it (Xiao et al. 2017, https://arxiv.org/abs/1708.07747)."""
+    """Read Fashion-MNIST as Debian installs it (Xiao et al. 2017, https://arxiv.org/abs/1708.07747)."""
     if not FASHION_MNIST.is_dir():
         raise DataError(f"{FASHION_MNIST} does not exist: apt install dataset-fashion-mnist")
     splits = read_idx_folder(FASHION_MNIST)

@@ -1,4 +1,4 @@
-"""Images as a reader found them, before they are decoded and brought to one size."""
+"""Images as a reader finds them, before they are decoded and resized."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What an error message calls the image: its path, or its place in an array."""
+        """The image's name in error messages: its path, or its place in an array."""
         ...
 
     def open(self, index: int) -> Image.Image: ...
@@ -26,7 +26,7 @@ class ImageSet(Protocol):
 
 @dataclass
 class FileImages:
-    """One file an image."""
+    """One file per image."""
 
     paths: Sequence[Path]
 
@@ -42,7 +42,7 @@ class FileImages:
 
 @dataclass
 class ArrayImages:
-    """``array`` is N H W C of uint8, C 1 or 3."""
+    """``array`` is N H W C of uint8, where C is 1 or 3."""
 
     array: np.ndarray
     origin: str
@@ -60,7 +60,7 @@ class ArrayImages:
 
 @dataclass
 class TableImages:
-    """A Hugging Face image column that is read undecoded: rows are ``{"bytes": ..., "path": ...}``."""
+    """A Hugging Face image column, read undecoded: rows are ``{"bytes": ..., "path": ...}``."""
 
     table: Any
     column: str
@@ -81,7 +81,7 @@ class TableImages:
 
 @dataclass
 class RawSplit:
-    """One split. ``labels`` are N int64 positions in ``classes``, or None where the split has none."""
+    """One split. ``labels`` are N int64 positions in ``classes``, or None if the split has no labels."""
 
     images: ImageSet
     labels: np.ndarray | None = None
@@ -89,4 +89,4 @@ class RawSplit:
 
 
 RawSplits = dict[str, RawSplit]
-"""``train``, and where the source has them ``validation`` and ``test``."""
+"""``train``, and ``validation`` and ``test`` if the source has them."""
