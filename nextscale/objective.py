@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from nextscale.data import Batch
 from nextscale.randomness import Draws
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
-class Objective(nn.Module, ABC):
+
+class Objective(nn.Module, ABC, Generic[ModelT]):
     """A loss and the module it trains. Its forward is what DistributedDataParallel wraps.
 
     ``model`` is the module that is optimised, averaged (EMA) and saved. Anything else the loss needs (a frozen
@@ -19,7 +22,7 @@ class Objective(nn.Module, ABC):
     """
 
     name: str
-    model: nn.Module
+    model: ModelT
     lr: float | None = None
     """Peak learning rate; None takes the stage's."""
 

@@ -25,7 +25,7 @@ from nextscale.objective import Objective
 from nextscale.randomness import Draws
 
 
-class TokenizerObjective(Objective):
+class TokenizerObjective(Objective[GridTokenizer]):
     """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE.
 
     ``toolkit.losses.grid_objectives`` builds it with the discriminator and perceptual loss that ``config`` asks for.
@@ -37,7 +37,6 @@ class TokenizerObjective(Objective):
     """
 
     name = "tokenizer"
-    model: GridTokenizer
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ def _by_sample(quantized: Quantized) -> Tensor:
     return torch.cat([scale.unflatten(0, (number, -1)) for scale in scales], 1)
 
 
-class CriticObjective(Objective):
+class CriticObjective(Objective[PatchDiscriminator]):
     """The PatchGAN discriminator's hinge loss on the tokenizer's latest reconstructions."""
 
     name = "discriminator"

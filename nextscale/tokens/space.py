@@ -102,7 +102,7 @@ class _CrossEntropy(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         log_probs, index = ctx.saved_tensors
         each = grads[0][..., None]
         grad = log_probs.exp().mul_(each).scatter_add_(-1, index, (ctx.smoothing - 1) * each)

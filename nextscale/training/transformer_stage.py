@@ -29,14 +29,13 @@ REVEALED = 0.25
 """Expected share of tokens that ``reveal_some`` reveals."""
 
 
-class TransformerObjective(Objective):
+class TransformerObjective(Objective[ScaleTransformer]):
     """Cross-entropy of every token, given the ground truth of all coarser scales (teacher forcing).
 
     A batch holds a token pyramid, or samples, which are then tokenized here.
     """
 
     name = "transformer"
-    model: ScaleTransformer
 
     def __init__(
         self, transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, config: TransformerStageConfig

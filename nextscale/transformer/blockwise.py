@@ -77,7 +77,7 @@ class _BlockAttention(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, *all_weights = ctx.saved_tensors
         (grad,) = grads
         grad_q, grad_k, grad_v = torch.empty_like(q), None, None
