@@ -9,6 +9,7 @@ from nextscale.config.grid import PerceptualConfig as PerceptualConfig
 from nextscale.config.grid import QuantizerConfig as QuantizerConfig
 from nextscale.config.run import make_config as make_config
 from nextscale.config.sections import Fraction as Fraction
+from nextscale.config.sections import LimitsConfig as LimitsConfig
 from nextscale.config.sections import RunConfig as RunConfig
 from nextscale.config.sections import SamplingConfig as SamplingConfig
 from nextscale.config.sections import Section as Section
@@ -114,7 +115,6 @@ from nextscale.toolkit.pictures import LEGIBLE_PIXELS as LEGIBLE_PIXELS
 from nextscale.toolkit.pictures import tile as tile
 from nextscale.toolkit.pictures import to_uint8 as to_uint8
 from nextscale.toolkit.pictures import write_png as write_png
-from nextscale.toolkit.reading import LimitsConfig as LimitsConfig
 from nextscale.toolkit.reading import array_names as array_names
 from nextscale.toolkit.reading import as_classes as as_classes
 from nextscale.toolkit.reading import check_file as check_file

@@ -27,6 +27,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
+class LimitsConfig(Section):
+    """How large data may be. Whatever exceeds a limit is refused before memory is taken for it."""
+
+    array_bytes: PositiveInt = 16 * 2**30
+    """Bytes of an array in an .npz or .npy file, once unpacked."""
+    pixels: PositiveInt = 2**28
+    """Pixels of a picture or a frame."""
+    text_bytes: PositiveInt = 2**30
+    """Bytes of a text file."""
+    classes: PositiveInt = 100_000
+    """Different class labels."""
+
+
 class TransformerConfig(Section):
     """The scale-wise transformer. The defaults are those of published VAR (https://arxiv.org/abs/2404.02905)."""
 

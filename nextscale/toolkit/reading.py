@@ -11,24 +11,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from pydantic import PositiveInt
 
-from nextscale.config.sections import Section
+from nextscale.config.sections import LimitsConfig
 from nextscale.errors import DataError, NextscaleError
 from nextscale.storage.files import one_line
-
-
-class LimitsConfig(Section):
-    """How large data may be. Whatever exceeds a limit is refused before memory is taken for it."""
-
-    array_bytes: PositiveInt = 16 * 2**30
-    """Bytes of an array in an .npz or .npy file, once unpacked."""
-    pixels: PositiveInt = 2**28
-    """Pixels of a picture or a frame."""
-    text_bytes: PositiveInt = 2**30
-    """Bytes of a text file."""
-    classes: PositiveInt = 100_000
-    """Different class labels."""
 
 
 @contextmanager
