@@ -10,19 +10,25 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nextscale.errors import CheckpointError, NextscaleError, TrainingError
+
+T = TypeVar("T", bound=BaseModel)
+MAX_JSON_BYTES = 256 << 20
+"""A longer JSON file is refused unread: what this package stores is far shorter."""
 
 
 @contextlib.contextmanager
@@ -58,9 +64,14 @@ def write_json_atomic(path: Path | str, obj: Any) -> None:
 
 
 def save_tensors_atomic(
-    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    written: Callable[[Path], None] | None = None,
 ) -> None:
     """Write tensors as one safetensors file. Shared and strided tensors are stored as plain copies.
+
+    ``written`` is called with the path of the complete file before it takes its place.
 
     Raises:
         TrainingError: the disk is full, or ``path`` is not writable.
@@ -74,6 +85,8 @@ def save_tensors_atomic(
             remove(partial)
             partial.mkdir()
             save_tensors(partial / path.name, tensors, metadata)
+            if written is not None:
+                written(partial / path.name)
             os.replace(partial / path.name, path)
         finally:
             remove(partial)
@@ -91,8 +104,104 @@ def load_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[s
         raise CheckpointError(f"{path} is missing")
     try:
         return load_file(path, device=str(device))
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # a header may hold anything; what torch makes of it raises errors of many kinds
         raise CheckpointError(f"{path} is damaged or not a safetensors file ({one_line(error)})") from None
+
+
+def tensor_metadata(path: Path | str) -> dict[str, str]:
+    """The texts in the header of a safetensors file; raises as ``load_tensors``."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing")
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file ({one_line(error)})") from None
+
+
+def read_json(path: Path | str) -> Any:
+    """What a JSON file holds. Numbers are finite, and no key occurs twice.
+
+    Raises:
+        CheckpointError: the file is missing, no regular file, too long, or anything but such JSON in UTF-8.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file")
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{size:,} bytes are too many")
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Strict JSON in UTF-8.
+
+    Raises:
+        ValueError: it is anything else. The message is one line.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+        parsed = json.loads(
+            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_finite
+        )
+        if "\\ud" in text.lower():  # half a character, which could not be written or printed again
+            json.dumps(parsed, ensure_ascii=False).encode()
+        return parsed
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise ValueError(f"it is not UTF-8 text ({error.reason})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON from line {error.lineno}, column {error.colno} on ({error.msg})") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return values
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) >= 2**64:
+        raise ValueError(f"{text[:40]} is too large a number")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return value
+
+
+def stored_settings(section: type[T], values: Any, path: Path) -> T:
+    """``values``, read from ``path``, checked by a pydantic model.
+
+    Raises:
+        CheckpointError: they hold what this version does not know or accept.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    except Exception as error:  # a validator met a value that its author did not think of
+        what = one_line(error)
+    raise CheckpointError(f"{path} was written by another version, or is damaged: {what}")
+
+
+def json_digest(obj: Any) -> str:
+    """sha256 of the JSON as it reads back, so that it does not matter how the values were written."""
+    plain = json.loads(json.dumps(obj))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 # The parts that these functions, checkpoints and the token cache are made of.

@@ -1,39 +1,82 @@
 """Trained models on disk: ``config.json`` says how to build one, ``model.safetensors`` holds its weights.
 
-No code from a file is run, and nothing here needs the training data.
+Each of the two files carries a checksum of the other's content, so that neither can change, or come from elsewhere,
+without being noticed (``storage.seal``). No code from a file is run, and nothing here needs the training data.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import dump_config
 from nextscale.config.sections import RunConfig, TransformerConfig
-from nextscale.errors import CheckpointError, ConfigError
+from nextscale.errors import CheckpointError, ConfigError, NextscaleError
+from nextscale.meta import without_memory
+from nextscale.modality import Modality
 from nextscale.storage.files import (
-    load_tensors,
+    one_line,
     partial_name,
     remove,
     replace_folder,
     save_tensors_atomic,
-    write_json_atomic,
+    stored_settings,
     write_text_atomic,
     writing,
 )
+from nextscale.storage.seal import is_sealed, read_sealed, sealed_tensors, weights_digest, write_sealed
 from nextscale.tokens.pyramid import Schedule
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
-T = TypeVar("T", bound=BaseModel)
+M = TypeVar("M", bound=nn.Module)
+
+
+class _TokenizerBody(BaseModel):
+    """``tokenizer/config.json``. What the modality makes of its two sections is checked when the model is built."""
+
+    modality: str
+    tokenizer: dict[str, Any]
+    description: dict[str, Any]
+
+
+class _TransformerBody(BaseModel):
+    """``transformer/config.json``."""
+
+    transformer: dict[str, Any]
+    conditions: list[ConditionSpec]
+    schedule: list[list[PositiveInt]] = Field(min_length=1)
+    token_space: dict[str, Any]
+    tokenizer_weights: str | None = None
+    """sha256 of the weights of the tokenizer whose tokens it predicts; older files have none."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _scales_have_axes(cls, scales: list[list[int]]) -> list[list[int]]:
+        if not all(scales):
+            raise ValueError("a scale needs at least one axis")
+        return scales
+
+    @field_validator("conditions")
+    @classmethod
+    def _names_fit(cls, specs: list[ConditionSpec]) -> list[ConditionSpec]:
+        if len({spec.name for spec in specs}) < len(specs):
+            raise ValueError("two conditions have the same name")
+        for spec in specs:
+            if spec.names and len(spec.names) != spec.size:
+                raise ValueError(f"{spec.name} has {len(spec.names)} names for {spec.size} classes")
+        return specs
+
+
+_BODIES: dict[str, type[BaseModel]] = {"tokenizer": _TokenizerBody, "transformer": _TransformerBody}
 
 
 def new_transformer(
@@ -69,14 +112,21 @@ def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleT
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    body, modality, config = _stored_tokenizer(run)
+
+    def build() -> MultiscaleTokenizer:
+        return modality.build_tokenizer(config, body["description"])
+
+    tokenizer = _load(run, "tokenizer", build)
+    tokenizer.description = body["description"]
+    return tokenizer.to(device).eval()
+
+
+def _stored_tokenizer(run: Path) -> tuple[dict[str, Any], Modality, Any]:
     body = stored_config(run, "tokenizer")
     modality = plugins.modality(body["modality"])
     section = plugins.modality_config(body["modality"]).tokenizer
-    config = stored_settings(section, body["tokenizer"], run / "tokenizer" / "config.json")
-    tokenizer = modality.build_tokenizer(config, body["description"])
-    tokenizer.description = body["description"]
-    _fill(run / "tokenizer", tokenizer)
-    return tokenizer.to(device).eval()
+    return body, modality, stored_settings(section, body["tokenizer"], run / "tokenizer" / "config.json")
 
 
 def save_transformer(run: Path, transformer: ScaleTransformer) -> None:
@@ -85,6 +135,7 @@ def save_transformer(run: Path, transformer: ScaleTransformer) -> None:
         "conditions": [spec.model_dump(mode="json") for spec in transformer.conditioner.specs],
         "schedule": [list(scale.shape) for scale in transformer.schedule.scales],
         "token_space": transformer.token_space.describe(),
+        "tokenizer_weights": weights_digest(run / "tokenizer") if has(run, "tokenizer") else None,
     }
     _save(run / "transformer", transformer, body)
 
@@ -100,12 +151,20 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
         raise CheckpointError(
             f"{run}/transformer predicts {body['token_space']}; this tokenizer has {tokenizer.token_space.describe()}"
         )
+    trained_with = body.get("tokenizer_weights")
+    if trained_with and has(run, "tokenizer") and trained_with != weights_digest(run / "tokenizer"):
+        raise CheckpointError(
+            f"{run}/transformer was trained on tokens of another tokenizer than {run}/tokenizer: put that one back, or "
+            f"remove {run}/transformer, {run}/checkpoints/transformer and {run}/tokens.zarr and train it anew"
+        )
     path = run / "transformer" / "config.json"
     conditions = [stored_settings(ConditionSpec, spec, path) for spec in body["conditions"]]
     config = stored_settings(TransformerConfig, body["transformer"], path)
-    transformer = new_transformer(config, tokenizer, conditions, Schedule.of(body["schedule"]))
-    _fill(run / "transformer", transformer)
-    return transformer.to(device).eval()
+
+    def build() -> ScaleTransformer:
+        return new_transformer(config, tokenizer, conditions, Schedule.of(body["schedule"]))
+
+    return _load(run, "transformer", build).to(device).eval()
 
 
 def save_run(
@@ -165,7 +224,7 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
         CheckpointError: ``run`` holds no such model, or its weights do not fit.
     """
     body = stored_config(run, part)
-    stored, wanted = load_tensors(run / part / "model.safetensors"), model.state_dict()
+    stored, wanted = sealed_tensors(run / part), model.state_dict()
     known = {spec["name"]: spec for spec in body.get("conditions", ())}
     specs = {spec.name: spec for spec in model.conditioner.specs} if isinstance(model, ScaleTransformer) else {}
     new = [name for name in wanted if name.startswith("conditioner.") and not _same_condition(name, known, specs)]
@@ -208,10 +267,7 @@ def _shape_of(tensor: Tensor | None) -> str:
 
 
 def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
-    folder.mkdir(exist_ok=True)
-    write_json_atomic(folder / "config.json", body)
-    # Last, because its presence means that the stage is done.
-    save_tensors_atomic(folder / "model.safetensors", model.state_dict())
+    write_sealed(folder, model.state_dict(), body)
 
 
 def has(run: Path, part: str) -> bool:
@@ -232,31 +288,46 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{run} holds no trained {part}: run `nextscale train` with --stage {part} (or --resume auto) first"
         )
-    path = run / part / "config.json"
+    body = read_sealed(run / part)
+    stored_settings(_BODIES[part], body, run / part / "config.json")
+    return body
+
+
+def _load(run: Path, part: str, build: Callable[[], M]) -> M:
+    """Build a model and fill it with its stored weights."""
+    folder = run / part
+    weights = sealed_tensors(folder)
+    if not is_sealed(folder):
+        # Nothing vouches for the sizes in this file: compare them with the weights before they take memory.
+        with _building(folder), without_memory():
+            shapes = build().state_dict()
+        for name in sorted({*shapes, *weights}):
+            there, here = (_shape_of(tensors.get(name)) for tensors in (shapes, weights))
+            if there != here:
+                raise _does_not_fit(folder, f"{name} should be {there}, but is {here}")
+    with _building(folder):
+        model = build()
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is missing or damaged: {error}") from None
-
-
-def stored_settings(section: type[T], values: Any, path: Path) -> T:
-    """Parse ``values``, read from ``path``, as a section of the configuration.
-
-    Raises:
-        CheckpointError: they hold settings that this version does not know or accept.
-    """
-    try:
-        return section.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        what = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-        raise CheckpointError(f"{path} was written by another version, or is damaged: {what}") from None
-
-
-def _fill(folder: Path, model: nn.Module) -> None:
-    path = folder / "model.safetensors"
-    try:
-        model.load_state_dict(load_tensors(path))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(f"{path} does not fit {folder}/config.json: {first}") from None
+        raise _does_not_fit(folder, first) from None
+    return model
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except NextscaleError:
+        raise
+    except Exception as error:  # the modality meets a description that it did not write
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(
+            f"no {folder.name} can be built from {folder}/config.json ({what}): it was written by another version, or "
+            "is damaged"
+        ) from error
+
+
+def _does_not_fit(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{folder}/model.safetensors does not fit {folder}/config.json: {what}")

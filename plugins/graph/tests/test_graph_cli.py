@@ -11,10 +11,12 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import nextscale
 from nextscale.sampling.generate import generate
+from nextscale.storage.seal import read_sealed, write_sealed
 from nextscale_cli.main import app
 
 TINY = [
@@ -69,8 +71,10 @@ def test_a_size_never_seen_is_tried(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_with_an_unknown_setting(run: Path, small_file: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
-    path = tmp_path / "run" / "tokenizer" / "config.json"
-    path.write_text(path.read_text().replace('"ratio"', '"ration"'))
+    folder = tmp_path / "run" / "tokenizer"
+    body = read_sealed(folder)
+    body["tokenizer"]["ration"] = body["tokenizer"].pop("ratio")
+    write_sealed(folder, load_file(folder / "model.safetensors"), body)
     what = "written by another version, or is damaged: ration: Extra inputs are not permitted"
     result = invoke("sample", tmp_path / "run", "-n", 1)
     assert result.exit_code == 2 and what in result.output and result.output.count("\n") == 1
