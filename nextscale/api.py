@@ -63,9 +63,10 @@ class Model:
         Args:
             seed: sample i depends on (seed, i) alone, so neither ``batch_size`` nor ``num_samples`` changes it.
             sampling: fields of ``SamplingConfig`` that differ from the run's.
-            conditions: values by name, one for all samples or one per sample. A value is a class number, a class name
-                or a vector; None makes the samples unconditional. A class that is not given cycles through all its
-                values. A count (the size of a sample) that is not given is drawn from its distribution in the data.
+            conditions: values by name, one for all samples or one per sample. A value is a class's index (a number), its
+                name (a text; an index if no class has this name), or a vector; None makes the samples unconditional. A
+                class that is not given cycles through all its values. A count (the size of a sample) that is not given
+                is drawn from its distribution in the data. See ``conditioning.resolve_conditions``.
             named: fields of ``SamplingConfig`` or conditions: ``generate(16, label=3, guidance=2.0)``.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -94,64 +95,143 @@ def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Te
         if name not in by_name:
             raise NextscaleError(unknown("condition", name, by_name))
         spec = by_name[name]
-        if spec.kind == "class" and value.numel() and not 0 <= int(value.min()) <= int(value.max()) < spec.size:
-            bad = int(value.max()) if int(value.max()) >= spec.size else int(value.min())
-            raise NextscaleError(f"{name} {bad} is out of range: this model knows {name}s 0 to {spec.size - 1}")
-        if spec.kind == "count" and value.numel() and not 1 <= int(value.min()) <= int(value.max()) <= spec.size:
-            bad = int(value.min()) if int(value.min()) < 1 else int(value.max())
-            raise NextscaleError(f"{name} {bad} is out of range: it should be between 1 and {spec.size}")
-        if spec.kind == "vector" and value.shape[-1] != spec.size:
-            raise NextscaleError(f"{name} has {value.shape[-1]} numbers; this model takes {spec.size}")
+        if spec.kind == "vector":
+            if value.shape[-1] != spec.size:
+                raise NextscaleError(f"{name} has {value.shape[-1]} numbers; this model takes {spec.size}")
+            if not bool(value.isfinite().all()):
+                raise NextscaleError(f"{name} has numbers that are not finite")
+        elif value.numel():
+            for number in (int(value.max()), int(value.min())):
+                _check_range(spec, number)
 
 
 def resolve_conditions(
     specs: Sequence[ConditionSpec], values: Mapping[str, Any], num_samples: int
 ) -> dict[str, Tensor]:
-    """Turn the values a user gives (numbers, class names, vectors; one for all samples or one per sample) into tensors
-    with first axis B.
+    """Turn the values a user gives, one for all samples or one per sample, into tensors with first axis B.
 
-    A class that is not given (or is ``"all"``) cycles through all its values; None leaves a condition null.
+    - Text, as on the command line, is never read as YAML. For a class, an exact class name wins, then an index that is
+      no name (``010`` is 10). ``all`` takes every class in turn, as if the class were not given. ``null`` or ``None``
+      leaves any condition null. ``a,b`` is a list, unless the whole text is a class name. The numbers of a vector are
+      separated by commas (``[[1,2],[3,4]]``: one vector per sample).
+    - Numbers are always an index (or a count), even where a class has this number for its name. Booleans are refused.
+    - None leaves a condition null. A class that is not given cycles through all its values.
 
     Raises:
         NextscaleError: a value that the condition cannot take.
     """
     resolved = {}
     for spec in specs:
-        if spec.name not in values or (isinstance(values[spec.name], str) and values[spec.name] == "all"):
-            if spec.kind == "class":
-                resolved[spec.name] = torch.arange(num_samples) % spec.size
-        elif values[spec.name] is not None:
-            resolved[spec.name] = _as_tensor(spec, values[spec.name], num_samples)
+        value = values.get(spec.name)
+        named = isinstance(value, str) and value in spec.names
+        every = spec.name not in values or (isinstance(value, str) and value == "all" and not named)
+        if spec.kind == "class" and every:
+            value = torch.arange(num_samples) % spec.size
+        elif isinstance(value, str) and not named:
+            value = None if value in ("null", "None") else _from_text(spec, value)
+        if value is not None:
+            resolved[spec.name] = _as_tensor(spec, value, num_samples)
     check_conditions(specs, resolved)
     return resolved
+
+
+def _from_text(spec: ConditionSpec, text: str) -> Any:
+    """A text that is not a class name as a class or count (still text), a list of these, or a vector."""
+    if not text.strip():
+        raise NextscaleError(f"{spec.name} is empty: give a value, or null for none")
+    inner = text.strip()
+    is_list = inner.startswith("[") and inner.endswith("]")
+    inner = inner[1:-1].strip() if is_list else text
+    if spec.kind != "vector":
+        parts = inner.split(",")
+        return [part if part in spec.names else part.strip() for part in parts] if is_list or len(parts) > 1 else text
+    rows = [row.strip(" [") for row in inner.rstrip(" ]").split("]")]
+    vectors = [[_number(spec, part) for part in row.lstrip(" ,[").split(",")] for row in rows]
+    return vectors if inner.startswith("[") else vectors[0]
+
+
+def _number(spec: ConditionSpec, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        wanted = f"{spec.size} numbers separated by commas"
+        raise NextscaleError(f"{spec.name}: {_shown(text)} is not a number; give {wanted}") from None
 
 
 def _as_tensor(spec: ConditionSpec, value: Any, number: int) -> Tensor:
     """One value per sample, from one for all samples or one per sample."""
     if spec.kind == "vector":
-        vector = torch.as_tensor(value, dtype=torch.float32)
-        vector = vector.expand(number, -1) if vector.dim() == 1 else vector
-        if vector.shape != (number, spec.size):
-            raise NextscaleError(
-                f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or {spec.size} for each "
-                f"of the {number} samples"
-            )
-        return vector
-    entries: list[Any] = [value] * number if isinstance(value, str) or np.ndim(value) == 0 else list(value)
+        return _as_vectors(spec, value, number)
+    try:
+        entries: list[Any] = [value] * number if isinstance(value, str) or np.ndim(value) == 0 else list(value)
+    except (TypeError, ValueError):
+        raise NextscaleError(f"{spec.name} {_shown(value)} is not one value, or one per sample") from None
     if len(entries) != number:
         raise NextscaleError(f"{len(entries)} values of {spec.name} for {number} samples: give one, or one per sample")
-    return torch.tensor([_class_number(spec, entry) for entry in entries])
+    return torch.tensor([_class_number(spec, entry) for entry in entries], dtype=torch.long)
+
+
+def _as_vectors(spec: ConditionSpec, value: Any, number: int) -> Tensor:
+    try:
+        vector = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise NextscaleError(f"{spec.name} {_shown(value)} is not a vector of {spec.size} numbers") from None
+    if vector.dtype in (torch.bool, torch.complex64, torch.complex128):
+        raise NextscaleError(f"{spec.name} {_shown(value)} should be numbers, not {str(vector.dtype)[6:]}")
+    vector = vector.float().reshape(1) if vector.dim() == 0 else vector.float()
+    vector = vector.expand(number, -1) if vector.dim() == 1 else vector
+    if vector.shape != (number, spec.size):
+        raise NextscaleError(
+            f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or {spec.size} for each "
+            f"of the {number} samples"
+        )
+    return vector
 
 
 def _class_number(spec: ConditionSpec, value: Any) -> int:
-    if isinstance(value, str) and value in spec.names:
-        return spec.names.index(value)
+    """The index of a class, or a count, from a number or a text."""
+    if isinstance(value, str):
+        if value in spec.names:
+            return spec.names.index(value)
+        number = int(value) if re.fullmatch(r"[-+]?[0-9]{1,18}", value) else None
+    else:
+        number = _whole(value)
+    if spec.kind == "count":
+        if number is None:
+            raise NextscaleError(f"{spec.name} {_shown(value)} should be a whole number from 1 to {spec.size}")
+        return _check_range(spec, number)
+    if number is None:
+        raise NextscaleError(unknown(spec.name, value if isinstance(value, str) else _shown(value), spec.names))
+    return _check_range(spec, number)
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, given as any kind of number; None if it is something else, such as a boolean."""
+    if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == torch.bool:
+        return None
     try:
         number = int(value)
-        if isinstance(value, str) or number == value:
-            return number
-    except (TypeError, ValueError):
-        pass
+        return number if bool(number == value) and abs(number) < 2**63 else None
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
+def _check_range(spec: ConditionSpec, number: int) -> int:
+    first, last = (1, spec.size) if spec.kind == "count" else (0, spec.size - 1)
+    if not first <= number <= last:
+        raise NextscaleError(_out_of_range(spec, number))
+    return number
+
+
+def _out_of_range(spec: ConditionSpec, number: int) -> str:
     if spec.kind == "count":
-        raise NextscaleError(f"{spec.name} {value!r} should be a whole number from 1 to {spec.size}")
-    raise NextscaleError(unknown(spec.name, str(value), spec.names))
+        return f"{spec.name} {number} is out of range: it should be between 1 and {spec.size}"
+    return f"{spec.name} {number} is out of range: this model knows {spec.name}s 0 to {spec.size - 1}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."

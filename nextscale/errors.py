@@ -47,4 +47,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
+    name = name if len(name) <= 200 else f"{name[:197]}..."
     return f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})"

@@ -196,7 +196,7 @@ def test_the_first_error_is_reported_and_the_rest_counted() -> None:
         ("a: [1\nb: 2\n", "c.yaml is not valid YAML: line 2: "),
         ("seed: 1\nseed: 2\n", "c.yaml is not valid YAML: line 2: key 'seed' twice"),
         ("- 1\n", "c.yaml should hold 'key: value' lines, not [1]"),
-        ("on: 1\n", "unknown key True"),
+        ("on: 1\n", "unknown key on (known"),
         ("modality: [1]\n", "c.yaml is for modality [1], not 'toy'"),
     ],
 )

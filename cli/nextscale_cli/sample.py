@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale_cli.options import Compile, Device, Precision, Run
+from nextscale_cli.output import Output
 
 if TYPE_CHECKING:
     from nextscale.api import Model
@@ -17,8 +18,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
-        help="Sampling settings (guidance=2, top_k=64,32) and conditions (label=3; label=all, the default, takes "
-        "every class in turn).",
+        help="Sampling settings (guidance=2, top_k=64,32) and conditions. A class is given by its name, or by its "
+        "index if no class has this name (label=cat, label=3), or one per sample (label=cat,dog); label=all, the "
+        "default, takes every class in turn, and label=null none.",
     ),
 ]
 
@@ -34,19 +36,24 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/samples/seed-SEED")] = None,
     film: Annotated[bool, typer.Option("--film/--no-film", help="Also write a coarse-to-fine film strip.")] = True,
     files: Annotated[bool, typer.Option("--files/--no-files", help="Also write one file per sample.")] = True,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="best|last", help="Sample a training that is not finished: its best or its latest weights."),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
 ) -> None:
     """Draw samples from a trained run."""
+    output = Output("sample", locals(), run / "samples" / f"seed-{seed}")
     sampling, conditions = split([*(settings or []), *([] if size is None else [f"size={size}"])])
     import nextscale
 
-    model = nextscale.load(run, device=device, precision=precision, compile=compile)
+    model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
     check_names(model, conditions)
     drawn = model.generate(number, seed=seed, sampling=sampling, conditions=conditions, return_steps=film)
 
-    folder = make_folder(out or run / "samples" / f"seed-{seed}")
+    folder = output.open()
     typer.echo(model.modality.write_grid(drawn.samples, folder / "grid", model.description))
     if film:
         typer.echo(model.modality.write_film(drawn.steps, folder / "film", model.description))
@@ -67,25 +74,15 @@ def check_names(model: Model, conditions: Mapping[str, Any]) -> None:
             raise ConfigError(unknown("condition or sampling setting", name, [*names, *SamplingConfig.model_fields]))
 
 
-def make_folder(folder: Path) -> Path:
-    from nextscale.storage.files import writing
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def split(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Checked sampling settings, and conditions, whose names and ranges only the trained model knows."""
-    import yaml
-
+def split(settings: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Checked sampling settings, and conditions as typed: only the trained model knows their names and classes."""
     from nextscale.config.run import parse_section
     from nextscale.config.sections import SamplingConfig
     from nextscale.config.tree import parse_override
     from nextscale.errors import ConfigError
 
     sampling: list[str] = []
-    conditions: dict[str, Any] = {}
+    conditions: dict[str, str] = {}
     for text in settings:
         (name, *rest), value = parse_override(text)
         if name in SamplingConfig.model_fields:
@@ -93,11 +90,5 @@ def split(settings: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         elif rest:
             raise ConfigError(f"{text!r}: a condition or sampling setting has no sub-keys")
         else:
-            try:
-                parsed = yaml.safe_load(value)
-                if isinstance(parsed, str) and "," in parsed:
-                    parsed = [yaml.safe_load(part) for part in parsed.split(",")]
-            except yaml.YAMLError as error:
-                raise ConfigError(f"{text!r}: the value is not valid YAML") from error
-            conditions[name] = parsed
+            conditions[name] = value
     return parse_section(SamplingConfig, sampling), conditions

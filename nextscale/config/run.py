@@ -6,8 +6,11 @@ allowed, and where the value came from.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -15,7 +18,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, Field, create_model
 
 from nextscale.config.sections import RunConfig
-from nextscale.config.tree import Tree, dump_value, members, parse_override, read_yaml
+from nextscale.config.tree import NONE, Tree, is_optional, members, parse_override, section_of
+from nextscale.config.yamltext import dump_value, parse_mapping, read_text, read_yaml, shown
 from nextscale.errors import ConfigError, PluginError, unknown
 from nextscale.modality import ModalityConfig, ModalitySpec
 from nextscale.plugins import discover, modality_config
@@ -57,7 +61,8 @@ def load_config(
         preset: name of a preset, or ``none`` for bare defaults; None takes the file's ``preset`` key, then the
             modality's default preset.
         file: a YAML file; for a run's ``config.yaml``, prefer ``load_run_config``.
-        overrides: ``a.b.c=value``, the value in YAML; sequences may also be written ``1,2,3``.
+        overrides: ``a.b.c=value``. The value is YAML, and sequences may also be written ``1,2,3``; settings that are
+            text take it as it is typed (``config.tree``).
         start: a run to fine-tune. ``training.init`` is set to its folder, and if no preset is given, its settings are
             used instead of a preset.
 
@@ -68,13 +73,14 @@ def load_config(
     layer = read_yaml(file) if file is not None else {}
     base: dict[str, Any] = {}
     if start is not None:
-        base = read_yaml(Path(start) / "config.yaml")
-        default_modality = base.get("modality", default_modality)
+        base = _read_run(Path(start) / "config.yaml")
+        default_modality = base["modality"]
     spec, model = _modality(modality, layer, file, overrides, default_modality)
-    named = _override_of("preset", overrides) or preset
-    if named is None:
-        # `preset: null` in a file means no preset; a file without the key gets the default preset.
-        named = layer.get("preset", spec.default_preset if start is None else None)
+    # `preset: null` in a file means no preset; a file without the key gets the default preset.
+    named = layer.get("preset", spec.default_preset if start is None else None)
+    if not isinstance(named, str | None):
+        raise ConfigError(f"preset = {shown(named)} is wrong: should be the name of a preset (from {file})")
+    named = _override_of("preset", overrides) or preset or named
 
     tree = Tree(model)
     if named not in (None, NO_PRESET):
@@ -115,11 +121,11 @@ def load_run_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     changed or been removed.
 
     Raises:
-        ConfigError, PluginError: as ``load_config``.
+        ConfigError, PluginError: as ``load_config``; also a file that is damaged: cut, changed, or without a setting.
     """
     file = Path(file)
-    file = file / "config.yaml" if file.is_dir() else file
-    layer = read_yaml(file)
+    file = file / "config.yaml" if os.path.isdir(file) else file
+    layer = _read_run(file)
     _, model = _modality(None, layer, file, overrides, None)
     tree = Tree(model)
     tree.merge(layer, str(file))
@@ -170,6 +176,49 @@ def dump_config(config: BaseModel, comments: bool = False) -> str:
     return "".join(_dump_field(config, name, values[name], comments) for name in type(config).model_fields)
 
 
+CHECKSUM = re.compile(r"^# sha256 of the lines above: ([0-9a-f]{64})\n\Z", re.M)
+
+
+def dump_run_config(config: RunConfig) -> str:
+    """What a run's ``config.yaml`` holds: every setting, and a checksum, from which ``load_run_config`` sees damage."""
+    text = dump_config(config)
+    return f"{text}# sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    """The settings in a run's own ``config.yaml``, which must be whole: nothing is completed by defaults.
+
+    Files of earlier releases have no checksum, nor the settings that their sections list as ``added``.
+    """
+    text = read_text(file)
+    layer = parse_mapping(text, file)
+    _, model = _modality(None, layer, file, (), None)
+    missing = next(_missing(model, layer), None)
+    damaged = f"{file} is damaged: "
+    restore = "restore it from a copy, or from another run with the same settings"
+    if missing is not None:
+        raise ConfigError(f"{damaged}it lacks {missing}; {restore}")
+    if not text.endswith("\n"):
+        raise ConfigError(f"{damaged}its last line is cut (if you edited it, end it with a line break); {restore}")
+    checksum = CHECKSUM.search(text)
+    if checksum is not None and hashlib.sha256(text[: checksum.start()].encode()).hexdigest() != checksum[1]:
+        raise ConfigError(f"{damaged}its checksum does not fit; {restore} (if you edited it, delete its last line)")
+    return layer
+
+
+def _missing(model: type[BaseModel], values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Settings of the model that ``values`` lack, except those that earlier releases did not have."""
+    for name, field in model.model_fields.items():
+        here, inner = (*path, name), section_of(field.annotation)
+        if name not in values:
+            if name not in getattr(model, "added", ()):
+                yield ".".join(here)
+        elif inner is not None and isinstance(values[name], Mapping):
+            yield from _missing(inner, values[name], here)
+        elif inner is not None and inner.model_fields and not (values[name] is None and is_optional(field.annotation)):
+            yield f"{'.'.join(here)}.{next(iter(inner.model_fields))}"
+
+
 def _modality(
     modality: str | None,
     layer: dict[str, Any],
@@ -180,14 +229,14 @@ def _modality(
     asked = _override_of("modality", overrides) or modality
     named = layer.get("modality")
     if asked is not None and named is not None and asked != named:
-        raise ConfigError(f"{file} is for modality {named!r}, not {asked!r}: name only one modality")
+        raise ConfigError(f"{file} is for modality {shown(named)}, not {asked!r}: name only one modality")
     name = asked or named or default
     if name is None:
         known = ", ".join(sorted(discover().modalities)) or "none"
         where = f"{file} names no modality" if file is not None else "no modality is named"
         raise ConfigError(f"{where} (known: {known})")
     if not isinstance(name, str):
-        raise ConfigError(f"modality = {name!r} is wrong: should be a name (from {file})")
+        raise ConfigError(f"modality = {shown(name)} is wrong: should be a name (from {file})")
     try:
         return discover().get(name), run_config_model(name)
     except PluginError as error:
@@ -199,17 +248,19 @@ def _modality(
 def _override_of(key: str, overrides: Sequence[str]) -> str | None:
     """The last override of a top-level key whose value must be known before the rest can be read."""
     given = [value for path, value in map(parse_override, overrides) if path == (key,)]
-    return given[-1] if given else None
+    if not given:
+        return None
+    return NO_PRESET if key == "preset" and given[-1] in NONE else given[-1]
 
 
 def _presets(spec: ModalitySpec) -> dict[str, Path]:
     return {path.stem: path for path in sorted(spec.presets.glob("*.yaml"))}
 
 
-def _preset_path(spec: ModalitySpec, name: Any) -> Path:
+def _preset_path(spec: ModalitySpec, name: str) -> Path:
     known = _presets(spec)
     if name not in known:
-        raise ConfigError(f"{unknown('preset', str(name), [*known, NO_PRESET])} of modality {spec.name}")
+        raise ConfigError(f"{unknown('preset', name, [*known, NO_PRESET])} of modality {spec.name}")
     return known[name]
 
 
@@ -242,6 +293,7 @@ def _choices(annotation: Any) -> list[str]:
 __all__ = [
     "NO_PRESET",
     "dump_config",
+    "dump_run_config",
     "load_config",
     "load_run_config",
     "make_config",

@@ -23,6 +23,8 @@ class Section(BaseModel):
     shorthand: ClassVar[str | None] = None
     """The setting that ``SECTION=VALUE`` sets. In a data section it is the location of the data (``data=PATH``). Token
     caches do not depend on it, because data may be moved."""
+    added: ClassVar[tuple[str, ...]] = ()
+    """Settings that the last release did not have. Only these may be missing in the ``config.yaml`` of a run."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
@@ -31,9 +33,12 @@ class LimitsConfig(Section):
     """How large data may be. Whatever exceeds a limit is refused before memory is taken for it."""
 
     array_bytes: PositiveInt = 16 * 2**30
-    """Bytes of an array in an .npz or .npy file, once unpacked."""
-    pixels: PositiveInt = 2**28
-    """Pixels of a picture or a frame."""
+    """Bytes of an array in a file of arrays, once unpacked."""
+    unpacked_times: PositiveInt = 250
+    """How many times as large as in its file an array of more than 256 MiB may be once unpacked. Sound data grows 1 to
+    50 times; files made to fill the memory grow 1,000 times."""
+    pixels: PositiveInt = 2**26
+    """Pixels of a picture or a frame, as decoded. JPEG files are decoded at a fraction of their size where it suffices."""
     text_bytes: PositiveInt = 2**30
     """Bytes of a text file."""
     classes: PositiveInt = 100_000

@@ -1,6 +1,11 @@
 """The tree of settings behind a configuration: layers merged along the pydantic model, with the source of each value.
 
-``config.run`` decides which layers there are. This module handles YAML, dotted keys and error messages.
+``config.run`` decides which layers there are, and ``config.yamltext`` reads YAML. This module handles dotted keys, what
+the value of an override means for its field, and error messages.
+
+The value of ``KEY=VALUE`` is YAML, except where the setting is text (a name, a path, a list of names): such a setting
+takes the text as it is typed, blanks, quotes and ``#`` included. Where it may be None, ``null`` and ``None`` mean None
+(a file of this name is ``./null``).
 """
 
 from __future__ import annotations
@@ -8,76 +13,21 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from nextscale.config.yamltext import MAX_DEPTH, parse_yaml, shown
 from nextscale.errors import ConfigError, unknown
 
 Key = tuple[str, ...]
+NONE = ("null", "None")
+"""How an override writes None: as YAML, or as descriptions of settings do."""
 
 
 class _Raw(str):
     """An override's value as typed; its meaning depends on the field that it sets."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses duplicate keys. PyYAML silently takes the last: a section written twice would lose half its settings."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes each sequence on one line."""
-
-
-def _represent_string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """Double-quotes text with unusual line breaks, which escapes them: PyYAML would fold them and read back others."""
-    style = '"' if any(line_break in text for line_break in "\x85\u2028\u2029") else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_string)
-_Dumper.add_representer(
-    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
-)
-
-
-def dump_value(name: str, value: Any) -> str:
-    """``name: value``, ending in a newline."""
-    return yaml.dump({name: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9)
-
-
-def read_yaml(file: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: it is missing, unreadable, not YAML, or not a mapping.
-    """
-    try:
-        text = Path(file).read_text(encoding="utf-8")
-        settings = yaml.load(text, _Loader)
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {file} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"cannot read configuration file {file}: {reason}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {_yaml_problem(error)}") from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{file} should hold 'key: value' lines, not {_shown(settings)}")
-    return settings
 
 
 def parse_override(text: str) -> tuple[Key, str]:
@@ -89,9 +39,11 @@ def parse_override(text: str) -> tuple[Key, str]:
     key, equals, value = text.partition("=")
     path = tuple(key.strip().split("."))
     if not equals:
-        raise ConfigError(f"{text!r} is not an override: it should read key=value")
+        raise ConfigError(f"{shown(text)} is not an override: it should read key=value")
     if not all(path):
         raise ConfigError(f"{text!r} is not an override: its key {key!r} is empty or has an empty part")
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(f"{shown(text)} is not an override: its key has more than {MAX_DEPTH} parts")
     return path, value
 
 
@@ -118,7 +70,8 @@ class Tree:
             settings: Any = _Raw(value)
             for key in reversed(path):
                 settings = {key: settings}
-            self._merge(self.model, self.values, settings, (), f"override {text}")
+            source = text if len(text) <= 200 else f"{text[:197]}..."
+            self._merge(self.model, self.values, settings, (), f"override {source}")
 
     def validate(self) -> Any:
         """An instance of the model.
@@ -143,10 +96,10 @@ class Tree:
             if field is None:
                 self.problems.append(_unknown_key(self.model, model, here, value, source))
                 continue
-            section = _section(field.annotation)
+            section = section_of(field.annotation)
             if isinstance(value, _Raw):
                 value = _parse(value, field.annotation, source)
-            if section is None or (value is None and type(None) in members(field.annotation)):
+            if section is None or (value is None and is_optional(field.annotation)):
                 if isinstance(value, Mapping) and _contains_raw(value):
                     self.problems.append(f"{'.'.join(here)} is a single value and has no keys ({source})")
                     continue
@@ -159,7 +112,7 @@ class Tree:
             if not isinstance(value, Mapping):
                 if shorthand is None or value is None:
                     known = ", ".join(section.model_fields)
-                    wrong = f"{'.'.join(here)} is a section and cannot be {_shown(value)} (its keys: {known})"
+                    wrong = f"{'.'.join(here)} is a section and cannot be {shown(value)} (its keys: {known})"
                     self.problems.append(f"{wrong} ({_from(source)})")
                     continue
                 value = {shorthand: value}
@@ -179,7 +132,7 @@ class Tree:
                 field = model.model_fields.get(str(part)) if model is not None else None
                 if field is None:
                     break
-                path, model = (*path, str(part)), _section(field.annotation)
+                path, model = (*path, str(part)), section_of(field.annotation)
             groups.setdefault(path, []).append((detail["loc"][len(path) :], detail))
         return [self._explain_setting(path, details) for path, details in groups.items()]
 
@@ -204,7 +157,7 @@ class Tree:
             message = message.replace("Input should be ", "should be ", 1)
             allowed[message.split(", unable to parse")[0]] = None
         what = " or ".join(allowed).replace(" or should be ", " or ")
-        value = "" if isinstance(first["input"], (Mapping, BaseModel)) else f" = {_shown(first['input'])}"
+        value = "" if isinstance(first["input"], (Mapping, BaseModel)) else f" = {shown(first['input'])}"
         return f"{name}{value} is wrong: {what}{origin}" if name else f"{what}{origin}"
 
 
@@ -217,38 +170,60 @@ def members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
+def is_optional(annotation: Any) -> bool:
+    """Whether None is one of the alternatives of a type."""
+    return type(None) in members(annotation)
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section that a field holds; None for a plain value, or for a choice of sections (which pydantic resolves)."""
     sections = [m for m in members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
     return sections[0] if len(sections) == 1 else None
 
 
-def _parse(raw: str, annotation: Any, source: str) -> Any:
-    """An override's value, parsed as YAML. Text fields keep their text, and sequence fields also take ``1,2,3``."""
+def _parse(raw: str, annotation: Any, where: str) -> Any:
+    """An override's value for a field of this type: text as it is typed, or YAML. Sequences also take ``1,2,3``."""
     kinds = members(annotation)
-    section = _section(annotation)
-    if section is not None and getattr(section, "shorthand", None) and not raw.lstrip().startswith("{"):
+    section = section_of(annotation)
+    if section is not None and getattr(section, "shorthand", None):
         return _Raw(raw)  # the shorthand's field parses it
-    if raw == "None" and type(None) in kinds:
-        return None  # descriptions say None; YAML says null
-    try:
-        value = yaml.load(raw, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {_yaml_problem(error)}") from error
-    textual = all(kind in (str, Path, type(None)) for kind in kinds)
-    if textual and value is not None and not isinstance(value, str):
+    if raw in NONE and is_optional(annotation):
+        return None
+    if _is_text(annotation):
+        if not raw:
+            raise ConfigError(f"{where} sets nothing: give a text after the =")
+        return str(raw)
+    if raw in _words(kinds):  # a word such as no, which YAML would take for False
         return str(raw)
     sequences = [kind for kind in kinds if (get_origin(kind) or kind) in (tuple, list, set, frozenset)]
+    texts = bool(sequences) and all(_holds_text(kind) for kind in sequences)
+    if texts and not raw.lstrip().startswith("["):
+        return [part.strip() for part in raw.split(",") if part.strip()]
+    value = parse_yaml(raw, where, texts)
     if not sequences or str in kinds:
         return value
     if isinstance(value, str) and "," in value:
-        try:
-            return [yaml.load(part, _Loader) for part in value.split(",") if part.strip()]
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{source} is not valid YAML: {_yaml_problem(error)}") from error
+        return [parse_yaml(part, where) for part in value.split(",") if part.strip()]
     if set(kinds) <= {*sequences, type(None)} and value is not None and not isinstance(value, (list, dict)):
         return [value]
     return value
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a field takes nothing but text: ``str``, ``Path``, or None of these."""
+    kinds = set(members(annotation)) - {type(None)}
+    return bool(kinds) and kinds <= {str, Path}
+
+
+def _holds_text(sequence: Any) -> bool:
+    """``tuple[str, ...]`` and the like."""
+    arguments = [argument for argument in get_args(sequence) if argument is not ...]
+    return bool(arguments) and all(map(_is_text, arguments))
+
+
+def _words(kinds: Sequence[Any]) -> list[str]:
+    """The words among the alternatives of a type: those of its Literals."""
+    return [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind) if isinstance(word, str)]
 
 
 def _contains_raw(value: Mapping) -> bool:
@@ -257,7 +232,7 @@ def _contains_raw(value: Mapping) -> bool:
 
 def _unknown_key(root: type[BaseModel], model: type[BaseModel], here: Key, value: Any, source: str) -> str:
     path = here
-    while isinstance(value, Mapping) and len(value) == 1:
+    while isinstance(value, Mapping) and len(value) == 1 and len(path) < MAX_DEPTH:
         ((key, value),) = value.items()
         path = (*path, str(key))
     described = unknown("key", here[-1], model.model_fields)
@@ -273,7 +248,7 @@ def _find(model: type[BaseModel], name: str, path: Key = ()) -> list[Key]:
     """Every path in the configuration that ends in a key of this name."""
     found = [(*path, name)] if name in model.model_fields else []
     for key, field in model.model_fields.items():
-        section = _section(field.annotation)
+        section = section_of(field.annotation)
         if section is not None:
             found += _find(section, name, (*path, key))
     return found
@@ -281,14 +256,3 @@ def _find(model: type[BaseModel], name: str, path: Key = ()) -> list[Key]:
 
 def _from(source: str) -> str:
     return source if source.startswith("override") else f"from {source}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"line {mark.line + 1}: " if mark is not None else ""
-    return " ".join(f"{where}{getattr(error, 'problem', None) or error}".split())

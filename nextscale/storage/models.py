@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
-from nextscale.config.run import dump_config
+from nextscale.config.run import dump_run_config
 from nextscale.config.sections import RunConfig, TransformerConfig
 from nextscale.errors import CheckpointError, ConfigError, NextscaleError
 from nextscale.meta import without_memory
@@ -192,7 +192,7 @@ def save_run(
         try:
             remove(partial)
             partial.mkdir(parents=True)
-            write_text_atomic(partial / "config.yaml", dump_config(config))
+            write_text_atomic(partial / "config.yaml", dump_run_config(config))
             for name, tensors in (extra or {}).items():
                 save_tensors_atomic(partial / f"{name}.safetensors", tensors)
             save_tokenizer(partial, tokenizer, config, description)
