@@ -35,6 +35,10 @@ class SampleSource(Protocol):
 
     If samples differ in length, a source may have ``lengths`` (N numbers, in any unit): training then batches samples
     of similar length together, to keep padding small.
+
+    A source may have ``fingerprint() -> str``, which says which samples it holds, in which order and with which
+    conditions (``nextscale.plugin.fingerprint`` makes one). The token cache records it and refuses tokens of other
+    samples. It must not depend on where the data lie, because data may move.
     """
 
     def __len__(self) -> int: ...

@@ -1,9 +1,11 @@
 """The token cache: a tokenizer's token pyramids, written once and read by whole shards (zarr 3, sharded).
 
 A store is a folder: the arrays ``tokens`` (rows L *token_shape), ``mask`` (rows L, only where samples are ragged)
-and ``conditions/NAME``, the attributes, and ``manifest.json``, which is written last and lists every file. Reading
-a random single row costs hundreds of microseconds, a row of a decoded shard only a few, so read in the order of
-``StreamOrder``.
+and ``conditions/NAME``, the attributes, and ``manifest.json``, which is written last and lists every file with its
+checksum. Shards are compared with theirs when they are first read.
+
+Reading a random single row costs hundreds of microseconds, a row of a decoded shard only a few, so read in the order
+of ``StreamOrder``.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import zarr
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
@@ -28,21 +31,29 @@ from nextscale.errors import CheckpointError
 from nextscale.storage.files import (
     digest,
     fsync,
+    json_digest,
     one_line,
     partial_name,
+    read_json,
     remove,
     replace_folder,
     restore_folder,
+    stored_settings,
     write_json_atomic,
     writing,
 )
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 
-FORMAT = "nextscale-tokens-1"
+FORMAT = "nextscale-tokens-2"
+_WITHOUT_CHECKSUMS = "nextscale-tokens-1"
+"""The format of earlier versions: no checksums of shards, which then only know whether they are intact, nor of the
+manifest."""
 _SHARD_BYTES = 2 << 20
 _MIN_SHARD_ROWS = 1024
 _CHUNKS_PER_SHARD = 4
 _KEEP_WHOLE_BYTES = 512 << 20
+_MAX_SHARD_BYTES = 4 << 30
+"""No shard of more is read: a shard is the unit of reading, and should be about ``_SHARD_BYTES``."""
 # Shape of a row, and its dtype.
 _ArraySpec = tuple[tuple[int, ...], np.dtype]
 
@@ -175,10 +186,9 @@ class TokenStoreWriter:
         for file in files:
             fsync(file)
             name = file.relative_to(self.partial).as_posix()
-            # Chunks have their own checksums, which are verified when they are read.
-            sha256 = digest(file) if file.suffix == ".json" else None
-            manifest[name] = {"bytes": file.stat().st_size, "sha256": sha256}
-        write_json_atomic(self.partial / "manifest.json", {"format": FORMAT, "files": manifest})
+            manifest[name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
+        body = {"format": FORMAT, "files": manifest}
+        write_json_atomic(self.partial / "manifest.json", {**body, "sha256": json_digest(body)})
         replace_folder(self.partial, self.path)
 
 
@@ -196,21 +206,19 @@ class TokenStore:
         attributes: whatever the writer added.
     """
 
-    def __init__(self, path: Path, attributes: dict[str, Any], shards_per_buffer: int) -> None:
+    def __init__(self, path: Path, stored: _Stored, files: dict[str, _File], shards_per_buffer: int) -> None:
         self.path = path
-        self.schedule = Schedule.of(attributes["schedule"])
-        self.num_rows: int = attributes["num_rows"]
-        self.passes: int = attributes["passes"]
-        self.num_samples: int = attributes["num_samples"]
-        self.token_vocabulary: int = attributes["vocabulary"]
-        self.token_shape: tuple[int, ...] = tuple(attributes["token_shape"])
-        self.shard_rows: int = attributes["shard_rows"]
-        self.tokenizer_hash: str = attributes["tokenizer_hash"]
-        self.attributes: dict[str, Any] = attributes["attributes"]
-        group = zarr.open_group(LocalStore(path, read_only=True), mode="r")
-        names = ["tokens", *(["mask"] if attributes["ragged"] else [])]
-        names += [f"conditions/{name}" for name in attributes["conditions"]]
-        self._arrays = {name: _array(group, name) for name in names}
+        self.schedule = Schedule.of(stored.schedule)
+        self.num_rows = stored.num_rows
+        self.passes = stored.passes
+        self.num_samples = stored.num_samples
+        self.token_vocabulary = stored.vocabulary
+        self.token_shape = tuple(stored.token_shape)
+        self.shard_rows = stored.shard_rows
+        self.tokenizer_hash = stored.tokenizer_hash
+        self.attributes = stored.attributes
+        self._unread = {name: entry for name, entry in files.items() if entry.sha256 and not name.endswith(".json")}
+        self._arrays = _open_arrays(path, stored)
         size = sum(math.prod(array.shape) * array.dtype.itemsize for array in self._arrays.values())
         # A small store is read once, as one block. Of a large one, the shards of a shuffle buffer are kept.
         whole = size <= _KEEP_WHOLE_BYTES
@@ -287,14 +295,14 @@ class TokenStore:
         """
         path = Path(path)
         restore_folder(path)
-        attributes = _verified_attributes(path)
-        written_by = attributes["tokenizer_hash"]
+        stored, files = _verified(path)
+        written_by = stored.tokenizer_hash
         if tokenizer_hash is not None and tokenizer_hash != written_by:
             raise CheckpointError(
                 f"{path} was written by tokenizer {written_by}, but this run's is {tokenizer_hash}: "
                 "run `nextscale tokenize` or delete it"
             )
-        return cls(path, attributes, shards_per_buffer)
+        return cls(path, stored, files, shards_per_buffer)
 
     def rows(self, indices: np.ndarray) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The rows ``indices`` (B integers): tokens (B L *token_shape, int64), conditions, and the mask (B L).
@@ -336,41 +344,130 @@ class TokenStore:
         span = slice(block * self._block_rows, min((block + 1) * self._block_rows, self.num_rows))
         read = {}
         for name, array in self._arrays.items():
+            self._verify_shards(name, span)
             try:
                 read[name] = np.asarray(array[span])
             except Exception as error:  # zarr, its codecs and the file system each raise their own errors
                 raise _damaged(self.path, f"{name}, rows {span.start} to {span.stop - 1}: {one_line(error)}") from None
+        tokens = read["tokens"]
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.token_vocabulary:
+            raise _damaged(self.path, f"tokens outside the vocabulary of {self.token_vocabulary}")
         return read
 
+    def _verify_shards(self, name: str, span: slice) -> None:
+        """Compare the shards of an array that hold the rows ``span`` with the manifest, each once."""
+        axes = len(self._arrays[name].shape)
+        for shard in range(span.start // self.shard_rows, -(-span.stop // self.shard_rows)):
+            file = f"{name}/c/{'/'.join([str(shard), *['0'] * (axes - 1)])}"
+            entry = self._unread.get(file)  # a shard of zeros has no file
+            if entry is not None and _digest_of(self.path, file) != entry.sha256:
+                raise _damaged(self.path, f"{file} does not match its checksum")
+            self._unread.pop(file, None)
 
-def _verified_attributes(path: Path) -> dict[str, Any]:
-    """The attributes of a store, once every file is found complete; chunks are verified when they are read."""
+
+class _File(BaseModel):
+    bytes: NonNegativeInt
+    sha256: str | None
+
+
+class _Manifest(BaseModel):
+    format: str
+    files: dict[str, _File]
+
+
+class _Stored(BaseModel):
+    """The attributes of a store."""
+
+    format: Literal["nextscale-tokens-1", "nextscale-tokens-2"]
+    tokenizer_hash: str
+    schedule: Annotated[list[Annotated[list[PositiveInt], Field(min_length=1)]], Field(min_length=1)]
+    vocabulary: PositiveInt
+    token_shape: list[PositiveInt]
+    num_rows: PositiveInt
+    passes: PositiveInt
+    num_samples: PositiveInt
+    shard_rows: PositiveInt
+    conditions: list[str]
+    ragged: bool
+    attributes: dict[str, Any]
+
+
+def _verified(path: Path) -> tuple[_Stored, dict[str, _File]]:
+    """The attributes of a store and its manifest, once every file is found complete; shards are compared with their
+    checksums when they are read."""
     if not path.exists():
         raise CheckpointError(f"there is no token cache at {path}: run `nextscale tokenize`")
     if not _is_token_store(path):
         raise CheckpointError(f"{path} is not a token cache: name a folder that `nextscale tokenize` wrote")
-    if not (path / "manifest.json").is_file():
-        raise _damaged(path, "manifest.json is missing")
-    try:
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        files = {name: (int(entry["bytes"]), entry["sha256"]) for name, entry in manifest["files"].items()}
-        known = manifest["format"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(path, "manifest.json is not valid") from None
-    if known != FORMAT:
-        raise CheckpointError(f"{path} has the format {known!r}, but this version reads {FORMAT!r}: delete it")
-    for name, (size, sha256) in files.items():
+    manifest = _read_manifest(path)
+    for name, entry in manifest.files.items():
         file = path / name
         if not file.is_file():
             raise _damaged(path, f"{name} is missing")
-        if file.stat().st_size != size:
-            raise _damaged(path, f"{name} has {file.stat().st_size} of {size} bytes")
-        if sha256 is not None and digest(file) != sha256:
+        if file.stat().st_size != entry.bytes:
+            raise _damaged(path, f"{name} has {file.stat().st_size} of {entry.bytes} bytes")
+        if entry.sha256 is not None and file.suffix == ".json" and _digest_of(path, name) != entry.sha256:
             raise _damaged(path, f"{name} does not match its checksum")
     try:
-        return json.loads((path / "zarr.json").read_bytes())["attributes"]
-    except (OSError, ValueError, KeyError):
-        raise _damaged(path, "zarr.json is not valid") from None
+        group = read_json(path / "zarr.json")
+        stored = stored_settings(_Stored, group.get("attributes") if isinstance(group, dict) else None, path)
+    except CheckpointError as error:
+        raise _damaged(path, str(error)) from None
+    if stored.format != manifest.format:
+        raise _damaged(path, "manifest.json and zarr.json are of different formats")
+    return stored, manifest.files
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    file = path / "manifest.json"
+    try:
+        body = read_json(file)
+        known = body.get("format") if isinstance(body, dict) else None
+        if isinstance(known, str) and known not in (FORMAT, _WITHOUT_CHECKSUMS):
+            raise CheckpointError(f"it has the format {known!r}, but this version reads {FORMAT!r}")
+        manifest = stored_settings(_Manifest, body, file)
+    except CheckpointError as error:
+        raise _damaged(path, str(error)) from None
+    if known == FORMAT:
+        expected = body.pop("sha256", None)
+        if expected != json_digest(body) or any(entry.sha256 is None for entry in manifest.files.values()):
+            raise _damaged(path, "manifest.json does not match its checksum")
+    if "zarr.json" not in manifest.files:
+        raise _damaged(path, "manifest.json does not list zarr.json")
+    return manifest
+
+
+def _digest_of(path: Path, name: str) -> str:
+    try:
+        return digest(path / name)
+    except OSError as error:
+        raise _damaged(path, f"{name} cannot be read: {error.strerror}") from None
+
+
+def _open_arrays(path: Path, stored: _Stored) -> dict[str, zarr.Array]:
+    """The arrays of a store by name. They have the shapes that its attributes announce, and shards that fit memory."""
+    length = sum(math.prod(shape) for shape in stored.schedule)
+    names: dict[str, tuple[int, ...] | None] = {"tokens": (stored.num_rows, length, *stored.token_shape)}
+    if stored.ragged:
+        names["mask"] = (stored.num_rows, length)
+    names |= {f"conditions/{name}": None for name in stored.conditions}
+    try:
+        group = zarr.open_group(LocalStore(path, read_only=True), mode="r")
+        arrays = {name: group[name] for name in names}
+    except Exception as error:  # zarr raises errors of many kinds
+        raise _damaged(path, f"its arrays cannot be opened: {one_line(error)}") from None
+    opened = {}
+    for (name, shape), array in zip(names.items(), arrays.values(), strict=True):
+        if not isinstance(array, zarr.Array):
+            raise _damaged(path, f"{name} is not an array")
+        if array.shape[:1] != (stored.num_rows,) or shape not in (None, array.shape):
+            raise _damaged(path, f"{name} has the shape {array.shape}, not that of {stored.num_rows} rows")
+        if stored.shard_rows * math.prod(array.shape[1:]) * array.dtype.itemsize > _MAX_SHARD_BYTES:
+            raise _damaged(path, f"a shard of {name} announces more than {_MAX_SHARD_BYTES >> 30} GiB")
+        if array.shards is None or array.shards != (stored.shard_rows, *array.shape[1:]):
+            raise _damaged(path, f"{name} has shards of {array.shards}")
+        opened[name] = array
+    return opened
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
@@ -380,14 +477,10 @@ def _damaged(path: Path, what: str) -> CheckpointError:
 def _is_token_store(path: Path) -> bool:
     """Whether ``path`` is a token cache, intact or not: nothing else is ever replaced."""
     files = (path / "manifest.json", path / "zarr.json")
-    return any(file.is_file() and FORMAT.rstrip("1").encode() in file.read_bytes() for file in files)
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise CheckpointError(f"{name} of the token cache is not an array")
-    return array
+    try:
+        return any(file.is_file() and FORMAT.rstrip("2").encode() in file.read_bytes() for file in files)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _numpy_dtype(dtype: Any) -> np.dtype:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nextscale.errors import DataError
+from nextscale.errors import CheckpointError, DataError, NextscaleWarning, TrainingError
+from nextscale.storage.files import load_tensors, save_tensors_atomic, tensor_metadata
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -26,6 +25,7 @@ _POOLS = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 # Twice as fast as the default layout on CPUs.
 _LAYOUTS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
 FEATURES = 128
+_METADATA = "nextscale"
 RECIPE = 1
 """Part of the cache's key. Raise it with every change to the network or its training."""
 
@@ -172,32 +172,59 @@ def cached_classifier(
     """``train_classifier`` with a cache of its weights in ``folder`` (None caches nothing).
 
     The file name is a hash of everything that determines the weights: the samples, the labels, the seed and the
-    recipe. A file that cannot be read is replaced.
+    recipe. The file holds this hash and a checksum of the weights. One that is damaged, or has no checksum, is replaced
+    with a warning; a folder that cannot be written to gives a warning too.
     """
     wanted = {"width": width, "epochs": epochs}
     if folder is None:
         return train_classifier(samples_N, labels_N, num_classes, seed, **wanted, device=device)
-    path = Path(folder) / f"classifier-{classifier_key(samples_N, labels_N, num_classes, seed, **wanted)}.safetensors"
+    key = classifier_key(samples_N, labels_N, num_classes, seed, **wanted)
+    path = Path(folder) / f"classifier-{key}.safetensors"
     if path.exists():
         network = Classifier(samples_N.shape[1], samples_N.shape[2:], num_classes, width or 32)
         try:
-            network.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError, OSError):
-            pass  # damaged: trained again below
+            _fill_from_cache(network, path, key)
+        except CheckpointError as error:
+            warnings.warn(f"{error}: the classifier is trained again", NextscaleWarning, stacklevel=2)
         else:
             return network.to(device, memory_format=network.layout).eval()  # type: ignore[call-overload]
     network = train_classifier(samples_N, labels_N, num_classes, seed, **wanted, device=device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    try:
+        save_tensors_atomic(path, weights, {_METADATA: _seal(key, weights)})
+    except TrainingError as error:
+        warnings.warn(f"{error}, so the classifier will be trained again next time", NextscaleWarning, stacklevel=2)
     return network
+
+
+def _fill_from_cache(network: Classifier, path: Path, key: str) -> None:
+    """Raises CheckpointError if the file is not the sound cache of this very classifier."""
+    sealed, weights = tensor_metadata(path).get(_METADATA), load_tensors(path)
+    if sealed is None:
+        raise CheckpointError(f"{path} has no checksum")
+    if sealed != _seal(key, weights):
+        raise CheckpointError(f"{path} is damaged (its checksum differs)")
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        raise CheckpointError(f"{path} is of another classifier") from None
+
+
+def _seal(key: str, weights: Mapping[str, Tensor]) -> str:
+    """A checksum of the weights of the classifier ``key``."""
+    hasher = hashlib.sha256(key.encode())
+    for name, value in sorted(weights.items()):
+        hasher.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        hasher.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def classifier_key(
     samples_N: Tensor, labels_N: Tensor, num_classes: int, seed: int, width: int | None, epochs: int | None
 ) -> str:
-    """A hash of everything that determines the classifier; of the samples, their shape and the mean of each."""
-    facts = repr((RECIPE, tuple(samples_N.shape), num_classes, seed, width, epochs)).encode()
-    means = samples_N.float().mean(tuple(range(1, samples_N.dim()))).cpu().numpy().round(4).tobytes()
-    return hashlib.sha256(facts + labels_N.long().cpu().numpy().tobytes() + means).hexdigest()[:20]
+    """A hash of everything that determines the classifier."""
+    facts = (RECIPE, samples_N.dtype, tuple(samples_N.shape), num_classes, seed, width, epochs)
+    hasher = hashlib.sha256(repr(facts).encode() + labels_N.long().cpu().numpy().tobytes())
+    for part in samples_N.split(1024):  # a part at a time, because the bytes are a copy
+        hasher.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()[:20]

@@ -34,7 +34,8 @@ def open_or_write_tokens(
 
     Raises:
         ConfigError: the tokenizer is adaptive.
-        CheckpointError: a store is from another tokenizer, was made with other settings, or is damaged.
+        CheckpointError: a store is from another tokenizer or of other data, was made with other settings, or is
+            damaged.
     """
     if tokenizer.adaptive:
         raise ConfigError(
@@ -53,19 +54,40 @@ def open_or_write_tokens(
             write_tokens(path, tokenizer, source, data, count, augmented, written_by, log, made_with)
         distributed.barrier()
         store = TokenStore.open(path, written_by)
-        if store.num_samples != len(source):
-            raise CheckpointError(
-                f"{path} holds tokens of {store.num_samples} samples, but the data now has {len(source)}: "
-                "run `nextscale tokenize` or delete it"
-            )
-        for key, value in store.attributes.get("made_with", {}).items():
-            if key in made_with and made_with[key] != value:
-                raise CheckpointError(
-                    f"{path} was made with {key}={json.dumps(value)}, but this run has {json.dumps(made_with[key])}: "
-                    "run `nextscale tokenize` or delete it"
-                )
+        _check_store(store, source, made_with)
+        if "fingerprint" not in store.attributes and _fingerprint(source) is not None and name == "train":
+            log.note(f"{path} was written before the data were recorded with it, so only their number is compared")
         stores.append(store)
     return stores[0], stores[1]
+
+
+def _check_store(store: TokenStore, source: SampleSource, made_with: dict[str, Any]) -> None:
+    remedy = "run `nextscale tokenize` or delete it"
+    if store.num_samples != len(source):
+        raise CheckpointError(
+            f"{store.path} holds tokens of {store.num_samples} samples, but the data now has {len(source)}: {remedy}"
+        )
+    recorded = store.attributes.get("made_with", {})
+    if not isinstance(recorded, dict):
+        raise CheckpointError(f"{store.path} is damaged (made_with is no mapping): {remedy}")
+    for key, value in recorded.items():
+        if key in made_with and made_with[key] != value:
+            raise CheckpointError(
+                f"{store.path} was made with {key}={json.dumps(value)}, but this run has {json.dumps(made_with[key])}: "
+                f"{remedy}"
+            )
+    written_of, now = store.attributes.get("fingerprint"), _fingerprint(source)
+    if written_of is not None and now is not None and written_of != now:
+        raise CheckpointError(
+            f"{store.path} holds tokens of other data: as many samples, but not the same ones. If the data were "
+            f"changed on purpose, {remedy}"
+        )
+
+
+def _fingerprint(source: SampleSource) -> str | None:
+    """What a source says about which samples it holds; None if it says nothing."""
+    told = getattr(source, "fingerprint", None)
+    return None if told is None else str(told())
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -93,6 +115,10 @@ def write_tokens(
     specs = {
         spec.name: ((spec.size,), np.float32) if spec.kind == "vector" else ((), np.int64) for spec in data.conditions
     }
+    attributes: dict[str, Any] = {"made_with": made_with}
+    told = _fingerprint(source)
+    if told is not None:
+        attributes["fingerprint"] = told
     store = TokenStore.create(
         path,
         schedule=tokenizer.schedule(),
@@ -103,7 +129,7 @@ def write_tokens(
         conditions=specs,
         passes=passes,
         num_samples=size,
-        attributes={"made_with": made_with},
+        attributes=attributes,
     )
     hidden = not (log.main and log.console.is_terminal)
     with store as writer, Progress(console=log.console, transient=True, disable=hidden) as progress:
