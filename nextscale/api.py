@@ -17,13 +17,15 @@ from nextscale.config.run import load_run_config
 from nextscale.config.sections import RunConfig, SamplingConfig
 from nextscale.data import Samples
 from nextscale.device import pick_device
-from nextscale.errors import ConfigError, NextscaleError, unknown
+from nextscale.errors import CheckpointError, ConfigError, NextscaleError, unknown
 from nextscale.modality import Modality
 from nextscale.randomness import sample_seeds
 from nextscale.sampling.editing import as_mask, paste_back, with_guess
-from nextscale.sampling.generate import Generation, generate
+from nextscale.sampling.generate import Generation, check_sampling, generate
 from nextscale.sampling.precision import check_precision, prepare
-from nextscale.storage.models import load_tokenizer, load_transformer
+from nextscale.storage.checkpoint import finished_steps
+from nextscale.storage.models import has, load_tokenizer, load_transformer
+from nextscale.storage.unfinished import load_unfinished
 from nextscale.tokens.capabilities import Completes, EditsPlaces, ability
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
@@ -63,7 +65,7 @@ class Model:
         Args:
             seed: sample i depends on (seed, i) alone, so neither ``batch_size`` nor ``num_samples`` changes it.
             sampling: fields of ``SamplingConfig`` that differ from the run's.
-            conditions: values by name, one for all samples or one per sample. A value is a class's index (a number), its
+            conditions: values by name, one for all samples or one per sample. A value is a class's index (a number) or
                 name (a text; an index if no class has this name), or a vector; None makes the samples unconditional. A
                 class that is not given cycles through all its values. A count (the size of a sample) that is not given
                 is drawn from its distribution in the data. See ``conditioning.resolve_conditions``.
@@ -254,6 +256,12 @@ class Model:
             name = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"sampling.{name}: {first['msg']} (got {first['input']!r})") from None
 
+    def check_settings(self, sampling: Mapping[str, Any] | None = None) -> None:
+        """Raise ConfigError if this model cannot sample with these fields of ``SamplingConfig``, the others as in its
+        run."""
+        scales = len(self.transformer.schedule)
+        check_sampling(self._sampling(sampling or {}), self.tokenizer, self.transformer, scales)
+
     def _conditions(self, values: Mapping[str, Any], number: int) -> dict[str, Tensor]:
         known = [spec.name for spec in self.conditions]
         for name in values:
@@ -269,22 +277,39 @@ def _shown(drawn: Generation, steps: bool) -> list[Any]:
     return drawn.states[1:] if steps else drawn.states[-1:]
 
 
-def load(run: str | Path, device: str = "auto", precision: str = "fp32", compile: bool = False) -> Model:
+def load(
+    run: str | Path,
+    device: str = "auto",
+    precision: str = "fp32",
+    compile: bool = False,
+    checkpoint: str | None = None,
+) -> Model:
     """The models of a run folder, ready to sample.
 
     Args:
         precision: precision of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16`` or ``auto``
             (see ``nextscale.sampling.precision``).
         compile: torch.compile the transformer's MLPs and the decoder; the first sample then takes minutes.
+        checkpoint: ``best`` or ``last`` takes the weights of a training that is not finished
+            (``storage.unfinished.load_unfinished``, which opens the run's data); None takes the finished models.
 
     Raises:
-        CheckpointError: the folder or one of its models is missing or damaged. ConfigError: an unknown precision.
+        CheckpointError: the folder or one of its models is missing or damaged. ConfigError: an unknown precision or
+            ``checkpoint``. DataError: with ``checkpoint``, the data cannot be opened.
     """
     run = Path(run)
     where = pick_device(device)
     check_precision(precision)
-    tokenizer = load_tokenizer(run, where)
-    transformer = load_transformer(run, tokenizer, where)
+    if checkpoint is not None:
+        tokenizer, transformer = load_unfinished(run, checkpoint, where)
+    else:
+        if not has(run, "transformer") and finished_steps(run / "checkpoints" / "transformer"):
+            raise CheckpointError(
+                f"{run} holds no trained transformer: finish its training with --resume auto, or take its best weights "
+                "so far with --checkpoint best"
+            )
+        tokenizer = load_tokenizer(run, where)
+        transformer = load_transformer(run, tokenizer, where)
     prepare(tokenizer, transformer, precision, compile)
     config = load_run_config(run)
     return Model(plugins.modality(config.modality), tokenizer, transformer, config)

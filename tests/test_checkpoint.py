@@ -188,6 +188,15 @@ def test_latest_ignores_temporaries(tmp_path: Path) -> None:
     assert not (tmp_path / ".step-00000009.partial").exists()
 
 
+def test_the_checkpoint_that_is_replaced_can_be_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"model": small_model(step)}, {}, {}, {}, 1, "best", former="second")
+        assert check_checkpoint(tmp_path / "best")["step"] == step
+        if step > 1:
+            assert check_checkpoint(tmp_path / "second")["step"] == step - 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "second"]
+
+
 @pytest.mark.parametrize("name", [None, "best"])
 def test_an_interrupted_replacement_is_undone(tmp_path: Path, name: str | None) -> None:
     path = save(tmp_path, 3, name=name)

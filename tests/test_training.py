@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import nextscale
+from nextscale import plugins
 from nextscale.config.run import dump_config, load_config, load_run_config
 from nextscale.config.sections import StageConfig, TransformerStageConfig
 from nextscale.device import autocast_dtype, pick_device
-from nextscale.errors import ConfigError, NextscaleError, TrainingError
+from nextscale.errors import ConfigError, NextscaleError, NextscaleWarning, TrainingError
 from nextscale.sampling.precision import prepare
 from nextscale.storage.checkpoint import check_checkpoint
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale.toolkit import efficientnet
+from nextscale.training.log import or_warn
 from nextscale.training.loop import Trainer
 from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
 from nextscale.training.run import tokenize, train
@@ -374,6 +378,10 @@ def test_tokens_cached_with_other_settings_are_refused(
     fit(tiny, run, "auto", **changed, **{"training.transformer.steps": 7})
 
 
+def best_step(folder: Path, stage: str = "transformer") -> int:
+    return check_checkpoint(folder / "checkpoints" / stage / "best")["step"]
+
+
 def test_going_back_sets_later_checkpoints_aside(tiny: Settings, tmp_path: Path, tiny_run: Path) -> None:
     run = fit(tiny, tmp_path / "run", stage="tokenizer")
     (run / "tokenizer/model.safetensors").unlink()
@@ -381,6 +389,103 @@ def test_going_back_sets_later_checkpoints_aside(tiny: Settings, tmp_path: Path,
     fit(tiny, run, str(checkpoints / "step-00000004"), "tokenizer")
     assert (checkpoints / "abandoned-step-00000006").is_dir()
     assert_equal_weights(run, tiny_run, ("tokenizer",))
+
+
+def test_going_back_gives_up_the_later_best(tiny: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The new course gets worse at once, so its result is the step that it began from."""
+    run = fit(tiny, tmp_path / "run", **both(keep=9, lr=3e-3))
+    checkpoints, abandoned = run / "checkpoints/transformer", weights(run, "transformer")
+    assert best_step(run) == 6
+    (run / "transformer/model.safetensors").unlink()
+    start = checkpoints / "step-00000002"
+    ruin = {"training.transformer.lr": 30.0, "training.transformer.warmup": 0}
+    fit(tiny, run, str(start), **both(keep=9), **ruin)
+    assert "renamed the best weights, of the later step 6" in capfd.readouterr().err
+    saved = load_file(start / "ema.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in weights(run, "transformer").items())
+    kept = load_file(checkpoints / "abandoned-best/model.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in abandoned.items())
+
+
+def test_going_back_keeps_an_earlier_best(tiny: Settings, tmp_path: Path) -> None:
+    fast = {"training.transformer.lr": 0.3, "training.transformer.warmup": 0.8, "training.transformer.steps": 10}
+    run = fit(tiny, tmp_path / "run", **fast, **both(keep=9))
+    before, step = weights(run, "transformer"), best_step(run)
+    (run / "transformer/model.safetensors").unlink()
+    fit(tiny, run, str(run / "checkpoints/transformer/step-00000008"), **fast, **both(keep=9))
+    assert best_step(run) == step < 8 and not (run / "checkpoints/transformer/abandoned-best").exists()
+    assert all(torch.equal(before[name], value) for name, value in weights(run, "transformer").items())
+
+
+@pytest.mark.parametrize("former", [True, False])
+def test_a_damaged_best_is_told_and_the_one_before_it_counts(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], former: bool
+) -> None:
+    """Stopped after step 5; the best is step 4, before that step 2. Nothing after step 4 is as good."""
+    real = Trainer._train_step
+
+    def stop(self: Trainer, batches: list) -> dict[str, float]:
+        if (self.stage.name, self.step) == ("transformer", 4):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Trainer, "_train_step", stop)
+        fit(tiny, tmp_path / "run", **both(lr=3e-3))
+    run, checkpoints = tmp_path / "run", tmp_path / "run/checkpoints/transformer"
+    assert best_step(run) == 4 and check_checkpoint(checkpoints / "best-before")["step"] == 2
+    content = bytearray((checkpoints / "best/model.safetensors").read_bytes())
+    content[-3] ^= 4
+    (checkpoints / "best/model.safetensors").unlink()  # it may share its bytes with a copy
+    (checkpoints / "best/model.safetensors").write_bytes(content)
+    if not former:
+        shutil.rmtree(checkpoints / "best-before")
+    capfd.readouterr()
+    ruin = {"training.transformer.lr": 30.0, "training.transformer.schedule": "constant"}
+    fit(tiny, run, "auto", **ruin)
+    said = capfd.readouterr().err
+    assert said.count(f"checkpoint {checkpoints / 'best'} is damaged (model.safetensors is corrupt") == 1
+    assert said.count("the best weights are now those of step 2") == former
+    # Step 5, where training was resumed, has been judged again.
+    assert best_step(run) == 5 and (checkpoints / "damaged-best").exists()
+
+
+def test_a_kill_between_setting_best_aside_and_judging(tiny: Settings, tmp_path: Path, tiny_run: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "transformer/model.safetensors").unlink()
+    checkpoints = run / "checkpoints/transformer"
+    (checkpoints / "best").rename(checkpoints / "abandoned-best")
+    fit(tiny, run, "auto")
+    assert best_step(run) == 6
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("error", [KeyError("no such font"), NextscaleError("no room"), MemoryError()])
+def test_a_failing_writer_costs_no_model(
+    tiny: Settings, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*arguments: Any, **named: Any) -> Path:
+        raise error
+
+    for name in ("write_film", "write_grid"):
+        monkeypatch.setattr(type(plugins.modality("image")), name, broken)
+    with pytest.warns(NextscaleWarning) as told:
+        run = fit(tiny, tmp_path / "run", **both(samples_every=6))
+    lines = [str(each.message) for each in told if issubclass(each.category, NextscaleWarning)]
+    assert len(lines) == 4 and not any("\n" in line for line in lines)
+    assert all(re.fullmatch(r"no picture at \S+ \(.*\); training goes on", line) for line in lines)
+    assert_equal_weights(run, tiny_run)
+
+
+def test_a_signal_while_a_picture_is_drawn_is_no_failure(tmp_path: Path) -> None:
+    def stopped() -> Path:
+        raise Interrupted("stop", 130)
+
+    with pytest.raises(Interrupted):
+        or_warn(tmp_path, stopped)
 
 
 def test_resumed_settings_are_recorded_once_they_fit(tiny: Settings, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale_cli.options import Compile, Device, Precision, Run
-from nextscale_cli.sample import Settings, check_names, make_folder, split
+from nextscale_cli.output import Output
+from nextscale_cli.sample import Settings, check_names, split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,7 @@ def edit(
 
     Writes grid.png (the sample, its kept part, and the versions) and one file per version.
     """
+    output = Output("edit", locals(), run / "edits" / f"seed-{seed}")
     from nextscale.errors import ConfigError
 
     if sample is None:
@@ -67,7 +69,7 @@ def edit(
     if mask is None and box is None:
         if not isinstance(model.tokenizer, Completes):
             raise missing
-        _complete(model, sample, sampling, conditions, number, seed, out or run / "edits" / f"seed-{seed}")
+        _complete(model, sample, sampling, conditions, number, seed, output)
         return
     check_names(model, conditions)
     original, marked = model.modality.read_sample(sample, model.tokenizer, mask)
@@ -77,7 +79,7 @@ def edit(
         copies, keep, seed=seed, sampling=sampling, conditions=conditions, replay=replay, paste=paste, feather=feather
     ).samples
 
-    folder = make_folder(out or run / "edits" / f"seed-{seed}")
+    folder = output.open()
     shown = original.where(keep, original.new_zeros(()))
     sheet = model.modality.concatenate([original, shown, edited.to(original)])
     columns = len(sheet) if len(sheet) <= 8 else None
@@ -93,18 +95,20 @@ def _complete(
     conditions: dict[str, Any],
     number: int,
     seed: int,
-    folder: Path,
+    output: Output,
 ) -> None:
     """Write versions of a whole sample that completes the part in a file."""
     check_names(model, conditions)
     part, _ = model.modality.read_sample(sample, model.tokenizer)
     copies = model.modality.concatenate([part] * number)
     drawn = model.complete(copies, seed=seed, sampling=sampling, conditions=conditions, return_steps=True)
-    make_folder(folder)
-    sheet = model.modality.concatenate([part, drawn.samples])
+    # Drawn samples may lie on another device than the part that was read.
+    samples, *steps = (each.to("cpu") for each in (drawn.samples, *drawn.steps))
+    folder = output.open()
+    sheet = model.modality.concatenate([part, samples])
     typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description))
-    typer.echo(model.modality.write_film([copies, *drawn.steps], folder / "film", model.description))
-    written = model.modality.write_samples(drawn.samples, folder / "single", model.description)
+    typer.echo(model.modality.write_film([copies, *steps], folder / "film", model.description))
+    written = model.modality.write_samples(samples, folder / "single", model.description)
     typer.echo(f"{folder / 'single'} ({len(written)} files)")
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from nextscale_cli.options import Compile, Device, Precision, Run
-from nextscale_cli.sample import Settings, check_names, make_folder, split
+from nextscale_cli.output import Output
+from nextscale_cli.sample import Settings, check_names, split
 
 
 def predict(
@@ -35,6 +36,7 @@ def predict(
 
     Writes one file per version and, if --pieces is 1, grid.png (the known start, then the versions).
     """
+    output = Output("predict", locals(), run / "predictions" / f"seed-{seed}")
     from nextscale.errors import ConfigError
 
     if sample is None:
@@ -51,14 +53,13 @@ def predict(
     check_names(model, conditions)
     original, _ = model.modality.read_sample(sample, model.tokenizer)
     known = held(original, frames)
-    folder = out or run / "predictions" / f"seed-{seed}"
-    drawn = [known]
+    drawn, folder = [known], Path()
     for i in range(number):
         version = mixed_seed(seed, i) >> 32
         parts = go_on(model, known, frames, pieces, version, sampling=sampling, conditions=conditions)
         first = next(parts).to(known)
         if i == 0:  # wrong settings have raised their errors by now
-            make_folder(folder)
+            folder = output.open()
         typer.echo(model.modality.write_parts(chain([first], parts), folder / f"{i:06d}", model.description))
         drawn += [first] if pieces == 1 else []
     if pieces == 1:

@@ -38,7 +38,9 @@ def sample(
     files: Annotated[bool, typer.Option("--files/--no-files", help="Also write one file per sample.")] = True,
     checkpoint: Annotated[
         str | None,
-        typer.Option(metavar="best|last", help="Sample a training that is not finished: its best or its latest weights."),
+        typer.Option(
+            metavar="best|last", help="Sample a training that is not finished: its best or its latest weights."
+        ),
     ] = None,
     device: Device = "auto",
     precision: Precision = "fp32",

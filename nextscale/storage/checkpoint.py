@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
     name: str | None = None,
+    former: str | None = None,
 ) -> Path:
     """Write ``folder/step-XXXXXXXX`` (or ``folder/name``), then drop all but the last ``keep`` steps.
 
@@ -63,6 +65,7 @@ def save_checkpoint(
         state: anything JSON-able; ``load_checkpoint`` returns it.
         keep: number of step checkpoints to keep, including this one; at least 1.
         name: name of a checkpoint outside the sequence of steps (``best``).
+        former: the name under which the checkpoint that this one replaces is kept; None drops it.
 
     Raises:
         TrainingError: the disk is full or not writable; existing checkpoints are untouched.
@@ -92,6 +95,8 @@ def save_checkpoint(
             }
             write_json_atomic(partial / "state.json", {**body, "sha256": _body_digest(body)})
             fsync(partial)
+            if former is not None and target.exists():
+                _copy_folder(target, folder / former)
             replace_folder(partial, target)
         except BaseException:
             remove(partial)
@@ -111,6 +116,7 @@ def load_checkpoint(
     optimizers: Mapping[str, Optimizer] | None = None,
     device: torch.device | str = "cpu",
     tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
+    repair: bool = True,
 ) -> dict[str, Any]:
     """Fill modules, optimizers and ``tensors`` (in place) from a checkpoint; return its state and ``step``.
 
@@ -122,12 +128,14 @@ def load_checkpoint(
         optimizers: optimizers to fill; the modules' parameters must already be on their device.
         device: device that files are read to, before their tensors are copied to the modules' own device.
         tensors: further tensors to fill, named as they were saved.
+        repair: finish what a killed process left half replaced. Not for readers beside a training, which may be at it.
 
     Raises:
         CheckpointError: it is missing, damaged (the message names an intact earlier one), or of another model.
     """
     path = Path(path)
-    restore_folder(path)
+    if repair:
+        restore_folder(path)
     body = sound_checkpoint(path)
     targets = {key: _state_tensors(key, module) for key, module in modules.items()}
     targets |= {key: dict(group) for key, group in (tensors or {}).items()}
@@ -159,8 +167,13 @@ def latest_checkpoint(folder: Path | str) -> Path | None:
     folder = Path(folder)
     for leftover in folder.glob(".step-*.replaced"):
         restore_folder(folder / leftover.name.removeprefix(".").removesuffix(".replaced"))
-    steps = _steps(folder)
-    return steps[-1][1] if steps else None
+    steps = finished_steps(folder)
+    return steps[-1] if steps else None
+
+
+def finished_steps(folder: Path) -> list[Path]:
+    """The finished step checkpoints, oldest first. Changes nothing, so it may look on while a run is trained."""
+    return [path for _, path in _steps(folder)]
 
 
 def stage_of(path: Path) -> str | None:
@@ -176,13 +189,14 @@ def set_aside_later(folder: Path | str, step: int) -> list[Path]:
 
     They stay on the disk as ``abandoned-step-XXXXXXXX``. Returns their new paths.
     """
-    moved = []
-    for number, path in _steps(Path(folder)):
-        if number > step:
-            target = path.with_name(f"abandoned-{path.name}")
-            remove(target)
-            moved.append(path.rename(target))
-    return moved
+    return [set_aside(path, "abandoned") for number, path in _steps(Path(folder)) if number > step]
+
+
+def set_aside(path: Path, why: str) -> Path:
+    """Rename a checkpoint to ``WHY-NAME``, over one that already has this name; returns the new path."""
+    target = path.with_name(f"{why}-{path.name}")
+    remove(target)
+    return path.rename(target)
 
 
 def check_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -367,6 +381,18 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     """The finished step checkpoints, oldest first."""
     found = ((_STEP.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
     return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy ``source``, whose files never change, to ``target``: as hard links where the file system has them."""
+    partial = partial_name(target)
+    remove(partial)
+    try:
+        shutil.copytree(source, partial, copy_function=os.link)
+    except OSError:
+        remove(partial)
+        shutil.copytree(source, partial)
+    replace_folder(partial, target)
 
 
 def _clear_leftovers(folder: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nextscale import distributed
 from nextscale.callbacks import TrainingCallback, TrainingEvent
-from nextscale.errors import NextscaleError
-from nextscale.storage.files import write_text_atomic, writing
+from nextscale.errors import NextscaleError, NextscaleWarning
+from nextscale.storage.files import one_line, write_text_atomic, writing
+from nextscale.training.signals import Interrupted
+
+
+def or_warn(path: Path, draw: Callable[[], Path | None]) -> Path | None:
+    """The picture that ``draw`` writes to ``path``. If it cannot, a warning says why, and training goes on."""
+    try:
+        return draw()
+    except Interrupted:
+        raise
+    except Exception as error:  # a writer's bug must not cost a model
+        reason = one_line(error) if isinstance(error, NextscaleError) else f"{type(error).__name__}: {one_line(error)}"
+        warnings.warn(f"no picture at {path} ({reason}); training goes on", NextscaleWarning, stacklevel=2)
+        return None
 
 
 class RunLog:
@@ -62,12 +76,13 @@ class RunLog:
         if not self.main or not self.path.exists():
             return
         kept = []
-        for text in self.path.read_text().splitlines():
+        for raw in self.path.read_bytes().splitlines():
             try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue  # the process was killed while it wrote this line
-            if line["stage"] != stage or line["step"] <= step:
+                line = json.loads(text := raw.decode())
+                keep = line["stage"] != stage or line["step"] <= step
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue  # the process was killed while it wrote this line, or the file is damaged
+            if keep:
                 kept.append(text + "\n")
         write_text_atomic(self.path, "".join(kept))
 

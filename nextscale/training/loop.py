@@ -23,7 +23,7 @@ from nextscale import distributed
 from nextscale.config.sections import StageConfig
 from nextscale.data import Batch
 from nextscale.device import autocast_dtype
-from nextscale.errors import CheckpointError, ConfigError, TrainingError
+from nextscale.errors import ConfigError, TrainingError
 from nextscale.memory import keep_freed_memory
 from nextscale.randomness import Draws, mixed_seed
 from nextscale.storage.checkpoint import (
@@ -32,10 +32,10 @@ from nextscale.storage.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    set_aside_later,
 )
-from nextscale.storage.files import restore_folder
-from nextscale.training.log import RunLog
+from nextscale.storage.files import remove
+from nextscale.training.best import BEST, FORMER, sort_out_best
+from nextscale.training.log import RunLog, or_warn
 from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
@@ -106,15 +106,14 @@ class Trainer:
         """
         if path is not None:
             saved = load_checkpoint(path, self._modules(), self._optimizers(), self.device)
-            self.step, self.best = saved["step"], self._best_on_disk()
+            self.step = saved["step"]
             if self.scaler.is_enabled() and saved["scaler"]:
                 self.scaler.load_state_dict(saved["scaler"])
         self.log.rewind(self.stage.name, self.step)
         if distributed.is_main():  # now, because a stage that has done its last step saves nothing more
             clear_partials(self.folder)
-        if going_back and distributed.is_main():
-            for aside in set_aside_later(self.folder, self.step):
-                self.log.note(f"renamed a later checkpoint to {aside}")
+        if path is not None:
+            self._settle_best(going_back)
 
     def run(self) -> None:
         tokens = self.config.batch_size * self.stage.tokens_per_sample
@@ -243,7 +242,9 @@ class Trainer:
         if means["loss"] < self.best["loss"]:
             self.best = {"loss": means["loss"], "step": self.step}
             if distributed.is_main():
-                save_checkpoint(self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name="best")
+                save_checkpoint(
+                    self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name=BEST, former=FORMER
+                )
         return means
 
     def _validation_share(self) -> list[tuple[np.ndarray, int]]:
@@ -261,7 +262,7 @@ class Trainer:
         was_training = model.training
         model.eval()
         path = self.log.folder / "samples" / f"{self.stage.name}-{self.step:08d}"
-        written = self.stage.draw_samples(model, path)
+        written = or_warn(path, lambda: self.stage.draw_samples(model, path))
         model.train(was_training)
         return written
 
@@ -282,16 +283,30 @@ class Trainer:
         keep = self.config.keep
         return save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
 
-    def _best_on_disk(self) -> dict[str, float]:
-        """Loss and step of the best weights so far; they may be newer than the checkpoint to resume from."""
-        restore_folder(self.folder / "best")
-        try:
-            return check_checkpoint(self.folder / "best")["state"]
-        except CheckpointError:
-            return {"loss": math.inf, "step": -1}
+    def _settle_best(self, going_back: bool = False) -> None:
+        """Read the loss of the best weights so far into ``self.best`` (``best.sort_out_best``); they may be newer than
+        the checkpoint to resume from."""
+        judge = False
+
+        def look() -> None:
+            nonlocal judge
+            judge = sort_out_best(self.folder, self.step if going_back else None, self.log.note)
+
+        distributed.on_main(look)
+        judge = bool(distributed.total(torch.tensor(float(judge), device=self.device)))
+        found = self.folder / BEST
+        self.best = check_checkpoint(found)["state"] if found.exists() else {"loss": math.inf, "step": -1}
+        if judge:
+            loss = self.validate()["loss"]
+            self.log.note(f"{self.stage.name}: the weights of step {self.step} have a validation loss of {loss:.4f}")
 
     def _restore_best(self) -> None:
         """Load the best weights into ``stage.model``."""
         distributed.barrier()
-        load_checkpoint(self.folder / "best", {"model": self.stage.model}, {}, self.device)
+        self._settle_best()
+        distributed.barrier()
+        load_checkpoint(self.folder / BEST, {"model": self.stage.model}, {}, self.device)
         self.stage.model.eval()
+        distributed.barrier()
+        if distributed.is_main():  # kept only until the best weights were seen to be sound
+            remove(self.folder / FORMER)

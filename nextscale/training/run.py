@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from nextscale import distributed, plugins
-from nextscale.config.run import dump_config, load_run_config
+from nextscale.config.run import dump_run_config, load_run_config
 from nextscale.config.sections import RunConfig
 from nextscale.data import DataSplits
 from nextscale.device import pick_device
@@ -25,6 +25,7 @@ from nextscale.errors import CheckpointError, ConfigError
 from nextscale.modality import Modality
 from nextscale.storage.checkpoint import latest_checkpoint, sound_checkpoint, stage_of
 from nextscale.storage.files import write_json_atomic, write_text_atomic, writing
+from nextscale.storage.lock import RunLock
 from nextscale.storage.models import (
     has,
     load_tokenizer,
@@ -38,7 +39,7 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
 from nextscale.training.check import check_run, check_tokenizer
 from nextscale.training.environment import describe_environment, seed_everything
-from nextscale.training.log import RunLog
+from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
 from nextscale.training.signals import interruptible
 from nextscale.training.stage import Stage
@@ -59,12 +60,13 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
 
     Raises:
         ConfigError: the folder exists and ``resume`` is None, or the configuration does not fit.
-        DataError, CheckpointError, TrainingError: as their docstrings say.
+        DataError, CheckpointError, TrainingError: as their docstrings say; also another process that trains this run.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
     device = pick_device(config.training.device)
-    with interruptible(), distributed.process_group(device):
-        run = _Run(config, Path(folder), STAGES if stage == "all" else (stage,), resume, device)
+    folder = Path(folder)
+    with interruptible(), distributed.process_group(device), RunLock(folder, "trained") as lock:
+        run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock)
         if "tokenizer" in run.to_train:
             run.train_tokenizer()
         if "transformer" in run.to_train:
@@ -75,9 +77,15 @@ class _Run:
     """The two stages of one run folder. Nothing is written until everything that can be checked has been."""
 
     def __init__(
-        self, config: RunConfig, folder: Path, stages: Sequence[str], resume: str | None, device: torch.device
+        self,
+        config: RunConfig,
+        folder: Path,
+        stages: Sequence[str],
+        resume: str | None,
+        device: torch.device,
+        lock: RunLock,
     ) -> None:
-        self.config, self.folder, self.device = config, folder, device
+        self.config, self.folder, self.device, self.lock = config, folder, device, lock
         self.resume_auto = resume is not None
         self.resume_from = None if resume in (None, "auto") else Path(str(resume))
         self.log = RunLog(folder)
@@ -107,10 +115,11 @@ class _Run:
             self._train(self.first)
             self.first = None
         if distributed.is_main():
-            path = self.folder / "samples" / "reconstructions"
-            written = draw_reconstructions(self.modality, self.tokenizer.eval(), self.data, path)
-            save_tokenizer(self.folder, self.tokenizer, self.config, self.data.description)
-            self.log.note(f"held-out samples decoded after each scale, beside the originals: {written}")
+            tokenizer, path = self.tokenizer.eval(), self.folder / "samples" / "reconstructions"
+            save_tokenizer(self.folder, tokenizer, self.config, self.data.description)
+            written = or_warn(path, lambda: draw_reconstructions(self.modality, tokenizer, self.data, path))
+            if written:
+                self.log.note(f"held-out samples decoded after each scale, beside the originals: {written}")
         distributed.barrier()
         self.tokenizer = self._trained_tokenizer()
 
@@ -137,9 +146,11 @@ class _Run:
         )
         self._train(stage)
         if distributed.is_main():
-            written = stage.draw_samples(transformer, self.folder / "samples" / "samples")
             save_transformer(self.folder, transformer)
-            self.log.note(f"samples: {written}")
+            path = self.folder / "samples" / "samples"
+            written = or_warn(path, lambda: stage.draw_samples(transformer, path))
+            if written:
+                self.log.note(f"samples: {written}")
         distributed.barrier()
 
     def _train(self, stage: Stage) -> None:
@@ -197,9 +208,11 @@ class _Run:
     def _check_folder(self, stages: Sequence[str]) -> None:
         folder, path = self.folder, self.resume_from
         if not self.resume_auto and folder.exists():
-            raise ConfigError(f"run folder {folder} exists: continue it with --resume auto, or name another with --out")
+            raise ConfigError(_exists(folder))
         if folder.exists() and not (folder / "config.yaml").exists() and not _is_empty(folder):
             raise ConfigError(f"{folder} exists and is not a run folder: name another with --out")
+        if folder.exists():
+            self.lock.acquire()  # before anything in it is looked at, which another process might be changing
         if path is not None:
             if stage_of(path) is None or path.resolve().parents[2] != folder.resolve():
                 raise CheckpointError(
@@ -222,18 +235,27 @@ class _Run:
     def _prepare_folder(self) -> None:
         """Called only once configuration and data are checked, so that a mistake leaves no folder behind."""
         with writing(self.folder):
-            (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
+        if not self.resume_auto and not _is_empty(self.folder):  # another process began the same run meanwhile
+            raise ConfigError(_exists(self.folder))
+        with writing(self.folder):
+            (self.folder / "samples").mkdir(exist_ok=True)
         if not (self.folder / "config.yaml").exists():
             self._write_config()
         if "tokenizer" not in self.to_train and not self._done("tokenizer"):
             save_tokenizer(self.folder, self.tokenizer, self.config, self.data.description)
 
     def _write_config(self) -> None:
-        write_text_atomic(self.folder / "config.yaml", dump_config(self.config))
+        write_text_atomic(self.folder / "config.yaml", dump_run_config(self.config))
         write_json_atomic(self.folder / "env.json", describe_environment())
 
     def _done(self, stage: str) -> bool:
         return has(self.folder, stage)
+
+
+def _exists(folder: Path) -> str:
+    return f"run folder {folder} exists: continue it with --resume auto, or name another with --out"
 
 
 def _is_empty(folder: Path) -> bool:
@@ -248,9 +270,10 @@ def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
     stored_config(run, "tokenizer")  # raises if there is no run, or no tokenizer yet
     config = load_run_config(run, overrides)
     device = pick_device(config.training.device)
-    tokenizer = load_tokenizer(run, device)
-    splits = plugins.modality(config.modality).open_data(config.data)
-    check_tokenizer(run, splits, config)
-    with interruptible():
+    with interruptible(), RunLock(run, "tokenized") as lock:
+        lock.acquire()
+        tokenizer = load_tokenizer(run, device)
+        splits = plugins.modality(config.modality).open_data(config.data)
+        check_tokenizer(run, splits, config)
         stores = open_or_write_tokens(run, tokenizer, splits, config, RunLog(run), rewrite=True)
     return [store.path for store in stores]
