@@ -144,7 +144,8 @@ class TransformerStageConfig(StageConfig):
     condition_drop: Fraction = 0.1
     """Share of samples whose conditions are dropped, for guidance."""
     corrupt: Fraction = 0.0
-    """Share of coarser tokens that are replaced at random in the input, to counter exposure bias."""
+    """Share of tokens that are replaced at random in the input, so that the model learns to correct its own mistakes:
+    finer tokens are chosen anew to make up for them, as in Infinity's self-correction. Tokens are then not cached."""
     cache: bool = True
     """Train on cached tokens; False tokenizes every batch."""
     cache_passes: PositiveInt = 1

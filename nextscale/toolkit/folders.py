@@ -23,8 +23,8 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-IGNORED = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
-"""What systems leave in folders; hidden files, and names that begin with two underscores, are ignored too."""
+IGNORED = frozenset(("thumbs.db", "desktop.ini"))
+"""What systems leave in folders. Hidden files and folders, and folders called ``__...``, are ignored too."""
 
 
 @dataclass
@@ -52,7 +52,8 @@ def read_folder(folder: Path, is_sample: Callable[[Path], bool], samples: str) -
     Raises:
         DataError: no samples, an empty class, or a layout that is neither flat nor one folder per class.
     """
-    folders = [path for path in listing(folder) if path.is_dir() and not is_sample(path)]
+    entries = listing(folder)
+    folders = [path for path in entries if path.is_dir() and not is_sample(path)]
     by_split: dict[str, Path] = {}
     for path in folders:
         split = SPLIT_NAMES.get(path.name.lower())
@@ -62,7 +63,7 @@ def read_folder(folder: Path, is_sample: Callable[[Path], bool], samples: str) -
             by_split[split] = path
     if "train" in by_split and (len(by_split) > 1 or len(folders) == 1):
         others = [path for path in folders if path not in by_split.values() and any(below(path, is_sample))]
-        loose = [path for path in listing(folder) if is_sample(path)]
+        loose = [path for path in entries if is_sample(path)]
         if others or loose:
             beside = (others or loose)[0].name
             raise DataError(
@@ -106,42 +107,55 @@ def read_split(folder: Path, is_sample: Callable[[Path], bool], samples: str) ->
     return FolderSplit(paths, labels, tuple(per_class), others)
 
 
-def below(
-    folder: Path,
-    is_sample: Callable[[Path], bool],
-    others: list[Path] | None = None,
-    seen: frozenset[str] = frozenset(),
-) -> Iterator[Path]:
-    """Samples at any depth; files that are none are added to ``others``."""
+def below(folder: Path, is_sample: Callable[[Path], bool], others: list[Path] | None = None) -> Iterator[Path]:
+    """Samples at any depth, in the order of their paths; files that are none are added to ``others``.
+
+    Symbolic links are followed, but no folder is entered twice, nor a folder around ``folder`` itself.
+    """
     real = os.path.realpath(folder)
-    if real in seen:
-        return  # a link back to a folder that is being read
-    for path in listing(folder):
-        if is_sample(path):
+    entered = {real, *map(str, Path(real).parents)}
+    levels = [iter(_listing(folder))]
+    while levels:
+        path = next(levels[-1], None)
+        if path is None:
+            levels.pop()
+        elif is_sample(path):
             yield path
         elif path.is_dir():
-            yield from below(path, is_sample, others, seen | {real})
+            real = os.path.realpath(path)
+            if real not in entered:
+                entered.add(real)
+                levels.append(iter(_listing(path)))
         elif others is not None:
             others.append(path)
 
 
 def listing(folder: Path) -> list[Path]:
-    """What is in a folder, in the order of names; folders whose names are all numbers in the order of those, so that
+    """What is in a folder, in the order of names; folders whose names are all numbers, in the order of those, so that
     label 10 is "10".
 
     Raises:
         DataError: the folder cannot be read.
     """
+    found = _listing(folder)
+    folders = {path for path in found if path.is_dir()}
+    numbers = all(path.name.isdecimal() for path in folders)
+    return sorted(found, key=lambda path: (int(path.name) if numbers and path in folders else 0, path.name))
+
+
+def _listing(folder: Path) -> list[Path]:
+    """As ``listing``, in the order of names alone."""
     try:
         found = [path for path in folder.iterdir() if not is_ignored(path.name)]
+        return sorted(path for path in found if not (path.name.startswith("__") and path.is_dir()))
     except OSError as error:
-        raise DataError(f"cannot read folder {shown_path(folder)}: {error.strerror}") from None
-    numbers = all(path.name.isdecimal() for path in found)
-    return sorted(found, key=lambda path: (int(path.name) if numbers else 0, path.name))
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"cannot read folder {shown_path(folder)} ({reason})") from None
 
 
 def is_ignored(name: str) -> bool:
-    return name.startswith((".", "__")) or name.lower() in IGNORED
+    """Whether a name is hidden, or one of those that systems leave behind."""
+    return name.startswith(".") or name.lower() in IGNORED
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

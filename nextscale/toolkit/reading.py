@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,9 @@ import numpy as np
 from nextscale.config.sections import LimitsConfig
 from nextscale.errors import DataError, NextscaleError
 from nextscale.storage.files import one_line
+
+UNSUSPICIOUS = 2**28
+"""Arrays of up to this many bytes may be packed as densely as they like: they do no harm."""
 
 
 @contextmanager
@@ -50,8 +55,8 @@ def _reason(error: Exception) -> str:
 
 
 def shown_path(path: Path | str) -> str:
-    """A path as messages show it: very long ones are cut."""
-    text = str(path)
+    """A path as messages show it: very long ones are cut, and line breaks and the like are escaped."""
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(path))
     return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"
 
 
@@ -132,7 +137,8 @@ def read_arrays(
             magic = file.read(6)
         if magic == b"\x93NUMPY":
             with path.open("rb") as file:
-                _check_header(file, path, "array", limits, path.stat().st_size)
+                size = path.stat().st_size
+                _check_header(file, path, "array", limits, size, size)
             return {"": np.load(path, allow_pickle=False)}
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -141,7 +147,7 @@ def read_arrays(
             for name in chosen:
                 info, key = archive.getinfo(name), name.removesuffix(".npy")
                 with archive.open(name) as file:
-                    _check_header(file, path, key, limits, info.file_size)
+                    _check_header(file, path, key, limits, info.file_size, info.compress_size)
                 with archive.open(name) as file:
                     arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
@@ -153,21 +159,39 @@ def array_names(path: Path | str) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
-def _check_header(file: IO[bytes], path: Path, name: str, limits: LimitsConfig, size: int) -> None:
-    """Compare what an array announces with the limit, and with how many bytes there are."""
+def _check_header(file: IO[bytes], path: Path, name: str, limits: LimitsConfig, size: int, packed: int) -> None:
+    """Compare what an array announces with the limits, and with how many bytes there are."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject:
         raise DataError(f"{shown_path(path)}: {name} holds Python objects, which are never unpickled: save numbers")
     announced = int(np.prod([int(side) for side in shape], dtype=object)) * dtype.itemsize if shape else dtype.itemsize
-    if announced > limits.array_bytes:
-        raise DataError(
-            f"{shown_path(path)}: {name} of {_by(shape)} announces {announced:,} bytes, more than "
-            f"data.limits.array_bytes={limits.array_bytes:,}"
-        )
+    check_announced(f"{shown_path(path)}: {name} of {_by(shape)}", announced, packed, limits)
     if announced > size:
         raise DataError(f"{shown_path(path)}: {name} is truncated, {size:,} bytes of the {announced:,} it announces")
+
+
+def check_announced(what: str, announced: int, packed: int, limits: LimitsConfig) -> None:
+    """Refuse an array that announces more bytes than the limits allow, before memory is taken for it.
+
+    Args:
+        what: the array, as the message names it.
+        announced: its bytes once unpacked.
+        packed: its bytes in the file.
+
+    Raises:
+        DataError: too many bytes, or many more than a file of this size can honestly hold.
+    """
+    if announced > limits.array_bytes:
+        raise DataError(
+            f"{what} announces {announced:,} bytes, more than data.limits.array_bytes={limits.array_bytes:,}"
+        )
+    if announced > UNSUSPICIOUS and announced > limits.unpacked_times * packed:
+        raise DataError(
+            f"{what} announces {announced:,} bytes in {packed:,} of the file, more than "
+            f"data.limits.unpacked_times={limits.unpacked_times} times as many"
+        )
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -187,6 +211,10 @@ def as_classes(
     """
     limits = limits or LimitsConfig()
     labels = np.asarray(labels)
+    if labels.dtype == object and None in labels.tolist():
+        raise DataError(
+            f"{where}: row {labels.tolist().index(None)} has no label (data.labels=false leaves labels out)"
+        )
     if labels.ndim != 1 or labels.dtype.kind not in "iubUS":
         raise DataError(f"{where} must be N integers or texts, not {labels.dtype} of shape {_by(labels.shape)}")
     if names is None:
@@ -196,10 +224,7 @@ def as_classes(
                 f"{where} holds {len(found):,} different labels, more than data.limits.classes={limits.classes:,}: "
                 "data.labels=false leaves them out"
             )
-        texts = [
-            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in found.tolist()
-        ]
-        return positions.reshape(-1).astype(np.int64), tuple(texts)
+        return positions.reshape(-1).astype(np.int64), _texts(found)
     names = np.asarray(names)
     if names.ndim != 1:
         raise DataError(f"{where}: class names must be N texts, not an array of shape {_by(names.shape)}")
@@ -208,13 +233,22 @@ def as_classes(
     wrong = (labels < 0) | (labels >= len(names))
     if wrong.any():
         raise DataError(f"{where} has label {labels[wrong][0]}; there are class names for 0 to {len(names) - 1}")
-    return labels.astype(np.int64), tuple(str(name) for name in names.tolist())
+    texts = _texts(names)
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise DataError(f"{where}: two classes are called {twice!r}: each needs a name of its own")
+    return labels.astype(np.int64), texts
+
+
+def _texts(values: np.ndarray) -> tuple[str, ...]:
+    return tuple(
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values.tolist()
+    )
 
 
 def fingerprint(parts: Mapping[str, object]) -> str:
-    """16 hex digits over what identifies the rows of a split: names, sizes and times of files, or content of arrays."""
-    import hashlib
-
+    """16 hex digits over what identifies the rows of a split: names and sizes of files (``file_print``), labels, or the
+    content of arrays. Neither absolute paths nor times belong in it: data that was moved or copied is the same data."""
     hasher = hashlib.sha256()
     for name, part in sorted(parts.items()):
         hasher.update(f"\n{name}:".encode())
@@ -224,3 +258,28 @@ def fingerprint(parts: Mapping[str, object]) -> str:
         else:
             hasher.update(repr(part).encode())
     return hasher.hexdigest()[:16]
+
+
+def file_print(path: Path | str) -> str:
+    """16 hex digits over a file's size and content, cheap enough for many thousand files.
+
+    Files of up to 32 KiB are read whole. Of larger ones, 4 KiB at the start, in the middle and at the end are: a change
+    elsewhere that keeps the size goes unnoticed, which compressed formats make unlikely.
+
+    Raises:
+        DataError: no regular file, or it cannot be read.
+    """
+    with reading(path), check_file(path).open("rb", buffering=0) as file:
+        return content_print(file)
+
+
+def content_print(file: IO[bytes] | RawIOBase) -> str:
+    """As ``file_print``, of a file that is open."""
+    size = file.seek(0, os.SEEK_END)
+    part = 4096
+    starts = [0, size // 2, size - part] if size > 8 * part else range(0, size, part)
+    parts = [str(size).encode()]
+    for start in starts:
+        file.seek(start)
+        parts.append(file.read(part) or b"")
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]

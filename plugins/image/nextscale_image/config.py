@@ -6,13 +6,14 @@ from typing import Literal
 
 from pydantic import FilePath, NonNegativeInt, PositiveInt
 
-from nextscale.plugin import ConvolutionalConfig, Fraction, ModalityConfig, Section
+from nextscale.plugin import ConvolutionalConfig, Fraction, LimitsConfig, ModalityConfig, Section
 
 
 class ImageDataConfig(Section):
     """Where images come from, and how they are made the same size."""
 
     shorthand = "source"
+    added = ("limits",)
 
     source: str = "digits"
     """digits (built in), an IDX folder (MNIST's layout, .gz or not), an image folder, an .npz file, or hf:NAME."""
@@ -32,6 +33,8 @@ class ImageDataConfig(Section):
     """Share of the training split to hold out if the data has no validation split."""
     split_seed: int = 0
     """Seed of the hold-out. It is independent of the run's seed, so that runs are compared on the same split."""
+    limits: LimitsConfig = LimitsConfig()
+    """How large files may be."""
 
 
 class ImageTokenizerConfig(ConvolutionalConfig):

@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nextscale.plugin import ConditionSpec, DataError, DataSplits, hold_out
-from nextscale_image.config import ImageDataConfig
-from nextscale_image.decoding import (
-    LazyImages,
-    Shape,
-    check_size,
-    planes,
-    read_images,
-    unreadable,
+from nextscale.plugin import (
+    ConditionSpec,
+    DataError,
+    DataSplits,
+    LimitsConfig,
+    as_classes,
+    hold_out,
+    reading,
     upright_size,
 )
+from nextscale_image.config import ImageDataConfig
+from nextscale_image.decoding import SKIPPING, Found, LazyImages, Shape, check_size, planes, read_images
 from nextscale_image.readers import read_source
 from nextscale_image.readers.raw import ArrayImages, ImageSet, RawSplit, RawSplits
 from nextscale_image.source import ImageSource, Pixels
@@ -32,6 +33,7 @@ MEMORY_LIMIT = 4 * 2**30
 class Split:
     """A split whose images have one shape. ``rows`` are the readable rows of ``pixels`` (N C H W)."""
 
+    images: ImageSet
     pixels: Pixels
     rows: np.ndarray
     labels: np.ndarray | None
@@ -47,8 +49,8 @@ def open_images(config: ImageDataConfig) -> DataSplits:
     Raises:
         DataError: the source is missing, empty, damaged, or inconsistent in size or classes.
     """
-    raw = read_source(config.source)
-    classes = common_classes(raw, config.source) if config.labels else ()
+    raw = read_source(config.source, config.limits)
+    classes = common_classes(raw, config.source, config.limits) if config.labels else ()
     shape = expected_shape(raw, config)
     crop = crop_size(shape, config)
 
@@ -61,13 +63,14 @@ def open_images(config: ImageDataConfig) -> DataSplits:
             split.pixels = grey(split.pixels, shape)
 
     def source(split: Split, rows: np.ndarray) -> ImageSource:
-        return ImageSource(split.pixels, rows, split.labels if classes else None, crop, config.flip)
+        labels = split.labels if classes else None
+        return ImageSource(split.pixels, rows, labels, crop, config.flip, split.images)
 
     train_rows, train = splits["train"].rows, splits["train"]
     if "validation" in splits:
         validation = source(splits["validation"], splits["validation"].rows)
     else:
-        train_rows, held_rows = hold_out_validation(train, config)
+        train_rows, held_rows = hold_out_validation(train, raw["train"], config)
         validation = source(train, held_rows)
     return DataSplits(
         train=source(train, train_rows),
@@ -83,13 +86,19 @@ def open_images(config: ImageDataConfig) -> DataSplits:
     )
 
 
-def common_classes(raw: RawSplits, source: str) -> tuple[str, ...]:
-    """The class names of all splits; empty if the data has no labels.
+def common_classes(raw: RawSplits, source: str, limits: LimitsConfig) -> tuple[str, ...]:
+    """The class names of all splits; empty if the data has no labels. Labels become positions in them.
 
-    Named classes must be the same in every split. If labels are only numbers, the numbers are the names, and the
-    training split must have every label that occurs in the other splits.
+    Named classes must be the same in every split. If labels only are numbers or texts, the classes are those that occur
+    in the training split, numbers by value, and other splits must have no others.
     """
     train = raw["train"]
+    named = bool(train.classes)
+    for split in raw.values():
+        if split.labels is not None and not split.classes:
+            split.labels, split.classes = as_classes(split.labels, split.labels_from, limits=limits)
+        elif split.labels is not None:
+            check_labels(split.labels, len(split.classes), split.images)
     for name, split in raw.items():
         if (split.labels is None) != (train.labels is None):
             labelled, flat = ("train", name) if split.labels is None else (name, "train")
@@ -97,28 +106,26 @@ def common_classes(raw: RawSplits, source: str) -> tuple[str, ...]:
                 f"classes differ between splits of {source}: {labelled} has classes, {flat} has none "
                 "(data.labels=false ignores them)"
             )
-        if split.labels is None or train.labels is None:
+        if split.labels is None:
             continue
-        if split.classes:
-            check_labels(split.labels, len(split.classes), split.images)
-        here, there = class_names(split), class_names(train)
-        more, fewer = set(here) - set(there), set(there) - set(here) if split.classes else set()
+        here, there = split.classes, train.classes
+        more, fewer = set(here) - set(there), set(there) - set(here) if named else set()
         if more or fewer:
             lacking, having, names = (name, "train", fewer) if fewer else ("train", name, more)
             raise DataError(
-                f"classes differ between splits of {source}: {lacking} lacks {', '.join(sorted(names))}, "
-                f"which {having} has"
+                f"classes differ between splits of {source}: {lacking} lacks {listed(names)}, which {having} has"
             )
-        if split.classes and here != there:
+        if named and here != there:
             raise DataError(f"{name} and train of {source} have the same classes, but in a different order")
-    if train.labels is None:
-        return ()
-    return train.classes or tuple(str(label) for label in range(int(train.labels.max(initial=0)) + 1))
+        position = np.array([there.index(own) for own in here], np.int64)
+        split.labels, split.classes = position[split.labels], there
+    return train.classes
 
 
-def class_names(split: RawSplit) -> tuple[str, ...]:
-    """The names given by the source, or the numbers that occur."""
-    return split.classes or tuple(str(label) for label in np.unique(split.labels))  # pyright: ignore
+def listed(names: set[str]) -> str:
+    """The first few of them."""
+    first = ", ".join(sorted(names)[:10])
+    return first if len(names) <= 10 else f"{first} and {len(names) - 10} more"
 
 
 def check_labels(labels: np.ndarray, count: int, images: ImageSet) -> None:
@@ -147,11 +154,11 @@ def expected_shape(raw: RawSplits, config: ImageDataConfig) -> Shape:
     images = raw["train"].images
     for index in range(len(images)):
         try:
-            with images.open(index) as image:
-                height, width = upright_size(image)
-        except Exception as error:  # a damaged file may raise anything in Pillow
+            with reading(images.name(index), "image", SKIPPING), images.open(index) as image:
+                height, width = upright_size(image, config.limits)
+        except DataError:
             if not config.skip_unreadable:
-                raise unreadable(images, index, error) from None
+                raise
             continue
         return Shape(channels, height, width, as_in=images.name(index))
     raise DataError(f"no readable image in {config.source}")
@@ -179,23 +186,23 @@ def load(raw: RawSplit, shape: Shape, in_memory: bool, config: ImageDataConfig) 
     if isinstance(images, ArrayImages):
         check_size(images, 0, images.array.shape[1:3], shape)
     if isinstance(images, ArrayImages) and images.array.shape[1:3] == (shape.height, shape.width):
-        found: list[bool | None] = [images.array.shape[-1] == 3] * len(images)
+        found: list[Found | None] = [Found(images.array.shape[-1] == 3)] * len(images)
         pixels = planes(images.array, shape.channels)
     elif in_memory:
         pixels = np.empty((len(images), shape.channels, shape.height, shape.width), np.uint8)
-        found = read_images(images, shape, skip, out=pixels)
+        found = read_images(images, shape, skip, config.limits, out=pixels)
     else:
         # A batch cannot skip an image later, so the images to skip are found now.
-        pixels = LazyImages(images, shape)
-        found = read_images(images, shape, skip, headers_only=not skip)
-    missing = [row for row, colour in enumerate(found) if colour is None]
+        pixels = LazyImages(images, shape, config.limits)
+        found = read_images(images, shape, skip, config.limits, headers_only=not skip)
+    missing = [row for row, one in enumerate(found) if one is None]
     if len(missing) == len(found):
         raise DataError(f"no readable image in {config.source}")
     if missing:
         name = images.name(missing[0])
         log.warning("skipped %d of %d images as unreadable (first: %s)", len(missing), len(found), name)
-    rows = np.flatnonzero([colour is not None for colour in found])
-    return Split(pixels, rows, raw.labels, any(found))
+    rows = np.flatnonzero([one is not None for one in found])
+    return Split(images, pixels, rows, raw.labels, any(one.colour for one in found if one))
 
 
 def grey(pixels: Pixels, shape: Shape) -> Pixels:
@@ -205,9 +212,9 @@ def grey(pixels: Pixels, shape: Shape) -> Pixels:
     return np.ascontiguousarray(pixels[:, :1])  # pyright: ignore
 
 
-def hold_out_validation(train: Split, config: ImageDataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the training split to train on, and rows to validate with."""
-    labels, count = train.labels, len(train.rows)
+def hold_out_validation(train: Split, raw: RawSplit, config: ImageDataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the training split to train on, and rows to validate with; by class, even if ``data.labels`` is false."""
+    count, labels = len(train.rows), strata(raw, config.limits)
     if labels is not None:
         labels = labels[train.rows]
         labels = labels - labels.min()  # may be -1: data.labels=false does not check labels
@@ -218,3 +225,13 @@ def hold_out_validation(train: Split, config: ImageDataConfig) -> tuple[np.ndarr
             f"{config.source} leaves {len(kept)} to train on and {len(held)} to validate with"
         )
     return train.rows[kept], train.rows[held]
+
+
+def strata(raw: RawSplit, limits: LimitsConfig) -> np.ndarray | None:
+    """Labels to hold out by; None without labels, or if ``data.labels`` is false and they could not be used."""
+    if raw.labels is None or raw.classes:
+        return raw.labels
+    try:
+        return as_classes(raw.labels, "labels", limits=limits)[0]
+    except DataError:
+        return None

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from nextscale.plugin import DataError
+from nextscale.plugin import DataError, LimitsConfig, decode_image, is_grey, reading, upright_size
+from nextscale_image.depth import Depth, check_depths, depth_of
 from nextscale_image.readers.raw import ImageSet
 
 T = TypeVar("T")
 
-GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"))
-ORIENTATION = 0x0112
+SKIPPING = ": remove it, or skip such images with data.skip_unreadable=true"
 IMAGES_PER_TASK = 32
 """Images per task of the thread pool: decoding one small image takes less time than handing over a task."""
 
@@ -37,34 +37,52 @@ class Shape:
     as_in: str | None = None
 
 
+@dataclass(frozen=True)
+class Found:
+    """What reading has found out about an image. ``depth`` is None where only the header was read."""
+
+    colour: bool
+    depth: Depth | None = None
+
+
 def read_images(
-    images: ImageSet, shape: Shape, skip: bool, out: np.ndarray | None = None, headers_only: bool = False
-) -> list[bool | None]:
+    images: ImageSet,
+    shape: Shape,
+    skip: bool,
+    limits: LimitsConfig,
+    out: np.ndarray | None = None,
+    headers_only: bool = False,
+) -> list[Found | None]:
     """Decode every image into ``out`` (N C H W of uint8), or only check that it can be decoded.
 
-    Returns whether each image is in colour, or None if it is unreadable and ``skip`` is set.
+    Returns what was found, image by image; None if it is unreadable and ``skip`` is set.
 
     Raises:
         DataError: an image cannot be read (unless ``skip``), or differs in size from ``shape.as_in``.
     """
 
-    def one(index: int) -> bool | None:
+    def one(index: int) -> Found | None:
+        pixels = None
         try:
-            with images.open(index) as image:
-                colour = image.mode not in GREY_MODES
-                check_size(images, index, upright_size(image), shape)
-                pixels = None if headers_only else decode(image, shape)
+            with reading(images.name(index), "image", SKIPPING), images.open(index) as image:
+                found = Found(not is_grey(image))
+                size = None if shape.as_in is None else upright_size(image, limits)
+                if not headers_only and size in (None, (shape.height, shape.width)):
+                    pixels = decode(image, shape, limits)
+                    found = Found(found.colour, depth_of(image))
         except DataError:
-            raise
-        except Exception as error:  # a damaged file may raise anything in Pillow
             if not skip:
-                raise unreadable(images, index, error) from None
+                raise
             return None
+        if size is not None:
+            check_size(images, index, size, shape)
         if out is not None and pixels is not None:
             out[index] = pixels
-        return colour
+        return found
 
-    return parallel(one, len(images), "reading images")
+    found = parallel(one, len(images), "reading images")
+    check_depths(images, [each.depth if each else None for each in found])
+    return found
 
 
 def parallel(function: Callable[[int], T], count: int, title: str | None = None) -> list[T]:
@@ -95,14 +113,6 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def unreadable(images: ImageSet, index: int, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(
-        f"cannot read image {images.name(index)} ({reason}): remove it, or skip such images with "
-        "data.skip_unreadable=true"
-    )
-
-
 def check_size(images: ImageSet, index: int, size: tuple[int, int], shape: Shape) -> None:
     if shape.as_in is not None and size != (shape.height, shape.width):
         raise DataError(
@@ -112,48 +122,9 @@ def check_size(images: ImageSet, index: int, size: tuple[int, int], shape: Shape
         )
 
 
-def orientation(image: Image.Image) -> int:
-    """EXIF orientation, or 1. Parsed only if there is EXIF, because parsing takes as long as everything else."""
-    return image.getexif().get(ORIENTATION, 1) if "exif" in image.info else 1
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of the image once it is turned upright."""
-    width, height = image.size
-    return (width, height) if orientation(image) >= 5 else (height, width)
-
-
-def decode(image: Image.Image, shape: Shape) -> np.ndarray:
-    """C H W of uint8: upright, transparency on white, short side resized (bicubic, antialiased), then cropped."""
-    size = (shape.width, shape.height)
-    turn = orientation(image)
-    if image.format == "JPEG":
-        # libjpeg can decode large photos at a fraction of their size; keep twice the target size for the resize.
-        width, height = size if turn < 5 else size[::-1]
-        if image.width >= 4 * width and image.height >= 4 * height:
-            image.draft(None, (2 * width, 2 * height))  # pyright: ignore[reportArgumentType]
-    upright = ImageOps.exif_transpose(image) if turn != 1 else image
-    flat = in_mode(upright, "L" if shape.channels == 1 else "RGB")
-    if flat.size != size:
-        flat = ImageOps.fit(flat, size, Image.Resampling.BICUBIC)
-    pixels = np.asarray(flat)
-    return pixels[None] if shape.channels == 1 else pixels.transpose(2, 0, 1)
-
-
-def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert to grey (L) or colour (RGB). Transparent parts become white; 16-bit grey keeps its high byte."""
-    if image.mode == "F":
-        raise ValueError("pixels are 32-bit floats; convert the image to 8 bits")
-    if image.mode.startswith("I"):
-        high = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF) >> 8
-        image = Image.fromarray(high.astype(np.uint8))
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode != mode:
-        return image.convert(mode)
-    image.load()
-    return image
+def decode(image: Image.Image, shape: Shape, limits: LimitsConfig) -> np.ndarray:
+    """C H W of uint8, as ``nextscale.plugin.decode_image``."""
+    return decode_image(image, shape.channels, (shape.height, shape.width), limits)
 
 
 def planes(array_NHWC: np.ndarray, channels: int) -> np.ndarray:
@@ -175,17 +146,15 @@ class LazyImages:
 
     images: ImageSet
     shape: Shape
+    limits: LimitsConfig
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), self.shape.channels, self.shape.height, self.shape.width), np.uint8)
 
         def one(position: int) -> None:
             row = int(rows[position])
-            try:
-                with self.images.open(row) as image:
-                    out[position] = decode(image, self.shape)
-            except Exception as error:  # a damaged file may raise anything in Pillow
-                raise unreadable(self.images, row, error) from None
+            with reading(self.images.name(row), "image", SKIPPING), self.images.open(row) as image:
+                out[position] = decode(image, self.shape, self.limits)
 
         parallel(one, len(rows))
         return out

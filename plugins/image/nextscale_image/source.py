@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nextscale.plugin import Batch, sample_seeds
+from nextscale.plugin import Batch, fingerprint, sample_seeds
+from nextscale_image.decoding import parallel
+from nextscale_image.readers.raw import ImageSet
 
 AUGMENTATION = 0x1A6E
 """Separates augmentation from everything else drawn from the same seeds."""
@@ -30,6 +32,7 @@ class ImageSource:
         labels: N integers, one per row of ``pixels``, or None.
         crop: height and width of the samples in a batch.
         flip: mirror left-right at random if seeds are given.
+        images: what ``pixels`` were decoded from, for ``fingerprint``.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class ImageSource:
         labels: np.ndarray | None,
         crop: tuple[int, int],
         flip: bool = False,
+        images: ImageSet | None = None,
     ) -> None:
+        self.images = images
         self.pixels, self.rows, self.crop, self.flip = pixels, rows, crop, flip
         self.labels: np.ndarray | None = None if labels is None else labels[rows]
         """N int64, indexed like the split."""
@@ -58,6 +63,22 @@ class ImageSource:
         if self.labels is None:
             return Batch(samples)
         return Batch(samples, {"label": torch.from_numpy(self.labels[indices])})
+
+    def fingerprint(self) -> str:
+        """16 hex digits that tell this split from others: its images in their order, and their labels.
+
+        Of files, names relative to the source count, sizes, and parts of the content (``nextscale.plugin.file_print``);
+        absolute paths and times do not, so data may be moved or copied. Of arrays, the content counts.
+
+        Raises:
+            DataError: an image is gone since the data was opened.
+        """
+        images, rows = self.images, self.rows.tolist()
+        if images is None:
+            identities: list[object] = [fingerprint({"pixels": self.pixels[self.rows[[i]]]}) for i in range(len(rows))]
+        else:
+            identities = parallel(lambda i: images.identity(rows[i]), len(rows))
+        return fingerprint({"images": identities, "labels": self.labels})
 
     def images_uint8(self, indices: np.ndarray) -> Tensor:
         """B C H W of uint8: the real images, centrally cropped."""

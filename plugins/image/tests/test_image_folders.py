@@ -107,7 +107,7 @@ def test_split_folders_that_are_refused(tmp_path):
     refused("has test but no train folder", tmp_path)
     fill(tmp_path / "train", 3)
     fill(tmp_path / "extra", 3)
-    refused("but also images in extra: move them into a split", tmp_path)
+    refused("images beside them \\(extra\\)", tmp_path)
     fill(tmp_path / "val", 3)
     fill(tmp_path / "valid", 3)
     refused("two validation folders: val", tmp_path)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from nextscale.plugin import DataError, digits_table, hold_out
+from nextscale.plugin import (
+    DataError,
+    LimitsConfig,
+    array_names,
+    as_classes,
+    digits_table,
+    hold_out,
+    read_arrays,
+    shown_path,
+)
 from nextscale_image.readers.raw import ArrayImages, RawSplit, RawSplits
 
 DIGITS_TEST_SHARE = 0.1
@@ -32,38 +39,26 @@ def read_digits() -> RawSplits:
     }
 
 
-def read_npz(path: Path) -> RawSplits:
+def read_npz(path: Path, limits: LimitsConfig) -> RawSplits:
     """Read ``x`` (``images``, ``arr_0``) N H W [C], ``y`` (``labels``) N, ``classes``; or ``x_train`` … ``y_test``.
 
-    Pixels are uint8, or floats from 0 to 1; C is 1, 3, or 4 (composited on white).
+    Pixels are uint8, or floats from 0 to 1; C is 1, 3, or 4 (composited on white). Labels are numbers or texts; with
+    ``classes``, positions in those names.
 
     Raises:
-        DataError: not an .npz file, no images in it, or arrays of the wrong type, shape, range or count.
+        DataError: not an .npz file, no images in it, or arrays of the wrong type, shape, range, size or count.
     """
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is a single array, not an .npz file; save it with numpy.savez(path, x=…)")
-        with archive:
-            wanted = {key: archive[key] for key in archive.files if is_known(key)}
-            present = ", ".join(archive.files) or "nothing"
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        zlib.error,
-        zipfile.BadZipFile,
-        NotImplementedError,
-    ) as error:
-        raise DataError(f"cannot read {path} as an .npz file: {error}") from None
-
+    wanted = read_arrays(path, is_known, limits)
+    if "" in wanted:
+        raise DataError(f"{shown_path(path)} is a single array, not an .npz file; save it with numpy.savez(path, x=…)")
     names = {split: suffix for split, suffix in SPLIT_SUFFIXES.items() if first(wanted, IMAGE_KEYS, suffix)}
     if not names and first(wanted, IMAGE_KEYS):
         names = {"train": ""}
     if "train" not in names:
-        raise DataError(f"{path} holds {present}, but no x (images, arr_0) or x_train")
-    return {split: npz_split(path, wanted, suffix) for split, suffix in names.items()}
+        present = array_names(path)
+        held = ", ".join(present[:20]) + (f" and {len(present) - 20} more" if len(present) > 20 else "")
+        raise DataError(f"{shown_path(path)} holds {held or 'no arrays'}, but no x (images, arr_0) or x_train")
+    return {split: npz_split(path, wanted, suffix, limits) for split, suffix in names.items()}
 
 
 def is_known(key: str) -> bool:
@@ -76,24 +71,20 @@ def first(arrays: Mapping[str, np.ndarray], names: tuple[str, ...], suffix: str 
     return next((name + suffix for name in names if name + suffix in arrays), None)
 
 
-def npz_split(path: Path, arrays: Mapping[str, np.ndarray], suffix: str) -> RawSplit:
+def npz_split(path: Path, arrays: Mapping[str, np.ndarray], suffix: str, limits: LimitsConfig) -> RawSplit:
     image_key, label_key = first(arrays, IMAGE_KEYS, suffix), first(arrays, LABEL_KEYS, suffix)
     assert image_key is not None
-    images = ArrayImages(pixels(arrays[image_key], f"{path}: {image_key}"), f"{path}: {image_key}")
+    where = shown_path(path)
+    images = ArrayImages(pixels(arrays[image_key], f"{where}: {image_key}"), f"{where}: {image_key}")
     if label_key is None:
         return RawSplit(images)
-    labels = arrays[label_key]
-    if labels.dtype.kind not in "iu" or labels.ndim != 1 or (labels.size and labels.min() < 0):
-        raise DataError(f"{path}: {label_key} must be N integers from 0 up, not {labels.dtype} of shape {labels.shape}")
-    if len(labels) != len(images):
-        raise DataError(f"{path}: {label_key} has {len(labels)} labels for the {len(images)} images")
-    names = arrays.get("classes")
+    labels, names = arrays[label_key], arrays.get("classes")
+    where = f"{where}: {label_key}"
+    if labels.ndim and len(labels) != len(images):
+        raise DataError(f"{where} has {len(labels)} labels for the {len(images)} images")
     if names is None:
-        return RawSplit(images, labels.astype(np.int64))
-    highest = int(labels.max(initial=0))
-    if names.ndim != 1 or len(names) <= highest:
-        raise DataError(f"{path}: classes has {names.size} names, but {label_key} goes up to {highest}")
-    return RawSplit(images, labels.astype(np.int64), tuple(str(name) for name in names))
+        return RawSplit(images, labels, labels_from=where)
+    return RawSplit(images, *as_classes(labels, where, names, limits), labels_from=where)
 
 
 def pixels(array: np.ndarray, where: str) -> np.ndarray:
