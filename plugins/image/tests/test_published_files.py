@@ -192,3 +192,36 @@ def test_tensors_that_differ_are_listed(files: tuple[Path, Path], states: tuple[
     assert lines[3] == ["rope.freqs", "7", "missing"]
     fails(tmp_path, "the transformer does not fit", *importing(files, "transformer.depth=3"))
     fails(tmp_path, "unknown key transformer.dept", *importing(files, "transformer.dept=3"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["blocks.1999999999.attn.proj.weight", "blocks.3.x", "blocks.00.x", f"blocks.{'9' * 5000}.x", "blocks.٢.x"],
+)
+def test_names_that_claim_more_blocks_than_there_are(
+    files: tuple[Path, Path], states: tuple[State, State], tmp_path: Path, name: str
+) -> None:
+    torch.save({**states[1], name: torch.zeros(1)}, files[1])
+    expected = (
+        "does not fit" if "٢" in name else "the numbers after blocks must be 0 to 2, because the file has 3 of them"
+    )
+    fails(tmp_path, expected, *importing(files))
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.down.7.x", "encoder.down.0.block.40000000.x", "quantize.quant_resi.qresi_ls.9.x"]
+)
+def test_names_that_claim_a_larger_tokenizer(
+    files: tuple[Path, Path], states: tuple[State, State], tmp_path: Path, name: str
+) -> None:
+    torch.save({**states[0], name: torch.zeros(1)}, files[0])
+    fails(tmp_path, "the numbers after", *importing(files))
+
+
+def test_shapes_that_claim_more_numbers_than_there_are(
+    files: tuple[Path, Path], states: tuple[State, State], tmp_path: Path
+) -> None:
+    torch.save({**states[1], "class_emb.weight": torch.zeros(1).expand(10**12, 64)}, files[1])
+    fails(tmp_path, "class_emb.weight has the shape 1000000000000 x 64, but not as many numbers", *importing(files))
+    torch.save({**states[1], "head.weight": torch.zeros(8, 8).to_sparse()}, files[1])
+    fails(tmp_path, "head.weight has the shape 8 x 8, but not as many numbers", *importing(files))

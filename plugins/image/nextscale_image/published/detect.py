@@ -29,7 +29,7 @@ def tokenizer_settings(state: State, scales: Sequence[int]) -> dict[str, Any]:
         CheckpointError: a tensor that determines a setting is missing, or its shape fits no VAR.
     """
     width, channels = _shape(state, "encoder.conv_in.weight", 4)[0], _shape(state, "quantize.embedding.weight", 2)[1]
-    levels = _count(state, r"encoder\.down\.(\d+)\.")
+    levels = _count(state, "encoder.down")
     outputs = [_shape(state, f"encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in range(levels)]
     if levels == 0 or any(size % width for size in outputs):
         raise CheckpointError(f"the tokenizer's levels have {outputs} channels: all must be multiples of {width}")
@@ -38,7 +38,7 @@ def tokenizer_settings(state: State, scales: Sequence[int]) -> dict[str, Any]:
         "channels": channels,
         "width": width,
         "multipliers": [size // width for size in outputs],
-        "blocks": _count(state, r"encoder\.down\.0\.block\.(\d+)\."),
+        "blocks": _count(state, "encoder.down.0.block"),
         "attention": any(name.startswith("encoder.mid.attn_1.") for name in state),
         "norm_groups": NORM_GROUPS,
         "quantizer": {"codes": _shape(state, "quantize.embedding.weight", 2)[0], **phi_settings(state)},
@@ -49,7 +49,7 @@ def phi_settings(state: State) -> dict[str, Any]:
     """Which convolutions follow upsampling: one for all scales, a few, one per scale, or none."""
     if "quantize.quant_resi.qresi.weight" in state:
         return {"phi": "shared"}
-    partial = _count(state, r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
+    partial = _count(state, "quantize.quant_resi.qresi_ls")
     if partial:
         return {"phi": "partial", "phi_count": partial}
     return {"phi": "scale"} if phi_per_scale(state) else {"phi": "none"}
@@ -57,7 +57,7 @@ def phi_settings(state: State) -> dict[str, Any]:
 
 def phi_per_scale(state: State) -> int:
     """Number of convolutions in phi if each scale has its own; else 0."""
-    return _count(state, r"quantize\.quant_resi\.(\d+)\.")
+    return _count(state, "quantize.quant_resi")
 
 
 def transformer_settings(state: State) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def transformer_settings(state: State) -> dict[str, Any]:
     # Without QK-norm, no tensor gives the number of heads; published models have 64 channels per head.
     heads = _shape(state, "blocks.0.attn.scale_mul_1H11", 4)[1] if qk_norm else max(1, width // HEAD_DIM)
     return {
-        "depth": _count(state, r"blocks\.(\d+)\."),
+        "depth": _count(state, "blocks"),
         "width": width,
         "heads": heads,
         "mlp_ratio": _shape(state, "blocks.0.ffn.fc1.weight", 2)[0] / width,
@@ -161,7 +161,18 @@ def _shape(state: State, name: str, axes: int) -> tuple[int, ...]:
     return shape
 
 
-def _count(state: State, pattern: str) -> int:
-    """One more than the largest number that ``pattern`` finds in the names; 0 if it finds none."""
-    numbers = [int(found[1]) for name in state if (found := re.match(pattern, name))]
-    return max(numbers, default=-1) + 1
+def _count(state: State, prefix: str) -> int:
+    """How many parts there are of ``PREFIX.NUMBER.``, numbered from 0.
+
+    Raises:
+        CheckpointError: a number is left out. So a name alone cannot claim that a model has two billion blocks.
+    """
+    pattern = re.compile(re.escape(prefix) + r"\.([0-9]+)\.")
+    numbers = {found[1] for name in state if (found := pattern.match(name))}
+    wrong = sorted(numbers - {str(number) for number in range(len(numbers))})
+    if wrong:
+        raise CheckpointError(
+            f"the numbers after {prefix} must be 0 to {len(numbers) - 1}, because the file has {len(numbers)} of them; "
+            f"it has {wrong[0][:20]}"
+        )
+    return len(numbers)

@@ -32,10 +32,20 @@ def read_state(path: Path, kind: str) -> State:
     found = {name: _find(content, marker) for name, marker in MARKERS.items()}
     state = found[kind]
     if state is not None:
+        _check_storage(state, path)
         return state
     other = next((name for name in MARKERS if found[name] is not None), None)
     hint = f"; it holds VAR's {other}: pass it as --{other}" if other else ""
     raise CheckpointError(f"{path} holds no VAR {kind}: it has no tensor {MARKERS[kind]}{hint}")
+
+
+def _check_storage(state: State, path: Path) -> None:
+    """Refuse tensors that are larger than what the file holds of them: shapes decide how large the models become."""
+    for name, tensor in state.items():
+        stored = tensor.layout == torch.strided and not tensor.is_meta
+        if not stored or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            shape = " x ".join(map(str, tensor.shape))
+            raise CheckpointError(f"{path} is refused: {name} has the shape {shape}, but not as many numbers")
 
 
 def _load(path: Path) -> Any:
