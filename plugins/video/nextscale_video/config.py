@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import FilePath, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, FilePath, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from nextscale.plugin import ConvolutionalConfig, Fraction, ModalityConfig, Section
+from nextscale.plugin import ConvolutionalConfig, Fraction, LimitsConfig, ModalityConfig, Section
 
 Stride = Literal[1, 2]
+
+
+class VideoLimitsConfig(LimitsConfig):
+    """How large videos may be. Whatever exceeds a limit is refused before memory is taken for it."""
+
+    memory_bytes: PositiveInt = 8 * 2**30
+    """Bytes of decoded video. All of it is kept in memory; clips are not read from disk one by one."""
 
 
 class VideoDataConfig(Section):
     """Where videos come from, and how clips are cut from them."""
 
     shorthand = "source"
+    added = ("fps", "limits")
 
     source: str = "moving-digits"
     """moving-digits (built in), an .npz or .npy file, or a folder of videos (mp4, avi, gif, webm ...) or of folders of
-    frames, optionally with one sub-folder per class. Video files need the extra ``video``."""
+    frames, flat or with one sub-folder per class, with or without train, val and test folders around them. Video files
+    need the extra ``video``."""
     frames: PositiveInt = 17
     """Frames per clip."""
     stride: PositiveInt = 1
     """Take one frame out of this many frames of the source."""
+    fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    """Resample videos to this many frames per second by their time stamps, before ``stride``: each frame is the latest
+    that a player would have shown by then. None: frames as they come."""
     size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Height and width after resizing (one number: square); None keeps the original size, which all must share. For
     moving digits, the size of the canvas (None: 16)."""
@@ -40,6 +52,7 @@ class VideoDataConfig(Section):
     """Seed of the hold-out. It is independent of the run's seed, so that runs are compared on the same split."""
     clips: PositiveInt | None = None
     """Clips taken from each video in one pass over the data; None: as many as fit one after another."""
+    limits: VideoLimitsConfig = VideoLimitsConfig()
 
 
 class VideoTokenizerConfig(ConvolutionalConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from nextscale.plugin import (
     GridModality,
     GridTokenizer,
     MultiscaleTokenizer,
+    NextscaleWarning,
     Objective,
     TrainedModel,
     grid_objectives,
 )
 from nextscale_video import writers
 from nextscale_video.config import VideoDataConfig, VideoEvaluationConfig, VideoTokenizerConfig
-from nextscale_video.data import in_channels, open_videos, read
+from nextscale_video.data import SAME_RATE, open_videos
+from nextscale_video.frames import in_channels, read
 from nextscale_video.objectives import VideoObjective
 from nextscale_video.readers import read_one
 from nextscale_video.tokenizer import build_tokenizer
@@ -42,18 +45,18 @@ class VideoModality(GridModality):
         return grid_objectives(tokenizer, config, tokenizer.channels, VideoObjective)
 
     def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        return writers.write_samples(samples, folder)
+        return writers.write_samples(samples, folder, _rate(description))
 
     def write_grid(
         self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
     ) -> Path:
-        return writers.write_grid(samples, path.with_suffix(".png"), columns)
+        return writers.write_grid(samples, path.with_suffix(".png"), columns, _rate(description))
 
     def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
         return writers.write_film(steps, path.with_suffix(".png"))
 
     def write_parts(self, parts: Iterable[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        return writers.write_clip(parts, path.with_suffix(".gif"))
+        return writers.write_clip(parts, path.with_suffix(".gif"), _rate(description))
 
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
@@ -101,14 +104,36 @@ class VideoModality(GridModality):
         return evaluate_samples(samples, conditions, data, options, context)
 
 
+def _rate(description: Mapping[str, Any]) -> float:
+    """Frames per second of written clips. Data without time stamps, and runs of before they were read, have none."""
+    return float(description.get("fps", writers.RATE))
+
+
 def _read(path: Path, tokenizer: GridTokenizer, channels: int) -> tuple[Tensor, tuple[int, ...]]:
     """1 C T H W in [-1, 1], and the number of frames read and their original height and width."""
     video, (wanted, height, width) = read_one(path), tokenizer.sample_shape
-    frames = read(video, (height, width), (tokenizer.description or {}).get("stride", 1), wanted)
-    size = next(iter(video.frames())).shape[:2]
+    description = tokenizer.description or {}
+    stride, fps = description.get("stride", 1), description.get("resample")
+    rate = video.rate()
+    if rate is None:
+        fps = None  # arrays and frames in folders are taken to be at the rate of the data
+    elif fps is None and "fps" in description:
+        _warn_of_rate(video.name, rate, description["fps"] * stride)
+    frames = read(video, (height, width), stride, wanted, fps=fps)
+    size = next(iter(video.frames(None))).shape[:2]
     clip = torch.from_numpy(in_channels(frames, channels)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     repeated = clip[:, :, -1:].expand(-1, -1, wanted - len(frames), -1, -1)
     return torch.cat([clip, repeated], 2), (len(frames), *size)
+
+
+def _warn_of_rate(name: str, rate: float, usual: float) -> None:
+    if not usual / (1 + SAME_RATE) <= rate <= usual * (1 + SAME_RATE):
+        warnings.warn(
+            f"{name} has {rate:g} frames per second, the videos of the training data have {usual:g}: its frames are "
+            "taken as they come",
+            NextscaleWarning,
+            stacklevel=2,
+        )
 
 
 def _show(shape: tuple[int, ...]) -> str:

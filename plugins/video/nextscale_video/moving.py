@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nextscale.plugin import Batch, ConditionSpec, DataError, DataSplits, digits_table, hold_out, sample_seeds
+from nextscale.plugin import (
+    Batch,
+    ConditionSpec,
+    DataError,
+    DataSplits,
+    digits_table,
+    fingerprint,
+    hold_out,
+    sample_seeds,
+)
 from nextscale_video.config import VideoDataConfig
 
 DIGIT = 8
@@ -35,6 +44,11 @@ class MovingDigits:
 
     def __len__(self) -> int:
         return len(self.digits)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the digits, their order, their labels, or the clips' length and size."""
+        parts: dict[str, object] = {"digits": self.digits, "clips": (self.side, self.frames, self.stride)}
+        return fingerprint(parts if self.labels is None else parts | {"labels": self.labels})
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
         """``samples`` B 1 T H W of float32 in [-1, 1]; ``conditions["label"]`` is the digit, if labelled."""
@@ -73,7 +87,7 @@ def open_moving_digits(config: VideoDataConfig) -> DataSplits:
     """Open the moving digits. Digits are split, not clips: a held-out clip shows a digit that was never trained on.
 
     Raises:
-        DataError: the canvas is too small for a digit, or colour is requested.
+        DataError: the canvas is too small for a digit, or colour or a rate is requested.
     """
     size = config.size or CANVAS
     side = (size, size) if isinstance(size, int) else size
@@ -81,6 +95,8 @@ def open_moving_digits(config: VideoDataConfig) -> DataSplits:
         raise DataError(f"data.size={side[0]} x {side[1]} is too small for a digit of {DIGIT} x {DIGIT}")
     if config.channels == 3:
         raise DataError("moving-digits are grey: leave data.channels unset")
+    if config.fps is not None:
+        raise DataError("moving-digits have no time stamps: leave data.fps unset")
     table = digits_table()
     digits = (table[:, :-1] / 16).reshape(-1, DIGIT, DIGIT).astype(np.float32)
     labels = table[:, -1].astype(np.int64)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from nextscale.plugin import Batch, sample_seeds
+from nextscale.plugin import Batch, fingerprint, sample_seeds
 
 AUGMENTATION = 0x71DE0
 """Separates augmentation from everything else drawn from the same seeds."""
@@ -20,6 +20,7 @@ class VideoSource:
         videos: C T H W of uint8 each, with the same C, H and W and at least ``(frames - 1) * stride + 1`` frames.
         labels: one integer per video, or None.
         clips: clips taken from each video in one pass; None: as many as fit one after another.
+        identities: what identifies the content of each video (``RawVideo.identity``); None: its pixels.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class VideoSource:
         stride: int = 1,
         flip: bool = False,
         clips: int | None = None,
+        identities: Sequence[Callable[[], object]] | None = None,
     ) -> None:
         self.videos, self.frames, self.stride, self.flip = videos, frames, stride, flip
+        self.identities = identities
         self.span = (frames - 1) * stride + 1
         numbers = [clips or max(1, video.shape[1] // self.span) for video in videos]
         self.video = np.repeat(np.arange(len(videos)), numbers)
@@ -41,6 +44,13 @@ class VideoSource:
 
     def __len__(self) -> int:
         return len(self.video)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the videos, their order, their labels, or how clips are cut from them."""
+        videos = self.videos if self.identities is None else [identity() for identity in self.identities]
+        parts: dict[str, object] = {f"video {row:08d}": video for row, video in enumerate(videos)}
+        parts |= {"cut": (self.frames, self.stride), "video": self.video, "start": self.start}
+        return fingerprint(parts if self.labels is None else parts | {"labels": self.labels})
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
         """``samples`` B C T H W of float32 in [-1, 1]; ``conditions["label"]`` B of int64 if labelled.

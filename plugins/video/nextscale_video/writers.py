@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -14,19 +15,25 @@ from torch import Tensor
 
 from nextscale.plugin import LEGIBLE_PIXELS, NextscaleError, fold, replacing, tile, to_uint8, write_png
 
-RATE = 8
-"""Frames per second of written clips. Low, because clips are short and motion should be visible."""
+RATE = 8.0
+"""Frames per second of written clips if their data have no rate. Low, so that motion is visible in short clips."""
+SHORTEST = 2
+"""Hundredths of a second that a frame of a GIF is shown at least. Viewers show shorter ones for a tenth of a second."""
 FILM_SAMPLES = 4
 SHEET_COLUMNS = 17
 """Most frames per clip on a contact sheet, evenly spread."""
 
 
-def write_samples(samples: Tensor, folder: Path) -> list[Path]:
-    """Write B C T H W in [-1, 1] as ``000000.gif`` … in ``folder``, one per sample; with PyAV, also as mp4."""
-    return [write_clip([sample[None]], Path(folder) / f"{i:06d}.gif") for i, sample in enumerate(samples)]
+def write_samples(samples: Tensor, folder: Path, fps: float = RATE) -> list[Path]:
+    """Write B C T H W in [-1, 1] as ``000000.gif`` … in ``folder``, one per sample; with PyAV, also as mp4.
+
+    Args:
+        fps: frames per second. GIFs cannot have more than 50.
+    """
+    return [write_clip([sample[None]], Path(folder) / f"{i:06d}.gif", fps) for i, sample in enumerate(samples)]
 
 
-def write_clip(pieces: Iterable[Tensor], path: Path) -> Path:
+def write_clip(pieces: Iterable[Tensor], path: Path, fps: float = RATE) -> Path:
     """Write one clip from its pieces along time, 1 C T H W each, as they arrive; with PyAV, also as mp4.
 
     Raises:
@@ -41,10 +48,9 @@ def write_clip(pieces: Iterable[Tensor], path: Path) -> Path:
     shown = (frame.repeat(enlarge, 0).repeat(enlarge, 1) for frame in chain([first], frames))
     with ExitStack() as files:
         if find_spec("av") is not None:
-            shown = _mp4(shown, files.enter_context(replacing(path.with_suffix(".mp4"))))
+            shown = _mp4(shown, files.enter_context(replacing(path.with_suffix(".mp4"))), fps)
         partial = files.enter_context(replacing(path))
-        gif = map(_picture, shown)
-        next(gif).save(partial, "GIF", save_all=True, append_images=gif, duration=1000 // RATE, loop=0)
+        _save_gif(map(_picture, shown), partial, fps)
     return path
 
 
@@ -52,7 +58,20 @@ def _picture(frame_HWC: np.ndarray) -> Image.Image:
     return Image.fromarray(frame_HWC[..., 0] if frame_HWC.shape[-1] == 1 else frame_HWC)
 
 
-def _mp4(frames: Iterable[np.ndarray], path: Path) -> Iterable[np.ndarray]:
+def _save_gif(pictures: Iterable[Image.Image], path: Path, fps: float) -> None:
+    """GIFs count in hundredths of a second: rounded frame ends keep the whole in time."""
+
+    def timed() -> Iterator[Image.Image]:
+        for number, picture in enumerate(pictures):
+            begin, end = round(100 * number / fps), round(100 * (number + 1) / fps)
+            picture.info["duration"] = 10 * max(SHORTEST, end - begin)
+            yield picture
+
+    rest = timed()
+    next(rest).save(path, "GIF", save_all=True, append_images=rest, loop=0)
+
+
+def _mp4(frames: Iterable[np.ndarray], path: Path, fps: float) -> Iterable[np.ndarray]:
     """Encode frames as they pass through. H.264's chroma needs even sides, so an odd side loses a row or column."""
     import av
 
@@ -62,7 +81,9 @@ def _mp4(frames: Iterable[np.ndarray], path: Path) -> Iterable[np.ndarray]:
             height, width = (side - side % 2 for side in frame.shape[:2])
             colour = np.ascontiguousarray(np.broadcast_to(frame[:height, :width], (height, width, 3)))
             if stream is None:
-                stream = container.add_stream("libx264", rate=RATE, options={"crf": "12"})
+                stream = container.add_stream(
+                    "libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"}
+                )
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             container.mux(stream.encode(av.VideoFrame.from_ndarray(colour, format="rgb24")))
             yield frame
@@ -70,7 +91,7 @@ def _mp4(frames: Iterable[np.ndarray], path: Path) -> Iterable[np.ndarray]:
             container.mux(stream.encode())
 
 
-def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
+def write_grid(samples: Tensor, path: Path, columns: int | None = None, fps: float = RATE) -> Path:
     """Write a contact sheet (PNG) of B C T H W: one row per sample, its frames from left to right. Also write a GIF of
     the same name that shows all samples at once, ``columns`` per row (about square if None)."""
     number, frames = len(samples), samples.shape[2]
@@ -82,8 +103,7 @@ def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
     gif = path.with_suffix(".gif")
     write_png(sheet, path)
     with replacing(gif) as partial:
-        settings = {"save_all": True, "append_images": pictures[1:], "duration": 1000 // RATE, "loop": 0}
-        pictures[0].save(partial, "GIF", **settings)
+        _save_gif(pictures, partial, fps)
     return path
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from nextscale.errors import DataError, NextscaleError
 from nextscale.randomness import sample_seeds
-from nextscale_video import data
 from nextscale_video.config import VideoDataConfig
-from nextscale_video.data import open_videos, read
+from nextscale_video.data import load, open_videos
+from nextscale_video.frames import read
 from nextscale_video.moving import CANVAS, bounced
-from nextscale_video.readers import RawVideo, RawVideos, read_file, read_frames, read_source
+from nextscale_video.readers import RawSplit, RawVideo, read_file, read_frames, read_source
 from nextscale_video.source import VideoSource
 
 Glide = Callable[..., np.ndarray]
@@ -145,11 +145,11 @@ def test_numbers_in_names_sort_as_numbers(tmp_path: Path, glide: Glide):
     assert np.array_equal(np.stack(list(read_frames(tmp_path / "10" / "one"))), frames)
 
 
-def test_reading_stops_after_the_frames_needed(glide: Glide, monkeypatch: pytest.MonkeyPatch):
+def test_reading_stops_after_the_frames_needed(glide: Glide):
     """Frames are resized as they are read, and a video that is too large is refused before all of it is in memory."""
     frames, seen = glide(12, 64, 64), []
 
-    def long():
+    def long(fps: float | None):
         for t in range(10**6):
             seen.append(t)
             yield frames[t % 12]
@@ -158,9 +158,9 @@ def test_reading_stops_after_the_frames_needed(glide: Glide, monkeypatch: pytest
     assert np.array_equal(read(video, stride=3, most=3), frames[:7:3]) and len(seen) == 7
     assert read(video, size=(8, 16), most=2).shape == (2, 8, 16, 3)
     seen.clear()
-    monkeypatch.setattr(data, "MEMORY_LIMIT", 40 * 8 * 8 * 3)
-    with pytest.raises(DataError, match="too large to keep decoded in memory"):
-        data.load(RawVideos([video]), VideoDataConfig(size=8))
+    config = VideoDataConfig.model_validate({"size": 8, "limits": {"memory_bytes": 40 * 8 * 8 * 3}})
+    with pytest.raises(DataError, match=r"too large to keep decoded in memory .data\.limits\.memory_bytes=7,680 "):
+        load({"train": RawSplit([video])}, (), config)
     assert len(seen) == 41
 
 
@@ -223,7 +223,7 @@ def test_no_videos_and_no_frames(tmp_path: Path, glide: Glide):
         opened(tmp_path / "empty")
     (tmp_path / "empty" / "class").mkdir()
     np.save(tmp_path / "none.npy", glide(6)[None, :0])
-    with pytest.raises(DataError, match=r"none\.npy: video 0 has no frames"):
+    with pytest.raises(DataError, match=r"none\.npy: the array of 1 x 0 x 16 x 16 x 3 holds no frames"):
         opened(tmp_path / "none.npy")
     with pytest.raises(DataError, match="does not exist"):
         opened(tmp_path / "absent")
@@ -249,7 +249,7 @@ def test_without_pyav_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "a.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(NextscaleError, match=r"pip install 'nextscale\[video\]'") as error:
-        read(read_source(str(tmp_path)).videos[0])
+        read(read_source(str(tmp_path))["train"].videos[0])
     one_line(error)
 
 
@@ -258,10 +258,13 @@ def test_without_pyav_the_error_names_the_extra(tmp_path: Path, monkeypatch: pyt
     [
         ({"other": np.zeros(3)}, "holds no videos"),
         ({"video": np.zeros((2, 5, 4, 4), np.float32)}, "must be uint8"),
-        ({"video": np.zeros((2, 5, 4, 4), np.uint8), "label": np.array([0])}, "must be 2 integers"),
+        (
+            {"video": np.zeros((2, 5, 4, 4), np.uint8), "label": np.array([0])},
+            "must be 2 integers or texts, one per video",
+        ),
         (
             {"video": np.zeros((2, 5, 4, 4), np.uint8), "label": np.array([0, 3]), "classes": np.array(["a"])},
-            "classes has 1 names, but label goes up to 3",
+            "has label 3; there are class names for 0 to 0",
         ),
     ],
 )
