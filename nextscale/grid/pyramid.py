@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,12 +68,20 @@ class ResidualPyramid(nn.Module):
 
     def tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
         """Encode features B C *finest."""
-        rest, tokens = features, []
+        return self.tokens_after(features, schedule, lambda tokens, k: tokens)[0]
+
+    def tokens_after(
+        self, features: Tensor, schedule: Schedule, replaced: Callable[[Tensor, int], Tensor]
+    ) -> tuple[TokenPyramid, TokenPyramid]:
+        """Encode features B C *finest while tokens are replaced (``Requantizes.encode_after``): finer ones describe
+        what those left over."""
+        rest, chosen, absorbed = features, [], []
         for k, scale in enumerate(schedule.scales):
             vectors = resample(rest, scale.shape, "area").flatten(2).mT
-            tokens.append(self.quantizer.nearest(vectors.flatten(0, 1)).view(vectors.shape[:2]))
-            rest = rest - self.part(self.quantizer.lookup(tokens[k]), k, schedule)
-        return TokenPyramid.pack(tokens, schedule)
+            chosen.append(self.quantizer.nearest(vectors.flatten(0, 1)).view(vectors.shape[:2]))
+            absorbed.append(replaced(chosen[k], k))
+            rest = rest - self.part(self.quantizer.lookup(absorbed[k]), k, schedule)
+        return TokenPyramid.pack(chosen, schedule), TokenPyramid.pack(absorbed, schedule)
 
     def f_hat(self, pyramid: TokenPyramid) -> Tensor:
         """B C *finest: the sum of the parts of all scales."""

@@ -6,7 +6,7 @@ grow along the other axes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any, Literal
@@ -91,12 +91,20 @@ class SegmentedTokenizer(GridTokenizer):
         places = [latent[:, :, start:stop] for start, stop in pairwise(starts)]
         return list(zip(places, self.pyramids(schedule), strict=True))
 
-    def _tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
+    def _tokens(
+        self, features: Tensor, schedule: Schedule, replaced: Callable[[Tensor, int], Tensor]
+    ) -> tuple[TokenPyramid, TokenPyramid]:
         parts, last = [], None
-        for cut, part in self._cut(features, schedule):
-            parts.append(self.pyramid.tokens(cut if last is None else cut - last, part))
+        for number, (cut, part) in enumerate(self._cut(features, schedule)):
+            first, rest = number * len(self.sides), cut if last is None else cut - last
+            parts.append(self.pyramid.tokens_after(rest, part, lambda tokens, k, at=first: replaced(tokens, at + k)))
             if self.carry == "state":
-                last = self._end(last, self.pyramid.f_hat(parts[-1]))
+                last = self._end(last, self.pyramid.f_hat(parts[-1][1]))
+        chosen, absorbed = zip(*parts, strict=True)
+        return self._joined(chosen, schedule), self._joined(absorbed, schedule)
+
+    @staticmethod
+    def _joined(parts: Sequence[TokenPyramid], schedule: Schedule) -> TokenPyramid:
         return TokenPyramid.pack([part.tokens for part in parts], schedule)
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nextscale.grid.layers import Layout, streaming
 from nextscale.grid.pyramid import Quantized, ResidualPyramid
 from nextscale.grid.resample import resample
-from nextscale.tokens.capabilities import AddsParts, DecodesPieces, EditsPlaces, MixesCodes, TakesSizes
+from nextscale.tokens.capabilities import AddsParts, DecodesPieces, EditsPlaces, MixesCodes, Requantizes, TakesSizes
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import Codes
@@ -40,7 +40,7 @@ class GridState:
     sample_shape: tuple[int, ...]
 
 
-class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces, TakesSizes, AddsParts):
+class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces, TakesSizes, AddsParts, Requantizes):
     """Tokenizes samples B channels *grid through a latent grid that is ``factor`` times smaller.
 
     Samples whose sides are not multiples of ``factor`` are padded (by repeating their border), and decoded samples are
@@ -141,9 +141,14 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return F.pad(samples, sides, mode="replicate")
 
     def encode(self, samples: Tensor) -> TokenPyramid:
+        return self.encode_after(samples, lambda tokens, k: tokens)[0]
+
+    def encode_after(
+        self, samples: Tensor, replaced: Callable[[Tensor, int], Tensor]
+    ) -> tuple[TokenPyramid, TokenPyramid]:
         features = self.features(samples).float()
         with torch.autocast(features.device.type, enabled=False):
-            return self._tokens(features, self.schedule_for(samples.shape[2:]))
+            return self._tokens(features, self.schedule_for(samples.shape[2:]), replaced)
 
     def reconstruct(self, samples: Tensor) -> tuple[Tensor, TokenPyramid]:
         reconstruction, quantized = self.quantize(samples)
@@ -163,8 +168,10 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             quantized = self._quantize(features.float(), schedule, kept_scales, record)
         return self._decode(quantized.f_hat, shape), quantized
 
-    def _tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
-        return self.pyramid.tokens(features, schedule)
+    def _tokens(
+        self, features: Tensor, schedule: Schedule, replaced: Callable[[Tensor, int], Tensor]
+    ) -> tuple[TokenPyramid, TokenPyramid]:
+        return self.pyramid.tokens_after(features, schedule, replaced)
 
     def _quantize(self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None, record: bool) -> Quantized:
         return self.pyramid.quantize(features, schedule, kept_scales, record)

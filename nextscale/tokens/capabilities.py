@@ -10,7 +10,7 @@ The core checks for an ability with ``ability``. The contract suite tests exactl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -152,3 +152,23 @@ class AddsParts(Capability):
     @abstractmethod
     def reconstruct(self, samples: Any) -> tuple[Any, TokenPyramid]:
         """Reconstructions of ``samples``, with gradients, as stage 1 computes them; and their tokens."""
+
+
+class Requantizes(Capability):
+    """Tokens can be chosen anew after wrong ones, so that a transformer learns to correct its own mistakes."""
+
+    missing = "cannot choose tokens anew after wrong ones"
+
+    @abstractmethod
+    def encode_after(
+        self, samples: Any, replaced: Callable[[Tensor, int], Tensor]
+    ) -> tuple[TokenPyramid, TokenPyramid]:
+        """Like ``encode``, but the state absorbs tokens of which some are wrong.
+
+        ``replaced(tokens, k)`` returns the tokens (B L_k) that the state absorbs at scale k in place of ``tokens``, the
+        ones that were chosen for it.
+
+        Returns:
+            the tokens that were chosen at each scale, given what the state had absorbed at coarser ones; and those that
+            it absorbed.
+        """

@@ -14,6 +14,7 @@ from nextscale.meta import without_memory
 from nextscale.modality import Modality
 from nextscale.sampling.generate import check_sampling
 from nextscale.storage.models import has, new_transformer, start_from, stored_config, stored_settings
+from nextscale.tokens.capabilities import Requantizes
 from nextscale.training.loop import micro_batch_size
 
 
@@ -47,6 +48,11 @@ def check_run(
         raise ConfigError(
             f"training.transformer.scale_weights = {list(weights)} is wrong: should be {scales} numbers, "
             "one per scale, not all of them zero"
+        )
+    if config.training.transformer.corrupt and not isinstance(tokenizer, Requantizes):
+        raise ConfigError(
+            f"training.transformer.corrupt: {type(tokenizer).__name__} {Requantizes.missing}: "
+            "set training.transformer.corrupt=0"
         )
     if not isinstance(attention, str) and len(attention) != scales:
         raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")

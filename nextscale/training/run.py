@@ -132,7 +132,9 @@ class _Run:
             new = start_from(init, "transformer", transformer)
             self.log.note(f"starting from {init}/transformer; newly initialised: {', '.join(new) or 'nothing'}")
         stores = None
-        if settings.cache:
+        if settings.cache and settings.corrupt:
+            self.log.note("training.transformer.corrupt chooses tokens anew for every batch: tokens are not cached")
+        elif settings.cache:
             stores = open_or_write_tokens(self.folder, self.tokenizer, self.data, self.config, self.log)
         stage = TransformerStage(
             self.modality,

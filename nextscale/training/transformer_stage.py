@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from nextscale import distributed
 from nextscale.config.sections import SamplingConfig, TransformerStageConfig
 from nextscale.data import Batch, DataSplits
+from nextscale.errors import ConfigError
 from nextscale.modality import Modality
 from nextscale.objective import Objective
 from nextscale.randomness import Draws, mixed_seed, sample_seeds
 from nextscale.sampling.generate import generate
 from nextscale.sampling.reveal import reveal_groups
 from nextscale.storage.tokens import TokenStore
+from nextscale.tokens.capabilities import Requantizes, ability
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
@@ -51,10 +54,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         return self._frozen[0]
 
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        pyramid = self.pyramid(batch)
-        seen = pyramid
-        if self.config.corrupt:
-            seen = corrupt(pyramid, self.config.corrupt, self.tokenizer, draws)
+        pyramid, seen = self._corrupted(batch, draws) if self.config.corrupt else [self.pyramid(batch)] * 2
         inputs = self._inputs(seen, batch)
         drop = {spec.name: draws.uniform() < self.config.condition_drop for spec in self.model.conditioner.specs}
         if drop:  # drop all conditions of a sample together: guidance needs the unconditional distribution
@@ -95,6 +95,21 @@ class TransformerObjective(Objective[ScaleTransformer]):
             return batch.samples
         with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
             return self.tokenizer.encode(batch.samples)
+
+    def _corrupted(self, batch: Batch, draws: Draws) -> tuple[TokenPyramid, TokenPyramid]:
+        """The tokens to predict, and those that the model sees, of which some are wrong.
+
+        As in Infinity's self-correction (https://arxiv.org/abs/2412.04431), tokens of finer scales are chosen to follow
+        the wrong ones, as the model should learn to do with its own mistakes.
+        """
+        if isinstance(batch.samples, TokenPyramid):
+            raise ConfigError(
+                "training.transformer.corrupt chooses tokens anew, which needs samples instead of cached tokens: "
+                "set training.transformer.cache=false"
+            )
+        tokenizer, replaced = ability(self.tokenizer, Requantizes), mistakes(self.config.corrupt, self.tokenizer, draws)
+        with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
+            return tokenizer.encode_after(batch.samples, replaced)
 
     def _inputs(self, pyramid: TokenPyramid, batch: Batch) -> ScaleInput:
         with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
@@ -153,12 +168,14 @@ def _mean(values: Tensor, weights: Tensor, counted: Tensor) -> Tensor:
     return (values * weights).sum() / counted.sum().clamp_min(1)
 
 
-def corrupt(pyramid: TokenPyramid, share: float, tokenizer: MultiscaleTokenizer, draws: Draws) -> TokenPyramid:
-    """Replace ``share`` of the tokens at random, so that the model learns to cope with its own mistakes."""
-    hit_BL = draws.uniform(pyramid.schedule.length) < share
-    other = draws.integers(tokenizer.token_space.vocabulary, *pyramid.tokens.shape[1:])
-    hit_BL = hit_BL.view(*hit_BL.shape, *[1] * (pyramid.tokens.dim() - 2))
-    return TokenPyramid(torch.where(hit_BL, other, pyramid.tokens), pyramid.schedule, pyramid.mask)
+def mistakes(share: float, tokenizer: MultiscaleTokenizer, draws: Draws) -> Callable[[Tensor, int], Tensor]:
+    """A function that replaces ``share`` of the tokens of a scale (B L_k) at random, like mistakes of a model."""
+
+    def replaced(tokens: Tensor, k: int) -> Tensor:
+        hit = draws.uniform(*tokens.shape[1:]) < share
+        return torch.where(hit, draws.integers(tokenizer.token_space.vocabulary, *tokens.shape[1:]), tokens)
+
+    return replaced
 
 
 def reveal_some(pyramid: TokenPyramid, draws: Draws) -> tuple[Tensor, Tensor]:
