@@ -1,7 +1,12 @@
-"""Evaluation of a trained run: reconstruction, codebook, validation loss and samples. Written to RUN/eval.json."""
+"""Evaluation of a trained run: reconstruction, codebook, validation loss and samples.
+
+Every part is written to RUN/eval.json as soon as it is measured, so that an interrupt loses one part at most.
+"""
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +22,27 @@ from nextscale.config.run import load_run_config, parse_options
 from nextscale.config.sections import TransformerStageConfig
 from nextscale.data import DataSplits
 from nextscale.device import pick_device
+from nextscale.errors import NextscaleWarning, TrainingError
 from nextscale.modality import EvaluationContext
 from nextscale.storage.files import write_json_atomic
-from nextscale.storage.models import load_tokenizer
+from nextscale.storage.models import has, load_tokenizer
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
+from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.tokenizer_stage import validation_batches
 from nextscale.training.transformer_stage import TransformerObjective
 
 HELD_OUT = 2048
 """Number of held-out samples used to measure codebook usage and validation loss."""
+
+
+class Report:
+    """Listens to an evaluation; does nothing by default."""
+
+    def part(self, name: str, values: Mapping[str, Any]) -> None:
+        """A part of the results is measured: ``reconstruction``, ``samples.2`` (at guidance 2) and so on."""
+
+    def done(self, path: Path) -> None:
+        """All results are in the file ``path``."""
 
 
 def evaluate(
@@ -39,8 +56,11 @@ def evaluate(
     repeats: int = 1,
     sampling: Mapping[str, Any] | None = None,
     validation: bool = False,
+    report: Report | None = None,
 ) -> dict[str, Any]:
-    """Measure a run and write ``eval.json`` into it.
+    """Measure a run and write ``eval.json`` into it, part by part (``incomplete`` is true until the last one).
+
+    If the run cannot be written, a ``NextscaleWarning`` says so, and the results are only returned and reported.
 
     Args:
         samples: number of samples to draw at each ``guidance``, spread evenly over classes.
@@ -53,6 +73,7 @@ def evaluate(
         reconstruction_only: measure the tokenizer only.
         validation: measure on the validation split even if there is a test split, in order to choose settings. The
             file is then ``eval-validation.json``.
+        report: is told what was measured, as it goes.
 
     Returns:
         ``reconstruction`` (measured by the modality), ``codebook`` (usage and perplexity, per scale and in total),
@@ -62,41 +83,99 @@ def evaluate(
 
     Raises:
         CheckpointError, DataError, ConfigError: the run, its data or the options are missing or wrong.
+        Interrupted: after SIGINT or SIGTERM. What was measured is in the file.
     """
     run, where, console = Path(run), pick_device(device), Console(stderr=True)
     tokenizer = load_tokenizer(run, where)
     config = load_run_config(run)
     modality = plugins.modality(config.modality)
     chosen = parse_options(config.modality, options)
-    context = EvaluationContext(where, run / "eval-cache")
+    # Whatever can be wrong is found before anything is measured.
+    with_model = not reconstruction_only and has(run, "transformer")
+    model = load(run, device) if with_model else None
+    if model is not None:
+        model.check_settings(sampling)
+    results = _Results(eval_file(run, validation), report or Report())
+    context = EvaluationContext(where, run / "eval-cache" if results.writable else None)
     data = modality.open_data(config.data)
     if validation:
         data = replace(data, test=None)
-    results: dict[str, Any] = {}
-    with console.status("reconstruction"):
-        results["reconstruction"] = modality.evaluate_tokenizer(tokenizer, data, chosen, context)
-        results["codebook"] = codebook_usage(tokenizer, data)
-    if not reconstruction_only and (run / "transformer" / "model.safetensors").exists():
-        model = load(run, device)
+
+    def measure() -> None:
+        with console.status("reconstruction"):
+            results.add("reconstruction", modality.evaluate_tokenizer(tokenizer, data, chosen, context))
+            results.add("codebook", codebook_usage(tokenizer, data))
+        if model is None:
+            return
         with console.status("validation loss"):
-            results["validation"] = validation_loss(model, data)
+            results.add("validation", validation_loss(model, data))
         with console.status("predictions"):
             found = modality.evaluate_model(model, data, chosen, context)
         if found:
-            results["model"] = found
-        results["samples"] = {}
+            results.add("model", found)
         guides = any(spec.embedded for spec in model.conditions)
         for value in guidance if guides else (0.0,):
             rounds = []
             for again in range(repeats):
                 with console.status(f"{samples} samples at guidance {value:g}"):
-                    settings_now = {**(sampling or {}), "guidance": value}
-                    drawn = model.generate(samples, seed=seed + again, sampling=settings_now)
+                    drawn = model.generate(samples, seed=seed + again, sampling={**(sampling or {}), "guidance": value})
+                # On the CPU, where the data is: a modality that compares the two must not find them on two devices.
+                made = drawn.samples.to("cpu")
                 with console.status(f"quality of samples at guidance {value:g}"):
-                    rounds.append(modality.evaluate_samples(drawn.samples, drawn.conditions, data, chosen, context))
-            results["samples"][f"{value:g}"] = rounds[0] if repeats == 1 else mean_and_spread(rounds)
-    write_json_atomic(eval_file(run, validation), results)
-    return results
+                    rounds.append(modality.evaluate_samples(made, drawn.conditions, data, chosen, context))
+                so_far = rounds[0] if len(rounds) == 1 else mean_and_spread(rounds)
+                results.add(f"{value:g}", so_far, within="samples", tell=again == repeats - 1)
+
+    try:
+        with interruptible():
+            measure()
+    except Interrupted as error:
+        raise Interrupted(f"interrupted: {results.describe()}", error.exit_code) from None
+    results.finish()
+    return results.values
+
+
+class _Results:
+    """Results that are written and reported as they come in."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self.path, self.report = path, report
+        self.values: dict[str, Any] = {}
+        self.writable = True
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            self._only_shown(f"{path.parent} cannot be written ({error.strerror})")
+
+    def add(self, name: str, values: Mapping[str, Any], within: str | None = None, tell: bool = True) -> None:
+        (self.values if within is None else self.values.setdefault(within, {}))[name] = values
+        self._write({"incomplete": True, **self.values})
+        if tell:
+            self.report.part(name if within is None else f"{within}.{name}", values)
+
+    def finish(self) -> None:
+        self._write(self.values)
+        if self.writable:
+            self.report.done(self.path)
+
+    def describe(self) -> str:
+        """What is left after an interrupt."""
+        if not self.values:
+            return "nothing was measured yet"
+        where = f"is in {self.path}" if self.writable else "was not saved"
+        return f"what was measured so far ({', '.join(self.values)}) {where}"
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        if self.writable:
+            try:
+                write_json_atomic(self.path, values)
+            except TrainingError as error:
+                self._only_shown(str(error))
+
+    def _only_shown(self, reason: str) -> None:
+        self.writable = False
+        warnings.warn(f"{reason}: the results are only shown", NextscaleWarning, stacklevel=2)
 
 
 def eval_file(run: Path, validation: bool = False) -> Path:

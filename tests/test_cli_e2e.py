@@ -59,7 +59,7 @@ def test_the_two_stages_one_by_one_are_the_same_run(run: Path, tiny: Settings, t
 
 def test_sample_writes_grid_film_and_files(run: Path, tmp_path: Path) -> None:
     result = invoke("sample", run, "-n", "6", "--seed", "3", "label=3", "guidance=2", "--out", tmp_path / "a")
-    assert {path.name for path in (tmp_path / "a").iterdir()} == {"grid.png", "film.png", "single"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"grid.png", "film.png", "single", "command.json"}
     assert result.stdout.splitlines()[:2] == [str(tmp_path / "a/grid.png"), str(tmp_path / "a/film.png")]
     assert size(tmp_path / "a/film.png") == (4 * 66 + 2, 6 * 66 + 2)
     files = sorted((tmp_path / "a/single").iterdir())
@@ -72,7 +72,7 @@ def test_sample_writes_grid_film_and_files(run: Path, tmp_path: Path) -> None:
         assert abs(one - other).max() <= 1, "sample i is a function of the seed and i alone"
 
     invoke("sample", run, "-n", "1", "--seed", "5", "--no-files")
-    assert {path.name for path in (run / "samples/seed-5").iterdir()} == {"grid.png", "film.png"}
+    assert {path.name for path in (run / "samples/seed-5").iterdir()} == {"grid.png", "film.png", "command.json"}
 
 
 def test_train_continues_after_tokenize(run: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,13 @@ from typer.testing import CliRunner
 
 from nextscale import evaluation, plugins
 from nextscale.config.run import load_config
-from nextscale.errors import CheckpointError, ConfigError
+from nextscale.data import Samples
+from nextscale.errors import CheckpointError, ConfigError, NextscaleWarning, TrainingError
 from nextscale.evaluation import evaluate
 from nextscale.storage.models import load_tokenizer
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.training.run import train
+from nextscale.training.signals import Interrupted
 from nextscale_cli.main import app
 
 SCALES, CODES, TOKENS = 3, 16, 21
@@ -161,6 +166,91 @@ def test_errors_leave_results_as_they_were(run: Path, tmp_path: Path) -> None:
     with pytest.raises((CheckpointError, ConfigError)):
         evaluate(tmp_path / "missing")
     assert not (tmp_path / "missing").exists()
+
+
+# As it goes
+
+
+def test_an_interrupt_leaves_what_was_measured(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    modality, calls = type(plugins.modality("image")), []
+
+    def evaluate_samples(self: Any, *told: Any) -> dict[str, float]:
+        calls.append(json.loads((copy / "eval.json").read_text()))
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"x": float(len(calls))}
+
+    monkeypatch.setattr(modality, "evaluate_samples", evaluate_samples)
+    with pytest.raises(Interrupted, match=r"interrupted: what was measured so far .*samples.* is in") as caught:
+        evaluate(copy, samples=2, guidance=(0.0, 1.0, 2.0), repeats=2, device="cpu")
+    assert caught.value.exit_code == 130 and "\n" not in str(caught.value)
+    left = json.loads((copy / "eval.json").read_text())
+    assert left["incomplete"] is True and {"reconstruction", "codebook", "validation"} < left.keys()
+    assert left["samples"] == {"0": {"x": 1.5, "x_std": pytest.approx(0.5**0.5)}}
+    assert [list(found.get("samples", {})) for found in calls] == [[], ["0"], ["0"]], "written after each round"
+    calls.extend([{}] * 9)
+    finished = evaluate(copy, samples=2, guidance=(0.0,), device="cpu")
+    assert json.loads((copy / "eval.json").read_text()) == finished and "incomplete" not in finished
+
+
+def test_a_run_that_cannot_be_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+
+    def read_only(*arguments: Any, **named: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("nextscale.evaluation.tempfile.TemporaryFile", read_only)
+    seen: list[Any] = []
+    modality = type(plugins.modality("image"))
+    monkeypatch.setattr(modality, "evaluate_samples", lambda self, *told: {"cache": float(bool(seen.append(told[-1])))})
+    before = sorted(copy.rglob("*"))
+    with pytest.warns(NextscaleWarning, match="cannot be written .*: the results are only shown") as told:
+        results = evaluate(copy, samples=2, guidance=(0.0,), device="cpu")
+    assert len(told) == 1 and results["samples"]["0"] == {"cache": 0.0}
+    assert seen[0].cache is None, "nothing that takes long can be cached there"
+    assert sorted(copy.rglob("*")) == before
+    result = CliRunner().invoke(app, ["eval", str(copy), "--reconstruction-only", "--device", "cpu"])
+    assert result.exit_code == 0 and "reconstruction.psnr" in result.stdout and "eval.json" not in result.stdout
+
+
+def test_a_disk_that_fills_up(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+
+    def full(*arguments: Any) -> None:
+        raise TrainingError("the disk is full: eval.json was not saved")
+
+    monkeypatch.setattr(evaluation, "write_json_atomic", full)
+    with pytest.warns(NextscaleWarning, match="the disk is full"):
+        results = evaluate(copy, device="cpu", reconstruction_only=True)
+    assert set(results) == {"reconstruction", "codebook"}
+
+
+def test_sampling_settings_are_checked_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Any] = []
+    monkeypatch.setattr(type(plugins.modality("image")), "evaluate_tokenizer", lambda *told: measured.append(told))
+    with pytest.raises(ConfigError, match="top_k has 2 values; this model has 3 scales"):
+        evaluate(run, samples=2, device="cpu", sampling={"top_k": (1, 2)})
+    assert not measured
+
+
+def test_samples_are_measured_where_the_data_is(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn on an accelerator, they are moved: a modality that joins them with real ones would fail otherwise."""
+
+    class Drawn:
+        def to(self, device: str) -> str:
+            return f"on {device}"
+
+    copy, seen = tmp_path / "copy", []
+    shutil.copytree(run, copy)
+    monkeypatch.setattr(evaluation.Model, "generate", lambda *told, **named: Samples(Drawn(), [], {}))
+    modality = type(plugins.modality("image"))
+    monkeypatch.setattr(modality, "evaluate_samples", lambda self, samples, *told: seen.append(samples) or {})
+    evaluate(copy, samples=2, guidance=(0.0,), device="cpu")
+    assert seen == ["on cpu"]
 
 
 def test_command_line(run: Path, tmp_path: Path) -> None:

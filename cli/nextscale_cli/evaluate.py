@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +41,8 @@ def evaluate(
 ) -> None:
     """Measure reconstruction and sample quality of a trained run.
 
-    Writes RUN/eval.json. Every distance comes with its real-against-real floor at the same sample count.
+    Prints results as they are measured, and writes them to RUN/eval.json. Every distance comes with its
+    real-against-real floor at the same sample count.
     """
     from nextscale.config.sections import SamplingConfig
     from nextscale.errors import ConfigError, unknown
@@ -49,11 +52,20 @@ def evaluate(
     sampling, conditions = split([text for text in settings or [] if text not in options])
     if conditions:
         raise ConfigError(unknown("sampling setting", next(iter(conditions)), SamplingConfig.model_fields))
-    from nextscale.evaluation import eval_file
+    from nextscale.evaluation import Report
     from nextscale.evaluation import evaluate as evaluate_run
     from nextscale_cli.tables import print_results
 
-    results = evaluate_run(
+    class Printed(Report):
+        def part(self, name: str, values: Mapping[str, Any]) -> None:
+            for part in reversed(name.split(".", 1)):
+                values = {part: values}
+            print_results(values)
+
+        def done(self, path: Path) -> None:
+            typer.echo(path)
+
+    evaluate_run(
         run,
         samples=samples,
         guidance=values,
@@ -64,9 +76,8 @@ def evaluate(
         repeats=repeats,
         sampling=sampling,
         validation=validation,
+        report=Printed(),
     )
-    print_results(results)
-    typer.echo(eval_file(run, validation))
 
 
 def _guidance(text: str) -> list[float]:
