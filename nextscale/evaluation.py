@@ -92,6 +92,9 @@ def evaluate(
     chosen = parse_options(config.modality, options)
     # Whatever can be wrong is found before anything is measured.
     with_model = not reconstruction_only and has(run, "transformer")
+    if not with_model and not reconstruction_only and (run / "transformer").exists():
+        message = f"{run / 'transformer'} holds no model.safetensors, so only the tokenizer is measured"
+        warnings.warn(message, NextscaleWarning, stacklevel=2)
     model = load(run, device) if with_model else None
     if model is not None:
         model.check_settings(sampling)

@@ -10,8 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -27,7 +26,9 @@ from nextscale.errors import CheckpointError
 from nextscale.storage.files import (
     digest,
     fsync,
+    json_digest,
     load_tensors,
+    parse_json,
     partial_name,
     remove,
     replace_folder,
@@ -93,7 +94,7 @@ def save_checkpoint(
                     for file in sorted(files)
                 },
             }
-            write_json_atomic(partial / "state.json", {**body, "sha256": _body_digest(body)})
+            write_json_atomic(partial / "state.json", {**body, "sha256": json_digest(body)})
             fsync(partial)
             if former is not None and target.exists():
                 _copy_folder(target, folder / former)
@@ -213,18 +214,41 @@ def check_checkpoint(path: Path | str) -> dict[str, Any]:
     except OSError:
         raise CheckpointError(f"checkpoint {path} is damaged (state.json is missing)") from None
     try:
-        body = json.loads(text)
+        body = parse_json(text, finite=False)  # a caller's state may hold infinities
         expected = body.pop("sha256")
-        sound = _body_digest(body) == expected
+        sound = json_digest(body) == expected
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"checkpoint {path} is damaged (state.json is not valid JSON)") from None
     if not sound:
         raise CheckpointError(f"checkpoint {path} is damaged (state.json does not match its checksum)")
+    try:
+        _Body.model_validate(body)
+    except ValidationError:
+        raise CheckpointError(f"checkpoint {path} is damaged (state.json is of something else)") from None
     for file, entry in body["files"].items():
         problem = _file_problem(path / file, entry["bytes"], entry["sha256"])
         if problem:
             raise CheckpointError(f"checkpoint {path} is damaged ({file} {problem})")
     return body
+
+
+class _Optimizer(BaseModel):
+    param_groups: list[dict[str, Any]]
+    values: dict[str, Any]
+
+
+class _File(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _Body(BaseModel):
+    """``state.json`` without its checksum. Other files of a run have checksums of the same kind."""
+
+    step: NonNegativeInt
+    state: dict[str, Any]
+    optimizers: dict[str, _Optimizer]
+    files: dict[str, _File]
 
 
 def _file_problem(file: Path, size: int, sha256: str) -> str | None:
@@ -411,9 +435,3 @@ def clear_partials(folder: Path) -> None:
 def _last_good(folder: Path) -> str:
     steps = _steps(folder)
     return f"; the last good checkpoint is {steps[-1][1]}" if steps else "; there is no earlier checkpoint"
-
-
-def _body_digest(body: Mapping[str, Any]) -> str:
-    """The digest of the JSON as it reads back, so that it does not matter how the values were written."""
-    plain = json.loads(json.dumps(body))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -140,17 +140,16 @@ def read_json(path: Path | str) -> Any:
         raise CheckpointError(f"{path} is damaged: {one_line(error)}") from None
 
 
-def parse_json(data: bytes | str) -> Any:
-    """Strict JSON in UTF-8.
+def parse_json(data: bytes | str, finite: bool = True) -> Any:
+    """Strict JSON in UTF-8. With ``finite=False``, infinities and NaN are accepted as Python writes them.
 
     Raises:
         ValueError: it is anything else. The message is one line.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
-        parsed = json.loads(
-            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_finite, parse_constant=_finite
-        )
+        read = _finite if finite else float
+        parsed = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=read, parse_constant=read)
         if "\\ud" in text.lower():  # half a character, which could not be written or printed again
             json.dumps(parsed, ensure_ascii=False).encode()
         return parsed
@@ -170,7 +169,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    if len(text) > 20 or abs(int(text)) >= 2**64:
+    if len(text) > 1000:
         raise ValueError(f"{text[:40]} is too large a number")
     return int(text)
 
