@@ -6,10 +6,14 @@ that raises does not stop the hooks of other plugins, and every record can be tr
 
 from __future__ import annotations
 
+import errno
+import functools
 import importlib
 import inspect
 import logging
-from collections.abc import Iterable
+import sys
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -19,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from nextscale import hookspecs
-from nextscale.errors import PluginError, unknown
+from nextscale.errors import NextscaleError, PluginError, unknown
 from nextscale.hookspecs import PROJECT, CommandSpec, FormatSpec, RunSettings
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from nextscale.modality import Modality, ModalityConfig, ModalitySpec
 
 GROUP = "nextscale"
+NOT_OF_THE_PLUGIN = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
+"""A full disk, and a reader of the output that went away, are no fault of the code that was writing."""
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Named = TypeVar("Named", CommandSpec, FormatSpec)
@@ -232,6 +238,9 @@ def load_object(path: str) -> Any:
 def modality(name: str) -> Modality:
     """The implementation of modality ``name`` (imports everything it needs, including torch).
 
+    What its methods raise, other than a NextscaleError, becomes a PluginError that names the modality, its distribution
+    and the method.
+
     Raises:
         PluginError: the modality or its implementation is unknown or broken.
     """
@@ -242,9 +251,49 @@ def modality(name: str) -> Modality:
     if not (inspect.isclass(implementation) and issubclass(implementation, Modality)):
         raise PluginError(f"modality {name!r}: {path} is not a subclass of nextscale.modality.Modality")
     try:
-        return implementation()
+        made = implementation()
     except Exception as error:
         raise PluginError(f"modality {name!r}: cannot create {path}: {_one_line(error)}") from error
+    for method, declared in vars(Modality).items():
+        if inspect.isfunction(declared) and not method.startswith("_"):
+            vars(made)[method] = _guarded(made, method, name)
+    return made
+
+
+def place_in_plugin(error: BaseException) -> str | None:
+    """Where in a plugin's code an exception was raised: ``nextscale_graph.source.take, of graph (nextscale 1.2)``.
+
+    For what a modality's objects raise: sources, tokenizers, objectives. None if no plugin's code was running.
+    """
+    plugins = {entry.module.split(".")[0]: entry for entry in entry_points(group=GROUP)}
+    place = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        entry = plugins.get(module.split(".")[0])
+        if entry is not None:
+            place = f"{module}.{frame.f_code.co_name}, of {entry.name} ({' '.join(_origin(entry))})"
+    return place
+
+
+def _guarded(made: Modality, method: str, name: str) -> Callable[..., Any]:
+    """A method of a modality whose exceptions say where they come from. It is looked up at each call, as usual."""
+
+    @functools.wraps(getattr(made, method))
+    def call(*args: Any, **named: Any) -> Any:
+        try:
+            return getattr(type(made), method)(made, *args, **named)
+        except NextscaleError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NOT_OF_THE_PLUGIN:
+                raise
+            plugin = discover().modalities[name]
+            raise PluginError(
+                f"modality {name} ({plugin.distribution} {plugin.version}): {method} raised {_one_line(error)} "
+                "(set NEXTSCALE_TRACEBACK=1 for the traceback)"
+            ) from error
+
+    return call
 
 
 def modality_config(name: str) -> ModalityConfig:
@@ -275,12 +324,18 @@ def _load(entry_point: EntryPoint) -> _Loaded | BrokenPlugin:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     loaded = _Loaded(entry_point.name, distribution, version, manager)
+    had_torch = "torch" in sys.modules
     try:
         plugin = entry_point.load()
         manager.register(plugin, entry_point.name)
         loaded.problems += _hook_problems(manager, plugin)
     except (Exception, SystemExit) as error:
         return loaded.broken(_one_line(error))
+    if "torch" in sys.modules and not had_torch:
+        loaded.problems.append(
+            f"its entry module {entry_point.module} imports torch, so every command starts slowly: import it in the "
+            "modules that need it, which the records name by dotted path"
+        )
     return loaded
 
 
@@ -344,5 +399,6 @@ __all__ = [
     "load_object",
     "modality",
     "modality_config",
+    "place_in_plugin",
     "third_party",
 ]

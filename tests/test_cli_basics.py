@@ -117,6 +117,8 @@ def test_wrong_settings_give_one_line_and_exit_code_2(tmp_path: Path) -> None:
             "error: the disk is full: runs/x was not written",
         ),
         (ValueError("odd"), 1, "error: internal: ValueError: odd (set NEXTSCALE_TRACEBACK=1 for the traceback)"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.png"), 2, "error: Permission denied: 'a.png'"),
+        (ConfigError("x" * 5000), 2, f"error: {'x' * 60}...{'x' * 60}"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 141, ""),
     ],
@@ -143,6 +145,54 @@ def test_a_closed_pipe_is_no_error() -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.stderr == ""
     assert result.returncode in (0, 141)  # 0 if everything fitted into the pipe before head closed it
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code"),
+    [
+        (">&-", 0),
+        ("2>&-", 0),
+        ("<&- >&- 2>&-", 0),
+        ("seed=x >&-", 2),
+        ("seed=x >&- 2>&-", 2),
+        ("seed=x 2>/dev/full", 2),
+    ],
+)
+def test_closed_and_full_streams(redirected: str, code: int, tmp_path: Path) -> None:
+    command = f"{sys.executable} -c '{RUN}' config show {redirected}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
+    assert result.stderr.count("\n") <= 1
+    assert result.returncode == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_nobody_reads_the_error() -> None:
+    command = f"{sys.executable} -c '{RUN}' config show seed=x 2> >(exec 0<&-; sleep 5)"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) in ((2, ""), (141, ""))
+
+
+def test_a_run_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for command in ("sample", "eval", "tokenize", "edit", "predict"):
+        told = invoke(command, str(tmp_path / "file")).stderr
+        assert told == f"error: {tmp_path / 'file'} is not a folder: name a run's folder\n"
+        for wrong in ("n" * 5000, str(tmp_path / "file" / "x")):
+            told = invoke(command, wrong).stderr
+            assert told.startswith("error: no run folder at ") and told.count("\n") == 1
+
+
+def test_paths_that_are_too_long() -> None:
+    for arguments in (
+        ["--out", "n" * 5000],
+        ["--name", "n" * 5000],
+        ["--config", "n" * 5000],
+        ["--resume", "n" * 5000],
+    ):
+        result = invoke("train", *arguments)
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1, arguments
+        assert "File name too long" in result.stderr and "internal" not in result.stderr
 
 
 def test_interrupt_during_a_command() -> None:
@@ -276,7 +326,7 @@ def test_sample_passes_settings_and_conditions_on(monkeypatch: pytest.MonkeyPatc
     )
     assert result.exit_code == 0, result.output
     assert model.asked == {
-        "number": 4, "seed": 7, "sampling": {"guidance": 2.0, "top_k": (4, 2)}, "conditions": {"label": 3},
+        "number": 4, "seed": 7, "sampling": {"guidance": 2.0, "top_k": (4, 2)}, "conditions": {"label": "3"},
         "return_steps": True,
     }  # fmt: skip
     folder = tmp_path / "samples" / "seed-7"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nextscale import hookspecs, plugins
 from nextscale.callbacks import TrainingCallback, TrainingEvent
-from nextscale.errors import PluginError
+from nextscale.errors import NextscaleError, PluginError
 from nextscale.plugins import discover, load_object, modality, modality_config
 
 HEADER = """
@@ -268,3 +270,81 @@ def test_discovery_and_configuration_import_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+FAULTY = """
+    class C: ...
+
+    @hookimpl
+    def nextscale_modalities():
+        return [spec("faulty", implementation=__name__ + ":M")]
+
+    def __getattr__(name):  # on first use, as the entry module itself must not import torch
+        from nextscale.modality import Modality
+
+        class M(Modality):
+            name = "faulty"
+            def open_data(self, config): return {}[config]
+            def build_tokenizer(self, config, description): return [self.open_data(config)]
+            def write_grid(self, samples, path, description, columns=None): raise config_error()
+            def write_film(self, steps, path, description): raise OSError(28, "No space left on device", "x.png")
+            tokenizer_objectives = concatenate = write_samples = None
+
+        def config_error():
+            from nextscale.errors import ConfigError
+            return ConfigError("told")
+
+        M.__abstractmethods__ = frozenset()
+        if name == "M":
+            return M
+        raise AttributeError(name)
+"""
+
+
+def test_what_a_plugins_method_raises_names_plugin_and_method(install: Install) -> None:
+    install("faulty-dist", "1.2", "faulty", FAULTY)
+    made: Any = modality("faulty")
+    message = (
+        r"^modality faulty \(faulty-dist 1\.2\): open_data raised KeyError: 'x' "
+        r"\(set NEXTSCALE_TRACEBACK=1 for the traceback\)$"
+    )
+    with pytest.raises(PluginError, match=message) as caught:
+        made.open_data("x")
+    assert isinstance(caught.value.__cause__, KeyError), "the traceback shows what happened"
+    with pytest.raises(PluginError, match=message):
+        made.build_tokenizer("x", {})  # the innermost method is named
+    with pytest.raises(NextscaleError, match=r"^told$"):
+        made.write_grid(None, None, {})
+    with pytest.raises(OSError, match="No space left"):
+        made.write_film([], None, {})
+
+
+def test_methods_are_looked_up_when_they_are_called(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("faulty-dist", "1.2", "faulty", FAULTY)
+    made: Any = modality("faulty")
+    monkeypatch.setattr(type(made), "open_data", lambda self, config: config)
+    assert made.open_data(3) == 3 and made.build_tokenizer(4, {}) == [4]
+
+
+def test_where_in_a_plugin_something_was_raised() -> None:
+    from nextscale_image import config as some_module
+
+    code = compile("def take():\n    return 1 / 0", "source.py", "exec")
+    names: dict[str, Any] = {"__name__": some_module.__name__}
+    exec(code, names)
+    try:
+        names["take"]()
+    except ZeroDivisionError as error:
+        place = plugins.place_in_plugin(error)
+    assert place is not None and place.startswith("nextscale_image.config.take, of image (nextscale ")
+    assert plugins.place_in_plugin(KeyError("x")) is None
+
+
+def test_an_entry_module_that_imports_torch_is_reported(install: Install, tmp_path: Path) -> None:
+    install("slow-dist", "1", "slow", "import torch\n" + textwrap.dedent(GOOD))
+    code = "from nextscale.plugins import discover; found = discover(); print(*found.broken, sorted(found.modalities))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert "plugin 'slow' of slow-dist 1 is broken: its entry module slow_dist_entry imports torch" in result.stdout
+    assert "'good'" in result.stdout, "it works all the same"

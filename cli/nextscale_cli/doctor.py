@@ -26,6 +26,9 @@ def doctor() -> None:
 
     Exits with code 1 if something is broken. An extra that is not installed does not count.
     """
+    from nextscale.plugins import discover
+
+    discover()  # before torch is imported, so that entry modules that import it are seen
     broken = False
     for good, line in [*_python(), *_torch(), *_plugins(), *_extras(), *_disk()]:
         typer.echo(f"{'  ' if good else '! '}{line}")

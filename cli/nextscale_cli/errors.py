@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,13 @@ from typing import Any
 from nextscale.errors import NextscaleError, NextscaleWarning
 
 TRACEBACK = "NEXTSCALE_TRACEBACK"
+MAX_LINE = 2000
+LONG_WORD = re.compile(r"\S{300,}")
+"""Such as a path of thousands of characters."""
+PATH_ERRORS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "EPERM", "EROFS")
+}
 
 
 @contextmanager
@@ -29,24 +37,54 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Otherwise the interpreter would try to flush stdout at exit, and complain.
-        with suppress(OSError):  # stdout may not be a file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(141)
     except Exception as error:
         if os.environ.get(TRACEBACK) == "1" or _is_from_typer(error):
             raise
         from nextscale.training.signals import Interrupted
 
-        if isinstance(error, Interrupted):  # no error: the run was saved, and the message says how to continue
-            print(error, file=sys.stderr)
-            sys.exit(error.exit_code)
-        if isinstance(error, NextscaleError) and error.rows:
-            from nextscale_cli.tables import print_rows
+        code = 2 if isinstance(error, NextscaleError) or _names_a_path(error) else 1
+        try:
+            _report(error, "" if isinstance(error, Interrupted) else "error: ")
+        except BrokenPipeError:  # nobody reads it
+            code = 141
+        except OSError:  # it cannot be written, which is no reason for another error
+            pass
+        _discard_output()
+        sys.exit(error.exit_code if isinstance(error, Interrupted) else code)
 
-            print_rows(error.rows, stderr=True)
-        print(f"error: {describe(error)}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, NextscaleError) else 1)
+
+def _report(error: Exception, prefix: str) -> None:
+    if isinstance(error, NextscaleError) and error.rows:
+        from nextscale_cli.tables import print_rows
+
+        print_rows(error.rows, stderr=True)
+    print(f"{prefix}{describe(error)}", file=sys.stderr, flush=True)
+
+
+def open_standard_streams() -> None:
+    """Let streams that the caller has closed (``>&-``) lead nowhere.
+
+    Otherwise the next file to be opened would take their number, and what is printed would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
+
+
+def _discard_output() -> None:
+    """Let streams that cannot be written to lead nowhere. The interpreter would try again at exit, and complain."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # it may not be a file
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
@@ -70,11 +108,28 @@ def _one_line_warnings() -> Iterator[None]:
 def describe(error: BaseException) -> str:
     """Describe an exception in one line."""
     text = " ".join(str(error).split())
+    text = LONG_WORD.sub(lambda word: f"{word[0][:60]}...{word[0][-60:]}", text)
+    text = text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 2 :]}"
     if isinstance(error, NextscaleError):
         return text
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and _is_full(error):
         return f"the disk is full{f': {error.filename} was not written' if error.filename else ''}"
-    return f"internal: {type(error).__name__}: {text} (set {TRACEBACK}=1 for the traceback)"
+    if _names_a_path(error):
+        return text.split("] ", 1)[-1]
+    from nextscale.plugins import place_in_plugin
+
+    place = place_in_plugin(error)
+    where = f" in {place}" if place else ""
+    return f"internal: {type(error).__name__}: {text}{where} (set {TRACEBACK}=1 for the traceback)"
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _names_a_path(error: BaseException) -> bool:
+    """Whether a path that the user gave cannot be used as it should be."""
+    return isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None
 
 
 def _is_from_typer(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nextscale_cli.errors import one_line_errors
+from nextscale_cli.errors import one_line_errors, open_standard_streams
 from nextscale_cli.options import PLAIN
 
 COMMANDS = {
@@ -117,6 +117,7 @@ def _nextscale(
 
 def main() -> None:
     """The console script."""
+    open_standard_streams()
     with one_line_errors():
         try:
             app(prog_name="nextscale")

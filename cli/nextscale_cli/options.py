@@ -23,7 +23,26 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Single settings, such as training.transformer.lr=1e-3."),
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+def _possible_run(run: Path) -> Path:
+    """Refuse what is no folder and cannot become one. Whether the run is there is seen once settings are checked."""
+    import os
+
+    from nextscale.errors import CheckpointError
+
+    try:
+        os.stat(run)
+    except FileNotFoundError:
+        return run
+    except OSError as error:
+        raise CheckpointError(f"no run folder at {run}: {error.strerror}") from None
+    if not os.path.isdir(run):
+        raise CheckpointError(f"{run} is not a folder: name a run's folder")
+    return run
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", callback=_possible_run)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 Precision = Annotated[
     str, typer.Option("--precision", help="Of the weights: fp32, or bf16 or fp16 (half the memory).", metavar="P")

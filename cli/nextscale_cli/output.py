@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 RECORD = "command.json"
 """What was asked for, in every such folder. The same command may write there again: it writes the same files."""
+
+MOST = 1000
+"""Folders that are tried: none is free if their parent is a file, or cannot be read."""
 
 
 class Output:
@@ -43,8 +45,11 @@ class Output:
         from nextscale.errors import ConfigError
 
         if self.out is None:
-            names = (self.default.name if number == 1 else f"{self.default.name}-{number}" for number in count(1))
-            return next(folder for name in names if self._is_free(folder := self.default.with_name(name)))
+            for number in range(1, MOST):
+                name = self.default.name if number == 1 else f"{self.default.name}-{number}"
+                if self._is_free(folder := self.default.with_name(name)):
+                    return folder
+            raise ConfigError(f"no folder {self.default}-NUMBER can be used: name one with --out")
         if not self._is_free(self.out):
             what = "holds files of another command" if self.out.is_dir() else "is not a folder"
             raise ConfigError(f"{self.out} {what}: name another folder with --out")
