@@ -18,10 +18,8 @@ from nextscale_video.config import VideoDataConfig
 from nextscale_video.frames import TooLarge, coloured, in_channels, read
 from nextscale_video.moving import open_moving_digits
 from nextscale_video.readers import RawSplits, RawVideo, read_source
+from nextscale_video.readers.container import SAME_RATE
 from nextscale_video.source import VideoSource
-
-SAME_RATE = 0.01
-"""Rates that differ by no more than this share are the same: 24 and 23.976."""
 
 
 @dataclass
@@ -54,6 +52,7 @@ def open_videos(config: VideoDataConfig) -> DataSplits:
     splits = load(raw, classes, config)
     _warn_of_others(raw, config.source)
     train = splits["train"]
+    rates = _rates(train.raw, config)
     if "validation" not in splits:
         train, splits["validation"] = _held_out(train, len(classes), config)
 
@@ -76,7 +75,7 @@ def open_videos(config: VideoDataConfig) -> DataSplits:
             "height": height,
             "width": width,
             "classes": list(classes),
-            **_rates(train.raw, config),
+            **rates,
         },
     )
 

@@ -67,10 +67,11 @@ def evaluate_reconstruction(
 
 
 def known_frames(tokenizer: GridTokenizer) -> int:
-    """Number of frames a prediction starts from: the first clip's, or in a joint pyramid the first two latents'."""
+    """Number of frames a prediction starts from: the first clip's, or in a joint pyramid the first two latents'; fewer
+    if a clip is too short. 0 if it cannot be cut at all."""
     latents = tokenizer.lengths[0] if isinstance(tokenizer, SegmentedTokenizer) else 2
     frames = latents * tokenizer.factor[0] - (tokenizer.factor[0] - 1 if tokenizer.layout.alone else 0)
-    return min(frames, tokenizer.sample_shape[0] - 1)
+    return max((cut for cut in tokenizer.cuts(tokenizer.sample_shape[0]) if cut <= frames), default=0)
 
 
 @torch.inference_mode()
@@ -92,6 +93,8 @@ def evaluate_prediction(
     if not isinstance(tokenizer, GridTokenizer) or tokenizer.sample_shape[0] < 2:
         return {}
     known = known or known_frames(tokenizer)
+    if not known:
+        return {}
     source = data.held_out
     indices = some_rows(len(source), limit, 0)
     errors: list[tuple[Tensor, Tensor]] = []

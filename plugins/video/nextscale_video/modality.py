@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nextscale.plugin import (
+    ContractCase,
     DataError,
     DataSplits,
     EvaluationContext,
@@ -24,10 +26,11 @@ from nextscale.plugin import (
 )
 from nextscale_video import writers
 from nextscale_video.config import VideoDataConfig, VideoEvaluationConfig, VideoTokenizerConfig
-from nextscale_video.data import SAME_RATE, open_videos
+from nextscale_video.data import open_videos
 from nextscale_video.frames import in_channels, read
 from nextscale_video.objectives import VideoObjective
 from nextscale_video.readers import read_one
+from nextscale_video.readers.container import SAME_RATE
 from nextscale_video.tokenizer import build_tokenizer
 
 
@@ -72,6 +75,16 @@ class VideoModality(GridModality):
             sizes = f"{_show(mask_shape)}, but the video is {_show(shape)} (frames x height x width)"
             raise DataError(f"mask {mask} is {sizes}: they must agree")
         return sample, marked[:, 0] > 0
+
+    def contract(self, folder: Path) -> ContractCase:
+        """A few grey clips of random pixels, 5 x 8 x 8."""
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 5, 8, 8, 1), np.uint8)
+        np.savez(folder / "videos.npz", video=pixels, label=np.arange(12) % 3)
+        data = VideoDataConfig(source=str(folder / "videos.npz"), frames=5, validation=0.25)
+        scales = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
+        settings = {"scales": scales, "channels": 4, "width": 8, "multipliers": (1, 1, 2), "blocks": 1}
+        tokenizer = VideoTokenizerConfig.model_validate({**settings, "quantizer": {"codes": 13, "phi_count": 2}})
+        return ContractCase(data, tokenizer)
 
     def evaluate_tokenizer(
         self,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers shared by the tests of this folder
 
 
 def gliding(frames: int, height: int = 16, width: int = 16, channels: int = 3, seed: int = 0) -> np.ndarray:

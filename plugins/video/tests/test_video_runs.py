@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
+from video_files import levels, numbers, write
 
 import nextscale
 from nextscale.api import Model
 from nextscale.config.run import load_config, parse_options
-from nextscale.errors import ConfigError, DataError, NextscaleError
+from nextscale.errors import ConfigError, DataError, NextscaleError, NextscaleWarning
 from nextscale.grid import SegmentedTokenizer
 from nextscale.sampling.continuation import go_on, held, predict
 from nextscale.training.run import train
@@ -107,8 +108,8 @@ def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
     write_samples(clips[:1, :, :6], tmp_path)
     start = str(tmp_path / "000000.mp4")
 
-    def invoke(*arguments: str) -> Any:
-        return CliRunner().invoke(app, [arguments[0], str(run), *arguments[1:], "--out", str(tmp_path / "out")])
+    def invoke(*arguments: str, out: str = "out") -> Any:
+        return CliRunner().invoke(app, [arguments[0], str(run), *arguments[1:], "--out", str(tmp_path / out)])
 
     for arguments, message in (
         (("--frames", "5"), "--sample FILE is missing"),
@@ -123,11 +124,11 @@ def test_commands(run: Path, clips: torch.Tensor, tmp_path: Path):
     result = invoke("predict", "--video", start, "--frames", "5", "-n", "2", "label=3")
     assert result.exit_code == 0, result.output
     assert [Path(line).name for line in result.stdout.split()] == ["000000.gif", "000001.gif", "grid.png"]
-    result = invoke("predict", "--video", start, "--frames", "1", "-n", "1", "--pieces", "3")
-    assert result.exit_code == 0 and len(list(read_file(tmp_path / "out" / "000000.mp4"))) == 9 + 8 + 8
-    result = invoke("edit", "--sample", start, "--box", "1,0,0,5,16,16", "-n", "1")
+    result = invoke("predict", "--video", start, "--frames", "1", "-n", "1", "--pieces", "3", out="long")
+    assert result.exit_code == 0 and len(list(read_file(tmp_path / "long" / "000000.mp4"))) == 9 + 8 + 8
+    result = invoke("edit", "--sample", start, "--box", "1,0,0,5,16,16", "-n", "1", out="edited")
     assert result.exit_code == 0, result.output
-    assert len(list(read_file(tmp_path / "out" / "single" / "000000.mp4"))) == 9
+    assert len(list(read_file(tmp_path / "edited" / "single" / "000000.mp4"))) == 9
 
 
 def test_clips_and_masks_are_read_from_frame_folders(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -150,6 +151,23 @@ def test_clips_and_masks_are_read_from_frame_folders(model: Model, tmp_path: Pat
             DataError, match=f"mask.npy is {min(frames, 9)} x {height} x 32, but the video is 9 x 24 x 32"
         ):
             model.modality.read_sample(folder, tokenizer, tmp_path / "mask.npy")
+
+
+def test_a_start_is_read_at_the_rate_of_the_training_data(model: Model, tmp_path: Path, monkeypatch: Any):
+    pytest.importorskip("av")
+    tokenizer, path = model.tokenizer, write(tmp_path / "start.mp4", levels(24, 16, 16), rate=20)
+
+    def read(**description: float) -> list[int]:
+        with monkeypatch.context() as patch:
+            for key, value in description.items():
+                patch.setitem(tokenizer.description, key, value)
+            sample, _ = model.modality.read_sample(path, tokenizer)
+        return numbers(list(((sample[0].permute(1, 2, 3, 0) + 1) * 127.5).numpy()))
+
+    assert read() == list(range(9)), "data without a rate: frames as they come"
+    assert read(resample=10, fps=5, stride=2) == [0, 4, 8, 12, 16, 20, 20, 20, 20], "and the last frame repeats"
+    with pytest.warns(NextscaleWarning, match=r"start\.mp4 has 20 frames per second.*training data have 10"):
+        assert read(fps=10) == list(range(9))
 
 
 def test_measures(model: Model, monkeypatch: pytest.MonkeyPatch):

@@ -11,9 +11,10 @@ from PIL import Image
 
 from nextscale.errors import NextscaleError
 from nextscale_video import writers
+from nextscale_video.modality import VideoModality
 from nextscale_video.motion import centres, flicker, histogram_distance, speed, steady
 from nextscale_video.moving import MovingDigits
-from nextscale_video.readers import read_file
+from nextscale_video.readers import read_file, read_one
 
 
 def clips(number: int = 3, frames: int = 5, channels: int = 3) -> torch.Tensor:
@@ -57,6 +58,34 @@ def test_pieces_are_written_as_they_arrive(tmp_path: Path):
         assert gif.n_frames == 7  # type: ignore[attr-defined]
     with pytest.raises(NextscaleError, match="no frames"):
         writers.write_clip([], tmp_path / "none.gif")
+
+
+@pytest.mark.parametrize("fps", [4.0, 12.5, 24.0, 29.97, 50.0])
+def test_clips_are_written_at_the_rate_of_their_data(tmp_path: Path, fps: float):
+    """GIFs count in hundredths of a second, so that single frames are off, but not the whole."""
+    pytest.importorskip("av")
+    (path,) = writers.write_samples(clips(1, 13), tmp_path, fps)
+    assert sum(durations(path)) == pytest.approx(13000 / fps, abs=10)
+    assert read_one(path.with_suffix(".mp4")).rate() == pytest.approx(fps, rel=1e-3)
+
+
+def durations(path: Path) -> list[int]:
+    """Milliseconds of each frame of a GIF."""
+    with Image.open(path) as gif:
+        return [gif.seek(t) or gif.info["duration"] for t in range(gif.n_frames)]  # type: ignore[attr-defined]
+
+
+def test_descriptions_without_a_rate_mean_eight(tmp_path: Path):
+    """Data without time stamps, and runs from before rates were read."""
+    modality = VideoModality()
+    for description, wanted in (({}, 125), ({"fps": 25.0}, 40)):
+        folder = tmp_path / str(wanted)
+        folder.mkdir()
+        modality.write_samples(clips(1), folder, description)
+        modality.write_grid(clips(2), folder / "grid.png", description)
+        modality.write_parts(iter([clips(1)]), folder / "parts.gif", description)
+        for name in ("000000.gif", "grid.gif", "parts.gif"):
+            assert sum(durations(folder / name)) == pytest.approx(5 * wanted, abs=10)
 
 
 def test_sheets_and_films(tmp_path: Path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-from nextscale.plugin import DataError, LimitsConfig, exists, shown_path
+from nextscale.plugin import DataError, LimitsConfig, NextscaleWarning, exists, shown_path
 from nextscale_video.readers.arrays import read_video_arrays
 from nextscale_video.readers.container import VIDEO_SUFFIXES, read_file, video_file
 from nextscale_video.readers.folder import frame_folder, holds_frames, read_frames, read_videos
@@ -24,6 +25,16 @@ def read_source(source: str, limits: LimitsConfig | None = None) -> RawSplits:
         raise DataError(
             f"data source {shown_path(source)} does not exist: no such file or folder (built in: moving-digits)"
         )
+    found = _found(path, source, limits)
+    endless = [video.name for split in found.values() for video in split.videos if video.endless]
+    if endless:
+        more = f" and {len(endless) - 1} more" if len(endless) > 1 else ""
+        message = f"nothing in MPEG streams says how long they are: a cut end may go unnoticed in {endless[0]}{more}"
+        warnings.warn(message, NextscaleWarning, stacklevel=2)
+    return found
+
+
+def _found(path: Path, source: str, limits: LimitsConfig) -> RawSplits:
     if path.is_dir():
         return read_videos(path, limits)
     if path.suffix.lower() in (".npz", ".npy"):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,12 @@ VIDEO_SUFFIXES = frozenset(
         *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
     )
 )
+ENDLESS_SUFFIXES = frozenset((".ts", ".mts", ".m2ts", ".mpg", ".mpeg"))
+"""Streams for broadcasting, of which any part is a whole."""
+SAME_RATE = 0.01
+"""Rates that differ by no more than this share are the same: 24 and 23.976."""
+RATE_PACKETS = 1000
+"""Frames over which the rate is measured."""
 PLAUSIBLE_RATES = (Fraction(1, 100), Fraction(1000))
 """Containers without a rate announce the resolution of their clock instead, such as 90000."""
 
@@ -40,6 +47,7 @@ def video_file(path: Path, source: Path, limits: LimitsConfig) -> RawVideo:
         partial(read_file, path, limits=limits),
         partial(frame_rate, path),
         partial(file_identity, path, source),
+        path.suffix.lower() in ENDLESS_SUFFIXES,
     )
 
 
@@ -61,11 +69,19 @@ def read_file(path: Path, fps: float | None = None, limits: LimitsConfig | None 
 def frame_rate(path: Path) -> float | None:
     """Frames per second, on average; None if the file does not say.
 
+    Where time stamps contradict the header (its rate is often that of the shortest frame), they are right.
+
     Raises:
         as ``read_file``.
     """
-    with reading(path, "video"), _opened(path) as (_, stream):
+    with reading(path, "video"), _opened(path) as (container, stream):
         rate = _rate(stream)
+        packets = (packet for packet in container.demux(stream) if not packet.is_discard)
+        stamps = [packet.pts for packet in islice(packets, RATE_PACKETS) if packet.pts is not None]
+        lasts = (max(stamps) - min(stamps)) * stream.time_base if len(stamps) > 1 and stream.time_base else 0
+        measured = Fraction(len(stamps) - 1) / lasts if lasts else None
+        if measured and (rate is None or abs(measured / rate - 1) > SAME_RATE):
+            rate = measured if PLAUSIBLE_RATES[0] <= measured <= PLAUSIBLE_RATES[1] else rate
         return None if rate is None else float(rate)
 
 
@@ -107,6 +123,8 @@ def _timed(path: Path, limits: LimitsConfig) -> Iterator[Timed]:
         seen, rate, shape, how = _Count(), _rate(stream), None, None
         for packet in container.demux(stream):
             seen.hidden += packet.is_discard
+            if packet.is_corrupt and seen.frames:  # before the first frame, a recording may begin within one
+                raise DataError(f"video {shown_path(path)} is damaged or truncated after frame {seen.frames - 1}")
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise DataError(f"video {shown_path(path)} is damaged or truncated: frame {seen.frames} is broken")

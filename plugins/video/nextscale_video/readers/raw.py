@@ -24,6 +24,7 @@ class RawVideo:
         frames: gives its frames as they are read, H W C of uint8, C 1 or 3. With a number of frames per second, the
             video is resampled to it by its time stamps.
         rate: frames per second; None where there are no time stamps. Only such videos are not resampled.
+        endless: whether the format says nowhere how long the file is, so that a cut end may go unnoticed.
         identity: what tells its content from another's, without a path or a time (see ``toolkit.fingerprint``).
     """
 
@@ -31,6 +32,7 @@ class RawVideo:
     frames: Callable[[float | None], Iterable[np.ndarray]]
     rate: Callable[[], float | None] = no_rate
     identity: Callable[[], object] = str
+    endless: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,14 @@ def check_whole(path: Path, container: str) -> None:
     """Raise ``DataError`` if the file ends before its structure does.
 
     Args:
-        container: FFmpeg's name of the format. Others than Matroska, MP4 and GIF pass: their decoders tell.
+        container: FFmpeg's name of the format. Others than Matroska, MP4, GIF and ASF (wmv) pass: their decoders tell.
     """
-    known: dict[str, Callable[[IO[bytes], int], int]] = {"matroska": _matroska_end, "mp4": _boxes_end, "gif": _gif_end}
+    known: dict[str, Callable[[IO[bytes], int], int]] = {
+        "matroska": _matroska_end,
+        "mp4": _boxes_end,
+        "gif": _gif_end,
+        "asf": _asf_end,
+    }
     find_end = next((find_end for name, find_end in known.items() if name in container), None)
     if find_end is None:
         return
@@ -75,6 +80,18 @@ def _boxes_end(file: IO[bytes], size: int) -> int:
             length = struct.unpack(">Q", head[8:16])[0] if len(head) == 16 else 16
         if length < 8:
             return size  # 0: to the end of the file; else no box, which the decoder may judge
+        at += length
+    return at
+
+
+def _asf_end(file: IO[bytes], size: int) -> int:
+    """Where the last object of an ASF file ends; each begins with 16 bytes that name it and 8 of its size."""
+    at = 0
+    while at < size:
+        file.seek(at + 16)
+        length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
+        if length < 24:
+            return size  # no object, which the decoder may judge
         at += length
     return at
 
