@@ -41,6 +41,7 @@ from nextscale.training.check import check_run, check_tokenizer
 from nextscale.training.environment import describe_environment, seed_everything
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
+from nextscale.training.resume import check_resumed
 from nextscale.training.signals import interruptible
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import TokenizerStage, draw_reconstructions
@@ -233,6 +234,9 @@ class _Run:
                 )
         if "tokenizer" not in stages and not self._done("tokenizer") and self.config.training.init is None:
             raise CheckpointError(f"{folder} holds no trained tokenizer: first train with --stage tokenizer (or all)")
+        if (folder / "config.yaml").exists():
+            for line in check_resumed(self.config, folder, stages):
+                self.log.note(line)
 
     def _prepare_folder(self) -> None:
         """Called only once configuration and data are checked, so that a mistake leaves no folder behind."""
