@@ -56,3 +56,36 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
         top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
         picture[top : top + height, left : left + width] = image
     return picture
+
+
+def picture_of(samples: Tensor) -> np.ndarray:
+    """B H W C of uint8: something to look at for samples B C *grid in [-1, 1], of one to three axes.
+
+    One axis: each channel as a curve, one below the other. Two: the picture itself, or the mean of its channels where
+    there are not one or three. Three: the places of the first axis side by side.
+
+    Raises:
+        ValueError: no grid of one to three axes.
+    """
+    if not 3 <= samples.ndim <= 5:
+        raise ValueError(f"expected B C and one to three axes, got {tuple(samples.shape)}")
+    if samples.ndim == 3:
+        return _curves(samples)
+    if samples.shape[1] not in (1, 3):
+        samples = samples.mean(1, keepdim=True)
+    if samples.ndim == 5:
+        samples = samples.movedim(2, 3).flatten(3, 4)  # B C H (T W)
+    return to_uint8(samples)
+
+
+def _curves(samples: Tensor, height: int = LEGIBLE_PIXELS) -> np.ndarray:
+    """B (C height) T 1: white curves on black, -1 at the bottom of each."""
+    values = samples.detach().to("cpu", torch.float32).nan_to_num(0.0).clamp(-1, 1)
+    rows = ((1 - values) / 2 * (height - 1)).round().long()
+    drawn = torch.zeros(*rows.shape[:2], height, rows.shape[2], dtype=torch.uint8)
+    before = rows.roll(1, -1)
+    before[..., 0] = rows[..., 0]
+    places = torch.arange(height)[:, None]
+    low, high = torch.minimum(rows, before)[:, :, None], torch.maximum(rows, before)[:, :, None]
+    drawn[(places >= low) & (places <= high)] = 255  # joined to the place before
+    return drawn.flatten(1, 2)[..., None].numpy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from nextscale.randomness import sample_seeds
@@ -38,3 +40,12 @@ def hold_out(labels: np.ndarray | None, count: int, share: float, seed: int) -> 
 def some_rows(length: int, count: int, seed: int) -> np.ndarray:
     """``count`` random numbers from 0 to length - 1 (all of them if there are no more), in ascending order."""
     return np.sort(np.argsort(sample_seeds(seed, np.arange(length)))[:count])
+
+
+def split_rows(labels: np.ndarray | None, count: int, shares: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Rows of each split: ``shares`` are held out one after another (``hold_out``), and the rest is ``train``."""
+    rows, parts = np.arange(count), {}
+    for name, share in shares.items():
+        kept, held = hold_out(None if labels is None else labels[rows], len(rows), share, seed)
+        parts[name], rows = rows[held], rows[kept]
+    return {**parts, "train": rows}

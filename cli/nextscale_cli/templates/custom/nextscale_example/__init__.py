@@ -1,0 +1,1 @@
+"""Example data as a modality of nextscale."""

@@ -1,0 +1,82 @@
+"""Pages that are generated from the code: every command, every setting, and the public surface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def write_pages(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in (("commands", commands()), ("settings", settings()), ("api", api())):
+        path = folder / f"{name}.md"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def commands() -> str:
+    """The help of every command, as the command line prints it."""
+    import click
+    import typer
+
+    from nextscale_cli.main import COMMANDS, build
+
+    parts = ["# Command line\n", "What `nextscale COMMAND --help` prints.\n"]
+    for name, (path, _) in COMMANDS.items():
+        command = build(name, path)
+        parts += _help(command, ["nextscale", name], click, typer)
+    return "\n".join(parts)
+
+
+def _help(command, path: list[str], click, typer) -> list[str]:
+    from typer._click import Context  # typer carries click inside
+
+    context = Context(command, info_name=" ".join(path), terminal_width=100)
+    parts = [f"## `{' '.join(path)}`\n", "```text", command.get_help(context), "```\n"]
+    for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        parts += _help(command.get_command(context, name), [*path, name], click, typer)
+    return parts
+
+
+def settings() -> str:
+    """Every setting of every built-in modality with its default and its description."""
+    from nextscale.config.run import dump_config, load_config
+
+    parts = [
+        "# Every setting\n",
+        "Set any of these as `key=value`, with dots between levels: `training.transformer.lr=1e-3`. Presets and YAML files",
+        "have the same keys. `nextscale config show -m MODALITY -p PRESET` prints this page for a preset.\n",
+    ]
+    for name in ("image", "video", "graph"):
+        text = dump_config(load_config(name, "none"), comments=True)
+        parts += [f"## Modality {name}\n", "```yaml", text.rstrip(), "```\n"]
+    return "\n".join(parts)
+
+
+def api() -> str:
+    """Reference of the public surface, from its docstrings."""
+    from nextscale import plugin
+
+    parts = [
+        "# API reference\n",
+        "## For users\n",
+        "```{eval-rst}",
+        ".. autofunction:: nextscale.api.load",
+        ".. autofunction:: nextscale.training.run.train",
+        ".. autoclass:: nextscale.api.Model",
+        "   :members: generate, edit, complete",
+        ".. autoclass:: nextscale.data.Samples",
+        "```\n",
+        "## For plugin authors\n",
+        "Everything here is imported from `nextscale.plugin`. [The public surface](../PUBLIC_API.md) lists it by purpose.\n",
+    ]
+    for name in sorted(plugin.__all__, key=str.lower):
+        found, module = getattr(plugin, name), plugin._MODULE_OF[name]
+        if isinstance(found, type):
+            members = "" if issubclass(found, BaseException) else "\n   :members:\n   :show-inheritance:"
+            directive = f".. autoclass:: {module}.{name}{members}"
+        elif callable(found) and hasattr(found, "__code__"):
+            directive = f".. autofunction:: {module}.{name}"
+        else:
+            continue
+        parts += [f"### {name}\n", "```{eval-rst}", directive, "```\n"]
+    return "\n".join(parts)

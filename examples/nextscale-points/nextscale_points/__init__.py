@@ -1,0 +1,1 @@
+"""Point sets as a modality of nextscale."""
