@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nextscale.storage.tokens as tokenstore
+from nextscale import plugins
+from nextscale.config.run import load_run_config
 from nextscale.errors import CheckpointError, TrainingError
+from nextscale.storage.models import load_tokenizer
 from nextscale.storage.tokens import TokenStore, hash_module
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.training.cache import open_or_write_tokens
+from nextscale.training.log import RunLog
 from nextscale.training.order import StreamOrder
 
 SCHEDULE = Schedule.of([(1, 1), (2, 2), (3, 3)])
@@ -167,6 +174,121 @@ def test_damage_is_noticed(tmp_path: Path, seed: int) -> None:
         assert torch.equal(read, tokens) and torch.equal(conditions["label"], torch.arange(50))
 
 
+def swap(one: Path, other: Path) -> None:
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+@pytest.mark.parametrize("keep_whole", [True, False])
+def test_shards_of_another_store_or_place_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_whole: bool
+) -> None:
+    """Each is intact, and may even have the right length: only the manifest knows whose it is."""
+    monkeypatch.setattr(tokenstore, "_KEEP_WHOLE_BYTES", 1 << 29 if keep_whole else 0)
+    stores = [tmp_path / "a", tmp_path / "b"]
+    for path, first in zip(stores, (0, 1), strict=True):
+        tokens = (torch.arange(64)[:, None] + first + torch.arange(SCHEDULE.length)) % 100
+        with TokenStore.create(
+            path, schedule=SCHEDULE, vocabulary=100, num_rows=64, tokenizer_hash="x", shard_rows=16
+        ) as store:
+            store.append(TokenPyramid(tokens, SCHEDULE))
+    files = [path / f"tokens/c/{shard}/0" for path in stores for shard in range(4)]
+    lengths = [file.stat().st_size for file in files]
+    pairs = [(a, b) for a in files[:4] for b in files if a != b and a.stat().st_size == b.stat().st_size]
+    assert pairs, lengths
+    for one, other in pairs:
+        swap(one, other)
+        store = TokenStore.open(stores[0])
+        for _ in range(2):  # it is not believed the second time either
+            with pytest.raises(CheckpointError, match=r"tokens/c/\d/0 does not match its checksum"):
+                store.rows(np.arange(64))
+        swap(one, other)
+    assert torch.equal(TokenStore.open(stores[0]).rows(np.arange(3))[0][:, 0], torch.arange(3))
+
+
+def rewrite(path: Path, name: str, change: Any) -> None:
+    """Change a JSON file of a store, and the checksums that vouch for it."""
+    content = json.loads((path / name).read_text())
+    change(content)
+    (path / name).write_text(json.dumps(content))
+    manifest = json.loads((path / "manifest.json").read_text())
+    if name != "manifest.json":
+        manifest["files"][name] = {"bytes": (path / name).stat().st_size, "sha256": tokenstore.digest(path / name)}
+    if manifest.pop("sha256", None):
+        manifest["sha256"] = tokenstore.json_digest(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda stored: stored.update(num_rows=10**15), "has the shape"),
+        (lambda stored: stored.update(shard_rows=10**15), "a shard of tokens announces more than 4 GiB"),
+        (lambda stored: stored.update(shard_rows=32), "has shards of"),
+        (lambda stored: stored.update(schedule=[[10**9]]), "has the shape"),
+        (lambda stored: stored.update(schedule=[[2, -1]]), "schedule.0.1"),
+        (lambda stored: stored.update(schedule=3), "schedule: Input should be a valid list"),
+        (lambda stored: stored.update(conditions={"label": 1}), "conditions: Input should be a valid list"),
+        (
+            lambda stored: stored.update(conditions=["label", "../tokens"]),
+            "cannot be opened|has the shape|not an array",
+        ),
+        (lambda stored: stored.update(ragged=True), "cannot be opened"),
+        (lambda stored: stored.update(vocabulary=5), "tokens outside the vocabulary of 5"),
+        (lambda stored: stored.pop("tokenizer_hash"), "tokenizer_hash: Field required"),
+        (lambda stored: stored.update(format="nextscale-tokens-1"), "are of different formats"),
+    ],
+)
+def test_attributes_are_checked_before_they_are_used(tmp_path: Path, change: Any, message: str) -> None:
+    written(tmp_path / "t")
+    rewrite(tmp_path / "t", "zarr.json", lambda content: change(content["attributes"]))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        TokenStore.open(tmp_path / "t").rows(np.arange(50))
+    assert str(tmp_path / "t") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [[10**13, 14], [50, 10**12], [50]])
+def test_arrays_that_announce_too_much(tmp_path: Path, shape: list[int]) -> None:
+    written(tmp_path / "t")
+    rewrite(tmp_path / "t", "tokens/zarr.json", lambda content: content.update(shape=shape))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        TokenStore.open(tmp_path / "t").rows(np.arange(50))
+
+
+@pytest.mark.parametrize("change", [
+    lambda manifest: manifest.pop("sha256"),
+    lambda manifest: manifest["files"].pop("tokens/c/0/0"),
+    lambda manifest: manifest["files"]["tokens/c/0/0"].update(sha256=None),
+    lambda manifest: manifest.update(format="nextscale-tokens-1"),
+    lambda manifest: manifest.update(files=[]),
+    lambda manifest: manifest.clear(),
+])  # fmt: skip
+def test_an_edited_manifest_is_refused(tmp_path: Path, change: Any) -> None:
+    written(tmp_path / "t")
+    path = tmp_path / "t/manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        TokenStore.open(tmp_path / "t")
+
+
+def test_a_store_of_the_first_format_still_opens(tmp_path: Path) -> None:
+    tokens = written(tmp_path / "t")
+    rewrite(tmp_path / "t", "zarr.json", lambda content: content["attributes"].update(format="nextscale-tokens-1"))
+    manifest = json.loads((tmp_path / "t/manifest.json").read_text())
+    del manifest["sha256"]
+    manifest["format"] = "nextscale-tokens-1"
+    for name, entry in manifest["files"].items():
+        entry["sha256"] = entry["sha256"] if name.endswith(".json") else None
+    (tmp_path / "t/manifest.json").write_text(json.dumps(manifest))
+    assert torch.equal(TokenStore.open(tmp_path / "t", "abc123").rows(np.arange(50))[0], tokens)
+    (tmp_path / "t/manifest.json").write_text(json.dumps(manifest | {"format": "nextscale-tokens-9"}))
+    with pytest.raises(CheckpointError, match="has the format 'nextscale-tokens-9', but this version reads"):
+        TokenStore.open(tmp_path / "t")
+
+
 def test_wrong_rows_are_refused(tmp_path: Path) -> None:
     good = TokenPyramid(torch.zeros(2, SCHEDULE.length, dtype=torch.int64), SCHEDULE)
     label = {"label": torch.zeros(2, dtype=torch.int64)}
@@ -282,3 +404,58 @@ def test_hash_module_sees_weights_buffers_and_configuration() -> None:
             assert hash_module(module, {"b": 1, "a": (1, 2)}) != base
             value.copy_(before)
     assert hash_module(module, {"b": 1, "a": (1, 2)}) == base
+
+
+# Whose tokens
+
+
+class Named:
+    """A source that says which samples it holds."""
+
+    def __init__(self, source: Any, name: str) -> None:
+        self.source, self.name = source, name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Any:
+        return self.source.batch(indices, seeds)
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+class Unnamed(Named):
+    fingerprint = None  # type: ignore[assignment]
+
+
+def test_tokens_of_other_data_are_refused(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """As many samples, of the same classes; but not the same."""
+    config = load_run_config(tiny_run)
+    splits, tokenizer = plugins.modality("image").open_data(config.data), load_tokenizer(tiny_run)
+    log = RunLog(tmp_path)
+
+    def cached(train: str | None, validation: str | None, into: Path = tmp_path) -> tuple[TokenStore, TokenStore]:
+        sources = [
+            Unnamed(source, "") if name is None else Named(source, name)
+            for source, name in ((splits.train, train), (splits.validation, validation))
+        ]
+        return open_or_write_tokens(
+            into, tokenizer, replace(splits, train=sources[0], validation=sources[1]), config, log
+        )
+
+    first = cached("a", "b")
+    assert [store.attributes["fingerprint"] for store in first] == ["a", "b"]
+    cached("a", "b")
+    cached(None, "b")  # a source that says nothing is compared by number, as before
+    for names, split in ((("c", "b"), "train"), (("a", "c"), "validation"), (("b", "a"), "train")):
+        with pytest.raises(CheckpointError, match=f"tokens.zarr/{split} holds tokens of other data") as caught:
+            cached(*names)
+        assert "run `nextscale tokenize` or delete it" in str(caught.value) and "\n" not in str(caught.value)
+
+    # A cache from before fingerprints opens, with one note.
+    shutil.rmtree(tmp_path / "tokens.zarr")
+    cached(None, None)
+    capsys.readouterr()
+    cached("a", "b")
+    assert capsys.readouterr().err.count("was written before") == 1

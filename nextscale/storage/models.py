@@ -19,7 +19,7 @@ from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import dump_run_config
 from nextscale.config.sections import RunConfig, TransformerConfig
-from nextscale.errors import CheckpointError, ConfigError, NextscaleError
+from nextscale.errors import CheckpointError, ConfigError, NextscaleError, PluginError
 from nextscale.meta import without_memory
 from nextscale.modality import Modality
 from nextscale.storage.files import (
@@ -103,7 +103,7 @@ def save_tokenizer(run: Path, tokenizer: MultiscaleTokenizer, config: RunConfig,
         "tokenizer": config.tokenizer.model_dump(mode="json"),
         "description": description,
     }
-    _save(run / "tokenizer", tokenizer, body)
+    write_sealed(run / "tokenizer", tokenizer.state_dict(), body)
 
 
 def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleTokenizer:
@@ -137,7 +137,7 @@ def save_transformer(run: Path, transformer: ScaleTransformer) -> None:
         "token_space": transformer.token_space.describe(),
         "tokenizer_weights": weights_digest(run / "tokenizer") if has(run, "tokenizer") else None,
     }
-    _save(run / "transformer", transformer, body)
+    write_sealed(run / "transformer", transformer.state_dict(), body)
 
 
 def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.device | str = "cpu") -> ScaleTransformer:
@@ -266,10 +266,6 @@ def _shape_of(tensor: Tensor | None) -> str:
     return "missing" if tensor is None else " x ".join(map(str, tensor.shape)) or "one number"
 
 
-def _save(folder: Path, model: nn.Module, body: dict[str, Any]) -> None:
-    write_sealed(folder, model.state_dict(), body)
-
-
 def has(run: Path, part: str) -> bool:
     """Whether a run folder holds a trained ``tokenizer`` or ``transformer``."""
     return (run / part / "model.safetensors").exists()
@@ -319,10 +315,10 @@ def _load(run: Path, part: str, build: Callable[[], M]) -> M:
 def _building(folder: Path) -> Iterator[None]:
     try:
         yield
-    except NextscaleError:
-        raise
     except Exception as error:  # the modality meets a description that it did not write
-        what = f"{type(error).__name__}: {one_line(error)}"
+        if isinstance(error, NextscaleError) and not isinstance(error, PluginError):
+            raise
+        what = one_line(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {one_line(error)}"
         raise CheckpointError(
             f"no {folder.name} can be built from {folder}/config.json ({what}): it was written by another version, or "
             "is damaged"
