@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -59,3 +60,8 @@ def check_compiler(model: nn.Module) -> None:
     except InvalidCxxCompiler as error:
         message = "torch.compile needs a C++ compiler, and none was found: install g++, or set compile=false"
         raise ConfigError(message) from error
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Within the block, autocast is off. (The meta device, on which models are only measured, knows no autocast.)"""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # type: ignore[return-value]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextscale import distributed
+from nextscale.device import full_precision
 from nextscale.grid.phi import Phi
 from nextscale.grid.quantizer import VectorQuantizer
 from nextscale.grid.resample import resample
@@ -63,7 +64,7 @@ class ResidualPyramid(nn.Module):
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
         """B C *finest: what the codes of scale k add to f_hat. In full precision, so that sums are always the same."""
         grid = vectors_BLC.mT.unflatten(-1, schedule.scales[k].shape)
-        with torch.autocast(grid.device.type, enabled=False):
+        with full_precision(grid.device):
             return self.phi(resample(grid, schedule.scales[-1].shape, self.mode), k, len(schedule))
 
     def tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:

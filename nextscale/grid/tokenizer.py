@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nextscale.device import full_precision
 from nextscale.grid.layers import Layout, streaming
 from nextscale.grid.pyramid import Quantized, ResidualPyramid
 from nextscale.grid.resample import resample
@@ -147,7 +148,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         self, samples: Tensor, replaced: Callable[[Tensor, int], Tensor]
     ) -> tuple[TokenPyramid, TokenPyramid]:
         features = self.features(samples).float()
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):
             return self._tokens(features, self.schedule_for(samples.shape[2:]), replaced)
 
     def reconstruct(self, samples: Tensor) -> tuple[Tensor, TokenPyramid]:
@@ -164,7 +165,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         shape = tuple(samples.shape[2:])
         schedule = self.schedule_for(shape)
         features = self.features(samples)
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):
             quantized = self._quantize(features.float(), schedule, kept_scales, record)
         return self._decode(quantized.f_hat, shape), quantized
 
