@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,16 @@ class NextscaleError(Exception):
     """
 
     def __init__(self, message: str = "", rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.rows = rows
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks, such as names of files may hold; words of thousands of characters are cut."""
+    return _LONG.sub(lambda word: f"{word[0][:150]}...{word[0][-150:]}", " ".join(text.splitlines()))
+
+
+_LONG = re.compile(r"\S{800,}")
 
 
 class ConfigError(NextscaleError):

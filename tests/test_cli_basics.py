@@ -118,7 +118,7 @@ def test_wrong_settings_give_one_line_and_exit_code_2(tmp_path: Path) -> None:
         ),
         (ValueError("odd"), 1, "error: internal: ValueError: odd (set NEXTSCALE_TRACEBACK=1 for the traceback)"),
         (PermissionError(errno.EACCES, "Permission denied", "a.png"), 2, "error: Permission denied: 'a.png'"),
-        (ConfigError("x" * 5000), 2, f"error: {'x' * 60}...{'x' * 60}"),
+        (ConfigError("x" * 5000), 2, f"error: {'x' * 150}...{'x' * 150}"),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 141, ""),
     ],

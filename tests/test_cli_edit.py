@@ -74,7 +74,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(tiny_run: Path, picture: Pa
         ("takes 4 numbers, starts then ends; got 2", tiny_run, picture, "--box", "0,4"),
         ("--box 'a,b' should be whole numbers", tiny_run, picture, "--box", "a,b"),
         ("wide.png is 8 x 9;", tiny_run, picture, "--mask", tmp_path / "wide.png"),
-        ("cannot read the image", tiny_run, tmp_path / "text.png", *box),
+        ("cannot read image", tiny_run, tmp_path / "text.png", *box),
         ("there is no such file", tiny_run, tmp_path / "none.png", *box),
         ("there is no such file", tiny_run, picture, "--mask", tmp_path / "none.png"),
         ("label 10 is out of range: this model knows labels 0 to 9", tiny_run, picture, *box, "--label", "10"),

@@ -268,7 +268,7 @@ def test_a_full_disk(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyP
     last = stops("error: the disk is full: ", "train", "--out", run, *tiny())
     good = run / "checkpoints/tokenizer/step-00000002"
     assert f"the last good checkpoint is {good}" in last
-    assert sorted(path.name for path in good.parent.iterdir()) == ["best", good.name]
+    assert sorted(path.name for path in good.parent.iterdir()) == ["best", "best-before", good.name]
     check_checkpoint(good)
 
 

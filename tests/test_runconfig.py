@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -26,6 +27,7 @@ class SourceConfig(Section):
     source: str = "built-in"
     """Where the data come from."""
     size: int | tuple[int, int] | None = None
+    choice: Literal["no", "yes", 3] | None = None
 
 
 class PartConfig(Section):
@@ -109,6 +111,37 @@ def test_shorthand_in_overrides_and_files(tmp_path: Path) -> None:
     assert load_config("toy", overrides=["data=2024"]).data.source == "2024", "a name of digits stays text"
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@example(text="my #1 pics")
+@example(text="  'quoted': yes # no")
+@example(text="{source: x}")
+@example(text="null")
+def test_text_is_taken_as_typed(text: str) -> None:
+    assert load_config("toy", overrides=[f"data={text}"]).data.source == text
+    assert load_config("toy", overrides=[f"data.source={text}"]).data.source == text
+    config = load_config("toy", overrides=[f"training.init={text}"])
+    assert config.training.init == (None if text in ("null", "None") else text)
+
+
+def test_lists_of_text_and_words_are_taken_as_typed() -> None:
+    def names(text: str) -> tuple[str, ...]:
+        return load_config("toy", overrides=[f"tokenizer.names={text}"]).tokenizer.names
+
+    assert names("no, 010,null") == ("no", "010", "null") == names("[no, 010, 'null']")
+    assert load_config("toy", overrides=["data.choice=no"]).data.choice == "no"
+    assert load_config("toy", overrides=["data.choice=3"]).data.choice == 3
+    assert "data= sets nothing: give a text after the =" in refused("data=")
+
+
+def test_numbers_mean_what_they_seem_to() -> None:
+    assert load_config("toy", overrides=["seed=010"]).seed == 10, "no octal number"
+    assert load_config("toy", overrides=["seed=0x10"]).seed == 16
+    assert load_config("toy", overrides=["seed=1_000"]).seed == 1000
+    assert "seed = '1:30' is wrong: should be a valid integer" in refused("seed=1:30")
+    assert load_config("toy", overrides=["preset=null"]).preset == "none"
+
+
 @pytest.mark.parametrize("text", ["[1,2,3]", "1,2,3", "[1, 2, 3]", "1, 2, 3"])
 def test_sequences_in_overrides(text: str) -> None:
     assert load_config("toy", overrides=[f"tokenizer.scales={text}"]).tokenizer.scales == (1, 2, 3)
@@ -164,6 +197,10 @@ def test_empty_files_and_sections_set_nothing(tmp_path: Path) -> None:
         ("seed.x=3", "seed is a single value and has no keys"),
         ("seed", "'seed' is not an override: it should read key=value"),
         ("=1", "its key '' is empty"),
+        ("seed" + ".a" * 99 + "=1", "its key has more than 32 parts"),
+        ("seed=&x [*x]", "override seed=&x [*x] is not valid YAML: line 1: *x contains itself"),
+        ("tokenizer=" + "{a: " * 500, "line 1: nested more than 32 levels deep"),
+        ("tokenizer.scales=" + "1," * 30_000, "line 1: more than 20,000 values"),
         ("training..lr=1", "its key 'training..lr' is empty or has an empty part"),
         ("tokenizer.scales=[1,", "override tokenizer.scales=[1, is not valid YAML: line 1: expected"),
         ("preset=smal", "unknown preset 'smal'; did you mean 'small'? (known: large, nested, none, small, wrong)"),
@@ -198,12 +235,37 @@ def test_the_first_error_is_reported_and_the_rest_counted() -> None:
         ("- 1\n", "c.yaml should hold 'key: value' lines, not [1]"),
         ("on: 1\n", "unknown key on (known"),
         ("modality: [1]\n", "c.yaml is for modality [1], not 'toy'"),
+        ("preset: [a]\n", "preset = ['a'] is wrong: should be the name of a preset (from "),
+        ("seed: 2023-02-31\n", "seed = '2023-02-31' is wrong: should be a valid integer"),
+        ("seed: !!float z\n", "c.yaml is not valid YAML: line 1: 'z' is not of type 'float'"),
+        ("seed: !!set {z}\n", "line 1: unknown type 'set'"),
+        ("\n? {a: b}\n: c\n", "line 2: a key is a word, not a list or a mapping"),
+        ("seed: {<<: {? [a] : b}}\n", "line 1: a key is a word"),
+        ("data: &x\n  source: [*x]\n", "line 2: *x contains itself"),
+        ("seed: " + "[" * 400 + "\n", "line 1: nested more than 32 levels deep"),
+        ("seed: " + "8" * 4999 + "\n", "line 1: a number of more than 1000 digits"),
+        ("sed: 0x" + "f" * 900 + "\n", "unknown key sed"),
+        ("a: &a [" + "x," * 150 + "]\nb: [" + "*a," * 150 + "]\n", "line 2: more than 20,000 values"),
+        ("#" * 300_000, "is too large: at most 262,144 bytes are read"),
     ],
 )
 def test_files_are_named_in_errors(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(text)
     assert message in refused(file=file)
+
+
+def test_aliases_that_end_are_read(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("training: {tokenizer: &s {steps: 3}, transformer: {<<: *s, lr: 1}}\n")
+    training = load_config("toy", file=tmp_path / "c.yaml").training
+    assert (training.tokenizer.steps, training.transformer.steps, training.transformer.lr) == (3, 3, 1.0)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a named pipe, not a file" in refused(file=tmp_path / "pipe")
+    assert "File name too long" in refused(file="x" * 5000)
+    assert "embedded null byte" in refused(file="a\0b")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from nextscale.errors import NextscaleError, NextscaleWarning
+from nextscale.errors import NextscaleError, NextscaleWarning, one_line
 
 TRACEBACK = "NEXTSCALE_TRACEBACK"
 MAX_LINE = 2000
-LONG_WORD = re.compile(r"\S{300,}")
-"""Such as a path of thousands of characters."""
 PATH_ERRORS = {
     getattr(errno, name)
     for name in ("EACCES", "EEXIST", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "EPERM", "EROFS")
@@ -107,8 +104,7 @@ def _one_line_warnings() -> Iterator[None]:
 
 def describe(error: BaseException) -> str:
     """Describe an exception in one line."""
-    text = " ".join(str(error).split())
-    text = LONG_WORD.sub(lambda word: f"{word[0][:60]}...{word[0][-60:]}", text)
+    text = one_line(" ".join(str(error).split()))
     text = text if len(text) <= MAX_LINE else f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 2 :]}"
     if isinstance(error, NextscaleError):
         return text

@@ -41,7 +41,7 @@ def parse_override(text: str) -> tuple[Key, str]:
     if not equals:
         raise ConfigError(f"{shown(text)} is not an override: it should read key=value")
     if not all(path):
-        raise ConfigError(f"{text!r} is not an override: its key {key!r} is empty or has an empty part")
+        raise ConfigError(f"{shown(text)} is not an override: its key {shown(key)} is empty or has an empty part")
     if len(path) > MAX_DEPTH:
         raise ConfigError(f"{shown(text)} is not an override: its key has more than {MAX_DEPTH} parts")
     return path, value
@@ -203,7 +203,7 @@ def _parse(raw: str, annotation: Any, where: str) -> Any:
     if not sequences or str in kinds:
         return value
     if isinstance(value, str) and "," in value:
-        return [parse_yaml(part, where) for part in value.split(",") if part.strip()]
+        return parse_yaml(f"[{', '.join(part for part in value.split(',') if part.strip())}]", where)
     if set(kinds) <= {*sequences, type(None)} and value is not None and not isinstance(value, (list, dict)):
         return [value]
     return value

@@ -73,7 +73,8 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(node, yaml.MappingNode):
             raise _refused("this is no mapping of keys to values", node.start_mark)
         _check_keys(node)
-        self.flatten_mapping(node)
+        self.flatten_mapping(node)  # what << names; its keys are seen for the first time
+        _check_words(node)
         return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -108,11 +109,16 @@ class _TextLoader(_Loader):
     yaml_implicit_resolvers = {}
 
 
-def _check_keys(node: yaml.MappingNode) -> None:
-    seen: set[str] = set()
+def _check_words(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _refused("a key is a word, not a list or a mapping", key.start_mark)
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    _check_words(node)
+    seen: set[str] = set()
+    for key, _ in node.value:
         if key.value in seen:
             raise _refused(f"key {_start_of(key.value)!r} twice", key.start_mark)
         seen.add(key.value)
