@@ -6,17 +6,33 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from nextscale.plugin import Fraction, ModalityConfig, Section
+from nextscale.plugin import Fraction, LimitsConfig, ModalityConfig, Section
+
+
+class GraphLimitsConfig(LimitsConfig):
+    """How large graphs may be. Whatever exceeds a limit is refused before memory is taken for it."""
+
+    text_bytes: PositiveInt = 2**27
+    """Bytes of a text file: a graph, or the molecules of a SMILES file."""
+    nodes: PositiveInt = 100_000
+    """Nodes of one graph."""
+    edges: PositiveInt = 1_000_000
+    """Edges of one graph."""
+    graphs: PositiveInt = 5_000_000
+    """Graphs in an .npz file."""
 
 
 class GraphDataConfig(Section):
     """Where graphs come from."""
 
     shorthand = "source"
+    added = ("limits",)
 
     source: str = "planar"
-    """A built-in generator (planar, tree, sbm, community-small), an .npz file, a folder of edge lists or GraphML files,
-    a SMILES file (.smi; extra: molecules), or pyg:NAME (a torch-geometric data set)."""
+    """A built-in generator (planar, tree, sbm, community-small), an .npz file, a folder with one graph per file (edge
+    lists, adjacency lists, GraphML, GML, Matrix Market, DIMACS, Pajek), a SMILES file (.smi; extra: molecules), or
+    pyg:NAME (a torch-geometric data set). A folder may hold the folders train, val and test; all other sub-folders are
+    read together, because graphs have no class condition."""
     root: str = "~/.cache/nextscale/pyg"
     """Folder in which torch-geometric keeps its data sets."""
     validation: Fraction = 0.1
@@ -28,6 +44,7 @@ class GraphDataConfig(Section):
     splits."""
     kind: Literal["auto", "planar", "tree", "sbm", "molecule", "none"] = "auto"
     """The validity test for samples in evaluation; auto picks it by the name of the source."""
+    limits: GraphLimitsConfig = GraphLimitsConfig()
 
 
 class StemConfig(Section):

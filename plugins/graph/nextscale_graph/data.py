@@ -16,7 +16,7 @@ LARGEST_SIZE = 100_000
 
 def open_graphs(config: GraphDataConfig) -> DataSplits:
     """Open the data and its splits. Raises DataError if there is no data or a split would be empty."""
-    raw = read_source(config.source, config.root)
+    raw = read_source(config.source, config.root, config.limits)
     parts: dict[str, list[GraphBatch]] = {"train": [], "val": [], "test": []}
     splits = raw.splits or ["train"] * len(raw.graphs)
     for graph, split in zip(raw.graphs, splits, strict=True):
@@ -29,6 +29,10 @@ def open_graphs(config: GraphDataConfig) -> DataSplits:
             raise DataError(f"{config.source}: none of its {len(raw.graphs)} graphs are left for the {name} split")
     description = describe(parts["train"], raw.node_types, raw.edge_types)
     description["kind"] = raw.kind if config.kind == "auto" else config.kind
+    if description["kind"] == "molecule":
+        from nextscale_graph.readers.smiles import check_types
+
+        check_types(raw.node_types, raw.edge_types, config.source)
     largest = max(size for size, _ in description["sizes"])
     for name in ("val", "test"):
         larger = max((int(graph.sizes[0]) for graph in parts[name]), default=0)

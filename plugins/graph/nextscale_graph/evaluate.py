@@ -85,12 +85,12 @@ def evaluate_molecules(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     unique samples, those that are not training molecules."""
     from nextscale_graph.readers.smiles import to_smiles
 
-    names = data.description["node_types"]
-    found = [to_smiles(samples[[i]], names) for i in range(len(samples))]
+    types = data.description["node_types"], data.description["edge_types"]
+    found = [to_smiles(samples[[i]], *types) for i in range(len(samples))]
     valid = [smiles for smiles in found if smiles is not None]
     unique = set(valid)
     train = cast(GraphSource, data.train)
-    known = {to_smiles(graph, names) for graph in train.graphs}
+    known = {to_smiles(graph, *types) for graph in train.graphs}
     return {
         "valid": len(valid) / max(1, len(found)),
         "unique": len(unique) / max(1, len(valid)),
@@ -107,7 +107,7 @@ def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict
 
     assert isinstance(tokenizer, GraphTokenizer)
     source = cast(GraphSource, data.held_out)
-    samples = _first(source)
+    samples = _first(source).to(tokenizer.device)
     pyramid, orders = tokenizer.encode_ordered(samples)
     decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
     same = [_same(samples[[i]], decoded[[i]], order) for i, order in enumerate(orders)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networkx as nx
 import numpy as np
@@ -25,6 +25,9 @@ class GraphBatch:
         node_types: N integers (N nodes in all); None if nodes have no types.
         edge_types: E integers; None if edges have no types.
         seeds: B (int64), the seed of each graph's coarsening; None means 0.
+        lineage: N integers. As a graph grows, the first child of a node keeps its number and the second child gets a
+            new one; None if the graphs were not grown.
+        node_names, edge_names: names of the types, where they are known.
     """
 
     sizes: Tensor
@@ -33,15 +36,16 @@ class GraphBatch:
     node_types: Tensor | None = None
     edge_types: Tensor | None = None
     seeds: Tensor | None = None
+    lineage: Tensor | None = None
+    node_names: tuple[str, ...] = ()
+    edge_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def to(self, device: torch.device | str) -> GraphBatch:
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return GraphBatch(*(move(getattr(self, name)) for name in self.__dataclass_fields__))  # type: ignore[arg-type]
+        moved = {name: part.to(device) for name, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, **moved)
 
     def __getitem__(self, rows: slice | Sequence[int]) -> GraphBatch:
         """The chosen graphs, as a batch."""
@@ -51,8 +55,9 @@ class GraphBatch:
 
     def _empty(self) -> GraphBatch:
         none = self.sizes[:0]
-        parts = [None if part is None else part[:0] for part in (self.node_types, self.edge_types, self.seeds)]
-        return GraphBatch(none, self.edges[:, :0], none, *parts)
+        rest = ("node_types", "edge_types", "seeds", "lineage")
+        parts = {name: None if (part := getattr(self, name)) is None else part[:0] for name in rest}
+        return replace(self, sizes=none, edges=self.edges[:, :0], edge_counts=none, **parts)
 
     def _single(self, i: int) -> GraphBatch:
         edges, nodes = self._edge_span(i), self._node_span(i)
@@ -63,6 +68,9 @@ class GraphBatch:
             None if self.node_types is None else self.node_types[nodes],
             None if self.edge_types is None else self.edge_types[edges],
             None if self.seeds is None else self.seeds[i : i + 1],
+            None if self.lineage is None else self.lineage[nodes],
+            self.node_names,
+            self.edge_names,
         )
 
     def _edge_span(self, i: int) -> slice:
@@ -102,14 +110,18 @@ class GraphBatch:
 
 
 def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
-    """Join batches into one."""
+    """Join batches into one, on the device of the first. What some of them lack, the result lacks; names of types are
+    the first batch's."""
+    first = batches[0]
 
     def join(name: str, dim: int = 0) -> Tensor | None:
         parts = [getattr(batch, name) for batch in batches]
-        return None if parts[0] is None else torch.cat(parts, dim)
+        return (
+            None if any(part is None for part in parts) else torch.cat([p.to(first.sizes.device) for p in parts], dim)
+        )
 
-    dims = {"edges": 1}
-    return GraphBatch(*(join(name, dims.get(name, 0)) for name in GraphBatch.__dataclass_fields__))  # type: ignore[arg-type]
+    whole = {name: join(name) for name in ("sizes", "edge_counts", "node_types", "edge_types", "seeds", "lineage")}
+    return replace(first, edges=join("edges", 1), **whole)
 
 
 def single(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.scales import Scales
-from nextscale_graph.state import GrowthState, choose, split
+from nextscale_graph.state import GrowthState, choose, split, within
 from nextscale_graph.structure import COUNT, EDGE, HEADS, MASS, NODE, NODE_TYPE, ROOTS, SIZE
 
 
@@ -29,6 +29,7 @@ def begin(num_samples: int, scales: Scales, given: Tensor | None, device: torch.
         parts=zeros,
         spans=zeros[:0],
         kept=None,
+        lineage=zeros,
         node_types=types,
         edge_types=None if types is None else types[:0],
         typed=torch.full((num_samples,), not scales.typed, device=device),
@@ -50,6 +51,7 @@ def begin_with(samples: GraphBatch, target: Tensor, state: GrowthState) -> Growt
         parts=nodes.long(),
         spans=torch.zeros_like(samples.edges[0]),
         kept=~nodes,
+        lineage=within(samples.sizes),
     )
 
 
@@ -94,5 +96,6 @@ def _rooted(state: GrowthState, scales: Scales, roots: Tensor) -> GrowthState:
         splits=nodes,
         masses=masses if scales.masses else None,
         parts=torch.zeros_like(masses),
+        lineage=within(roots),
         node_types=nodes.long() if scales.typed else None,
     )

@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 from torch import Tensor
 
 from nextscale.plugin import (
-    DataError,
+    ContractCase,
     DataSplits,
     EvaluationContext,
     Modality,
     MultiscaleTokenizer,
     NoOptions,
     Objective,
+    check_file,
 )
 from nextscale_graph import writers
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
-from nextscale_graph.graphs import GraphBatch, concatenate
+from nextscale_graph.graphs import GraphBatch, concatenate, from_networkx
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_graph
 from nextscale_graph.tokenizer import GraphTokenizer
@@ -42,7 +44,7 @@ class GraphModality(Modality):
         return batches[0] if len(batches) == 1 else concatenate(batches)
 
     def write_samples(self, samples: GraphBatch, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        return writers.write_samples(samples, folder)
+        return writers.write_samples(samples, folder, description)
 
     def write_grid(
         self, samples: GraphBatch, path: Path, description: Mapping[str, Any], columns: int | None = None
@@ -55,10 +57,16 @@ class GraphModality(Modality):
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[GraphBatch, Tensor | None]:
-        """Read an edge list, a GraphML file, or the first graph of an .npz file."""
-        if not path.is_file():
-            raise DataError(f"there is no such file: {path}")
-        return (read_npz(path).graphs[0] if path.suffix == ".npz" else read_graph(path)), None
+        """Read a graph from a file of any kind that folders of data may hold, or the first graph of an .npz file."""
+        check_file(path)
+        return (read_npz(path).graphs[0] if path.suffix.lower() == ".npz" else read_graph(path)), None
+
+    def contract(self, folder: Path) -> ContractCase:
+        """A few random trees and cycles of 3 to 6 nodes."""
+        graphs = [nx.path_graph(3 + i % 4) if i % 2 else nx.cycle_graph(3 + i % 4) for i in range(24)]
+        source = writers.write_npz(from_networkx(graphs), folder / "graphs.npz")
+        settings = {"max_nodes": 6, "ratio": 0.3, "stem": {"layers": 1}}
+        return ContractCase(GraphDataConfig(source=str(source)), GraphTokenizerConfig.model_validate(settings))
 
     def evaluate_tokenizer(
         self, tokenizer: MultiscaleTokenizer, data: DataSplits, options: NoOptions, context: EvaluationContext

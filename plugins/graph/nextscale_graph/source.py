@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import networkx as nx
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from nextscale.plugin import Batch
+from nextscale.plugin import Batch, fingerprint
 from nextscale_graph.graphs import GraphBatch, concatenate
 
 
@@ -36,6 +37,12 @@ class GraphSource:
     def all(self) -> GraphBatch:
         return concatenate(self.graphs)
 
+    def fingerprint(self) -> str:
+        """16 hex digits over sizes, edges and types, in order."""
+        whole = vars(self.all())
+        names = ("sizes", "edge_counts", "edges", "node_types", "edge_types")
+        return fingerprint({name: None if whole[name] is None else whole[name].numpy() for name in names})
+
 
 def describe(graphs: Sequence[GraphBatch], node_types: Sequence[str], edge_types: Sequence[str]) -> dict[str, Any]:
     """What the tokenizer must know about the training data: how often each size occurs, how often each number of
@@ -53,4 +60,6 @@ def describe(graphs: Sequence[GraphBatch], node_types: Sequence[str], edge_types
 
 
 def number_of_components(graph: GraphBatch) -> int:
-    return nx.number_connected_components(graph.to_networkx()[0])
+    size, edges = int(graph.sizes[0]), graph.edges.numpy()
+    ones = np.ones(edges.shape[1], np.int8)
+    return int(connected_components(coo_array((ones, tuple(edges)), (size, size)), directed=False)[0])

@@ -27,6 +27,7 @@ class GrowthState:
         parts: N, the mass of the first child of each node that splits. spans: E, the mass of the smallest node so far
             that held both ends of the edge. Both are 0 if masses are unknown or not drawn.
         kept: N booleans, the nodes that a completion keeps; None otherwise.
+        lineage: N, numbers of nodes within their graph that outlast splits (``GraphBatch``).
         node_types, edge_types: N and E integers, zero until drawn, then one more than the type; None without types.
         typed: B booleans, whether types have been drawn.
     """
@@ -42,6 +43,7 @@ class GrowthState:
     parts: Tensor
     spans: Tensor
     kept: Tensor | None
+    lineage: Tensor
     node_types: Tensor | None
     edge_types: Tensor | None
     typed: Tensor
@@ -74,6 +76,7 @@ def graphs_of(state: GrowthState) -> GraphBatch:
         state.edge_counts,
         None if state.node_types is None else (state.node_types - 1).clamp_min(0),
         None if state.edge_types is None else (state.edge_types - 1).clamp_min(0),
+        lineage=state.lineage,
     )
 
 
@@ -133,6 +136,23 @@ def sibling_spans(state: GrowthState) -> Tensor:
     return (torch.zeros_like(state.parts) if state.masses is None else state.masses)[state.splits]
 
 
+def within(sizes: Tensor) -> Tensor:
+    """N, the position of each node within its graph, of graphs of these sizes (B)."""
+    ends = sizes.cumsum(0)
+    return torch.arange(int(sizes.sum()), device=sizes.device) - torch.repeat_interleave(ends - sizes, sizes)
+
+
+def grown_lineage(state: GrowthState) -> Tensor:
+    """First children keep the number of their parent. Second children are numbered on, in the order of their parents:
+    a graph of n nodes has used the numbers 0 to n - 1."""
+    place, more = grown_numbers(state), torch.zeros_like(state.sizes)
+    more.scatter_add_(0, state.graph_of, state.splits.long())
+    lineage = place.new_zeros(len(place) + int(state.splits.sum()))
+    lineage[place] = state.lineage
+    lineage[place[state.splits] + 1] = state.sizes[state.graph_of[state.splits]] + within(more)
+    return lineage
+
+
 def split(state: GrowthState, patterns: Tensor) -> GrowthState:
     """Split the chosen nodes; ``patterns`` (T) says where each edge of ``split_edges`` goes."""
     numbers, nodes, others = split_edges(state)
@@ -177,6 +197,7 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
         parts=place.new_zeros(total),
         spans=spans,
         kept=kept,
+        lineage=grown_lineage(state),
         node_types=node_types,
         edge_types=edge_types,
     )

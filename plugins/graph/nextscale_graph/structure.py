@@ -103,6 +103,7 @@ def restrict(state: GrowthState, active: Tensor) -> GrowthState:
         parts=state.parts[stays],
         spans=state.spans[edges_stay],
         kept=None if state.kept is None else state.kept[stays],
+        lineage=state.lineage[stays],
         node_types=None if state.node_types is None else state.node_types[stays],
         edge_types=None if state.edge_types is None else state.edge_types[edges_stay],
     )

@@ -252,4 +252,5 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         return torch.tensor([GROWING[requirement](graph) for graph in graphs], device=self.device)
 
     def decode(self, state: GrowthState) -> GraphBatch:
-        return graphs_of(state)
+        names = {"node_names": tuple(self.node_types), "edge_names": tuple(self.edge_types)}
+        return replace(graphs_of(state), **(names if self.scales.typed else {}))

@@ -3,78 +3,113 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import numpy as np
 
+from nextscale.plugin import replacing
 from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.layout import ancestors, positions
 
 CELL = 1.6
 """Inches per drawn graph."""
 
 
-def write_samples(samples: GraphBatch, folder: Path) -> list[Path]:
-    """Write ``NNNN.graphml`` for each graph, and all graphs to ``graphs.npz`` in the same folder, which ``data=``
-    reads."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_samples(samples: GraphBatch, folder: Path, description: Mapping[str, Any] | None = None) -> list[Path]:
+    """Write ``NNNN.graphml`` for each graph, and all graphs to ``graphs.npz`` in the same folder. ``data=`` reads both.
+
+    Types are written by name where names are known, from the samples or from the ``description`` of the data.
+    """
+    nodes, edges = _names(samples, description)
     written = []
     for i, graph in enumerate(samples.to_networkx()):
+        for names, attributes in ((nodes, graph.nodes(data=True)), (edges, graph.edges(data=True))):
+            for *_, each in attributes:
+                if names and "type" in each:
+                    each["type"] = names[each["type"]]
         path = folder / f"{i:04d}.graphml"
-        nx.write_graphml(graph, path)
+        with replacing(path) as partial:
+            nx.write_graphml(graph, partial)
         written.append(path)
-    write_npz(samples, folder / "graphs.npz")
+    write_npz(samples, folder / "graphs.npz", description)
     return written
 
 
-def write_npz(samples: GraphBatch, path: Path) -> Path:
+def write_npz(samples: GraphBatch, path: Path, description: Mapping[str, Any] | None = None) -> Path:
+    """Write all graphs as ``readers.arrays.read_npz`` reads them, with the names of types and the kind of the data."""
     arrays: dict[str, np.ndarray] = {
         "num_nodes": samples.sizes.cpu().numpy(),
         "edges": samples.edges.T.cpu().numpy(),
         "edge_offsets": np.concatenate([[0], samples.edge_counts.cpu().numpy().cumsum()]),
     }
-    for name in ("node_types", "edge_types"):
-        types = getattr(samples, name)
+    for of, types, names in zip(
+        ("node", "edge"), (samples.node_types, samples.edge_types), _names(samples, description), strict=True
+    ):
         if types is not None:
-            arrays[name] = types.cpu().numpy()
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+            arrays[f"{of}_types"] = types.cpu().numpy()
+            arrays |= {f"{of}_type_names": np.array(names)} if names else {}
+    kind = (description or {}).get("kind", "none")
+    arrays |= {} if kind == "none" else {"kind": np.array(kind)}
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return path
+
+
+def _names(samples: GraphBatch, description: Mapping[str, Any] | None) -> tuple[Sequence[str], Sequence[str]]:
+    known = description or {}
+    return samples.node_names or known.get("node_types", ()), samples.edge_names or known.get("edge_types", ())
 
 
 def write_grid(samples: GraphBatch, path: Path, columns: int | None = None) -> Path:
     """A sheet of drawn graphs, at most 100."""
-    graphs = samples[: min(100, len(samples))].to_networkx()
-    columns = columns or max(1, math.ceil(math.sqrt(len(graphs))))
-    return _draw([graphs[i : i + columns] for i in range(0, len(graphs), columns)], path)
+    shown = samples[: min(100, len(samples))]
+    columns = columns or max(1, math.ceil(math.sqrt(len(shown))))
+    drawn = [(graph, _positions(shown[[i]])) for i, graph in enumerate(shown.to_networkx())]
+    return _draw([drawn[i : i + columns] for i in range(0, len(drawn), columns)], path)
 
 
 def write_film(steps: list[GraphBatch], path: Path, rows: int = 4, columns: int = 10) -> Path:
-    """One row per graph: how it grows, from left to right. Steps without new nodes are left out, then evenly spaced
-    ones are kept."""
+    """One row per graph: how it grows, from left to right. A node is drawn where its children will be. Steps without
+    new nodes are left out, then evenly spaced ones are kept."""
     drawn = []
     for i in range(min(rows, len(steps[-1]))):
-        stages = [step[[i]].to_networkx()[0] for step in steps]
-        grown = [g for g, before in zip(stages[1:], stages, strict=False) if len(g) != len(before)]
+        stages = [step[[i]] for step in steps]
+        grown = [g for g, before in zip(stages[1:], stages, strict=False) if int(g.sizes) != int(before.sizes)]
         stages = [stages[0], *grown[:-1], stages[-1]] if grown else stages[-1:]
         chosen = np.unique(np.linspace(0, len(stages) - 1, min(columns, len(stages))).round().astype(int))
-        drawn.append([stages[k] for k in chosen])
+        final = _positions(stages[-1])
+        drawn.append([(stages[k].to_networkx()[0], _earlier(stages[k], stages[-1], final)) for k in chosen])
     return _draw(drawn, path)
 
 
 def layout(graph: nx.Graph) -> dict[Any, np.ndarray]:
-    """Positions by spring forces, the same in every call. Planar graphs and trees have no crossings if the forces find
-    such a layout."""
-    if len(graph) > 1 and graph.number_of_edges() and nx.is_connected(graph):
-        return nx.kamada_kawai_layout(graph)
-    return nx.spring_layout(graph, seed=0)
+    """Positions of a graph's nodes by name (``layout.positions``)."""
+    ids = {node: i for i, node in enumerate(graph)}
+    edges = np.array([(ids[a], ids[b]) for a, b in graph.edges], np.int64).reshape(-1, 2).T
+    return dict(zip(graph, positions(len(graph), edges), strict=True))
 
 
-def _draw(rows: list[list[nx.Graph]], path: Path) -> Path:
+def _positions(graph: GraphBatch) -> np.ndarray:
+    return positions(int(graph.sizes[0]), graph.edges.cpu().numpy())
+
+
+def _earlier(stage: GraphBatch, final: GraphBatch, places: np.ndarray) -> np.ndarray:
+    """Positions of an earlier stage, from those of the final graph."""
+    if final.lineage is None:  # graphs that were not grown
+        return _positions(stage)
+    # A graph that is to be completed is numbered in its own order.
+    own = np.arange(int(stage.sizes[0])) if stage.lineage is None else stage.lineage.cpu().numpy()
+    return ancestors(places, final.lineage.cpu().numpy(), own)
+
+
+def _draw(rows: list[list[tuple[nx.Graph, np.ndarray]]], path: Path) -> Path:
+    """Draw graphs at the given positions. All of a row have the same scale if the last has the widest layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = max(map(len, rows))
     figure = Figure(figsize=(CELL * columns, CELL * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -82,11 +117,12 @@ def _draw(rows: list[list[nx.Graph]], path: Path) -> Path:
     for row, graphs in zip(axes, rows, strict=True):
         for axis in row:
             axis.set_axis_off()
-        for axis, graph in zip(row, graphs, strict=False):
+        for axis, (graph, places) in zip(row, graphs, strict=False):
             kinds: Any = [graph.nodes[node].get("type", 0) for node in graph]
             nx.draw_networkx(
-                graph, layout(graph), ax=axis, with_labels=False, node_size=400 / (len(graph) + 8), width=0.6,
+                graph, dict(enumerate(places)), ax=axis, with_labels=False, node_size=400 / (len(graph) + 8), width=0.6,
                 node_color=kinds, cmap="tab10", vmin=0, vmax=9, edge_color="0.4",
             )  # fmt: skip
-    figure.savefig(path, dpi=100)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")
     return path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nextscale.plugin import DataError, unknown
+from nextscale.plugin import DataError, exists, reading, shown_path, unknown
+from nextscale_graph.config import GraphLimitsConfig
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_folder
 from nextscale_graph.readers.generators import GENERATORS, generate
@@ -12,7 +13,7 @@ from nextscale_graph.readers.geometric import read_geometric
 from nextscale_graph.readers.raw import RawGraphs
 
 
-def read_source(source: str, root: str) -> RawGraphs:
+def read_source(source: str, root: str, limits: GraphLimitsConfig | None = None) -> RawGraphs:
     """Read ``source``, whatever its kind.
 
     A generator's name wins over a folder of that name (write ``./planar`` for the folder).
@@ -20,21 +21,27 @@ def read_source(source: str, root: str) -> RawGraphs:
     Raises:
         DataError: the source does not exist or cannot be read.
     """
+    limits = limits or GraphLimitsConfig()
     if source in GENERATORS:
         return generate(source)
     if source.startswith("pyg:"):
-        return read_geometric(source.removeprefix("pyg:"), root)
-    path = Path(source).expanduser()
-    if not path.exists():
+        return read_geometric(source.removeprefix("pyg:"), root, limits)
+    if not source.strip():
+        raise DataError("data source is empty: name a generator, a file, a folder or pyg:NAME")
+    with reading(source, "data source"):
+        path = Path(source).expanduser()
+    if not exists(path):
         if path.name == source and not path.suffix:
             raise DataError(f"{unknown('data source', source, GENERATORS)}, and no file or folder has that name")
-        raise DataError(f"data source {source} does not exist: no such file or folder")
+        raise DataError(f"data source {shown_path(source)} does not exist: no such file or folder")
     if path.is_dir():
-        return read_folder(path)
-    if path.suffix == ".npz":
-        return read_npz(path)
-    if path.suffix in (".smi", ".smiles"):
+        return read_folder(path, limits)
+    if path.suffix.lower() == ".npz":
+        return read_npz(path, limits)
+    if path.suffix.lower() in (".smi", ".smiles"):
         from nextscale_graph.readers.smiles import read_smiles
 
-        return read_smiles(path)
-    raise DataError(f"{path}: unknown file type; it should be .npz, .smi, or a folder of edge lists or GraphML")
+        return read_smiles(path, limits)
+    raise DataError(
+        f"{shown_path(path)}: unknown file type; it should be .npz, .smi, or a folder with one graph per file"
+    )

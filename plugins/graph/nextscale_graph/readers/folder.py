@@ -1,68 +1,116 @@
-"""Folders with one graph per file: edge lists or GraphML. The sub-folders train, val and test are splits."""
+"""Folders with one graph per file. The sub-folders train, val and test are splits."""
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-import networkx as nx
-import numpy as np
-
-from nextscale.plugin import DataError
+from nextscale.plugin import SPLIT_NAMES, DataError, NextscaleWarning, shown_path
+from nextscale.plugin import read_folder as read_splits
+from nextscale_graph.config import GraphLimitsConfig
 from nextscale_graph.graphs import GraphBatch
-from nextscale_graph.readers.raw import RawGraphs, checked
+from nextscale_graph.readers.raw import FileGraph, RawGraphs
+from nextscale_graph.readers.text import ADJACENCY, read_text_graph
 
-LISTS = (".edgelist", ".edges", ".txt", ".csv")
-SUBFOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-def read_folder(folder: Path) -> RawGraphs:
-    """Every graph file below ``folder``.
-
-    Raises:
-        DataError: there are no graph files, or a graph cannot be read, is directed, or is not simple.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (*LISTS, ".graphml"))
-    if not files:
-        raise DataError(f"{folder} holds no graphs: it should hold edge lists ({', '.join(LISTS)}) or .graphml files")
-    splits = [next((SUBFOLDERS[p.name] for p in path.parents if p.name in SUBFOLDERS), "") for path in files]
-    if any(splits) and not all(splits):
-        raise DataError(f"{folder}: {files[splits.index('')]} is in none of the sub-folders train, val and test")
-    return RawGraphs([read_graph(path) for path in files], splits if all(splits) else None)
+LISTS = (".edgelist", ".edges", ".txt", ".csv", ".tsv", *ADJACENCY, ".mtx", ".col", ".dimacs", ".net")
+SUFFIXES = (*LISTS, ".graphml", ".gml")
+UNREAD = (".gexf", ".dot", ".gv", ".g6", ".s6", ".json", ".graph", ".pkl", ".pickle", ".gz", ".bz2", ".xz", ".zip")
+"""Graphs, most likely, that are not read: a warning says so."""
+PROSE = re.compile(r"(readme|licen[cs]e|copying|notice|authors|citation|changelog|changes).*", re.IGNORECASE)
+TABLES = re.compile(r"(meta|metadata|index|labels?|classes|splits?|requirements)", re.IGNORECASE)
+"""What often lies beside graphs, under the suffix of an edge list."""
 
 
-def read_graph(path: Path) -> GraphBatch:
-    """One graph from an edge list or GraphML. An edge list has two columns of node names; further columns and text
-    after ``#`` are ignored. Node attributes are ignored.
+def read_folder(folder: Path, limits: GraphLimitsConfig | None = None) -> RawGraphs:
+    """Every graph below ``folder``, in the order of paths. Folders other than train, val and test mean nothing.
 
     Raises:
-        DataError: see ``read_folder``.
+        DataError: there are no graphs, or a graph cannot be read, is directed, or is not simple.
     """
-    if path.suffix.lower() == ".graphml":
-        return _read_graphml(path)
-    pairs: list[tuple[str, str]] = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        words = line.split("#")[0].replace(",", " ").split()
-        if not words:
-            continue
-        if len(words) < 2:
-            raise DataError(f"{path}, line {number}: {line.strip()!r} should be two nodes, the ends of an edge")
-        pairs.append((words[0], words[1]))
-    ids = {name: i for i, name in enumerate(dict.fromkeys(name for pair in pairs for name in pair))}
-    edges = np.array([(ids[a], ids[b]) for a, b in pairs], np.int64).reshape(-1, 2).T
-    return checked(str(path), len(ids), edges)
+    limits = limits or GraphLimitsConfig()
+    found = read_splits(folder, is_graph, f"graphs ({', '.join(SUFFIXES)})")
+    files: list[tuple[Path, str]] = []
+    for split, part in found.items():
+        name = {"validation": "val"}.get(split, split)
+        files += [(path, name) for path in sorted(part.paths)]
+        _warn_of_others(part.others)
+        _refuse_deeper_splits(folder, part.paths, 0 if len(found) == 1 else 1)
+    _refuse_twins([path for path, _ in files])
+    graphs = [_read(path, limits) for path, _ in files]
+    node_types = _names([one.node_types for one in graphs], [path for path, _ in files], "node")
+    edge_types = _names([one.edge_types for one in graphs], [path for path, _ in files], "edge")
+    batches = [one.batch(node_types, edge_types) for one in graphs]
+    return RawGraphs(batches, [split for _, split in files] if len(found) > 1 else None, node_types, edge_types)
 
 
-def _read_graphml(path: Path) -> GraphBatch:
-    try:
-        graph = nx.read_graphml(path)
-    except Exception as error:  # networkx passes on whatever its XML parser and converters raise
-        raise DataError(f"{path} cannot be read as GraphML: {error}") from None
-    if graph.is_directed():
-        raise DataError(f"{path} is directed: only undirected graphs are modelled (edgedefault should be undirected)")
-    ids = {name: i for i, name in enumerate(graph.nodes)}
-    edges = np.array([(ids[edge[0]], ids[edge[1]]) for edge in graph.edges], np.int64).reshape(-1, 2).T
-    return checked(str(path), len(ids), edges)
+def read_graph(path: Path, limits: GraphLimitsConfig | None = None) -> GraphBatch:
+    """One graph from a text file (``text.read_text_graph``), GraphML or GML.
+
+    Raises:
+        DataError: as ``read_folder``.
+    """
+    graph = _read(path, limits or GraphLimitsConfig())
+    node_types, edge_types = (sorted(set(one or ()), key=_by_number) for one in (graph.node_types, graph.edge_types))
+    return RawGraphs([graph.batch(node_types, edge_types)], None, node_types, edge_types).graphs[0]
+
+
+def is_graph(path: Path) -> bool:
+    """Whether a path is called like a graph. KONECT calls its edge lists ``out.NAME``."""
+    name = path.name.lower()
+    if PROSE.fullmatch(path.stem) or TABLES.fullmatch(path.stem) or name.startswith(("meta.", "readme.")):
+        return False
+    return (name.endswith(SUFFIXES) or name.startswith("out.")) and not path.is_dir()
+
+
+def _read(path: Path, limits: GraphLimitsConfig) -> FileGraph:
+    suffix = path.suffix.lower()
+    if suffix in (".graphml", ".gml"):
+        from nextscale_graph.readers.markup import read_gml, read_graphml
+
+        return (read_graphml if suffix == ".graphml" else read_gml)(path, limits)
+    return read_text_graph(path, limits)
+
+
+def _names(types: Sequence[list[str] | None], paths: Sequence[Path], of: str) -> list[str]:
+    """The names of all types; none if the graphs have no types. A graph without edges has types of edges or not."""
+    known = [one for one in types if one]
+    if not known:
+        return []
+    if None in types:
+        without, having = paths[types.index(None)], paths[next(i for i, one in enumerate(types) if one)]
+        raise DataError(f"{shown_path(without)} has no {of} types, but {having.name} has: give them to all, or to none")
+    return sorted({name for one in known for name in one}, key=_by_number)
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    number = name.isdecimal() and len(name) < 1000
+    return not number, int(name) if number else 0, name
+
+
+def _refuse_deeper_splits(folder: Path, paths: Sequence[Path], depth: int) -> None:
+    """Splits below ``depth`` folders would be read as one."""
+    inner = {part for path in paths for part in path.relative_to(folder).parts[depth:-1]}
+    splits = {SPLIT_NAMES.get(part.lower()): part for part in sorted(inner)}
+    if "train" in splits and len(splits.keys() - {None}) > 1:
+        shown = ", ".join(part for split, part in splits.items() if split)
+        raise DataError(f"{shown_path(folder)} has the folders {shown} further down: put them directly inside it")
+
+
+def _refuse_twins(paths: Sequence[Path]) -> None:
+    """The same graph in two formats would be two graphs, one of them perhaps in training and one in testing."""
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        twin = seen.setdefault(path.with_suffix(""), path)
+        if twin != path and {twin.suffix, path.suffix} - set(LISTS):
+            raise DataError(f"{shown_path(path)} and {twin.name}: the same graph in two formats? Keep one of them")
+
+
+def _warn_of_others(others: Sequence[Path]) -> None:
+    unread = [
+        path for path in others if path.name.lower().endswith((*UNREAD, *SUFFIXES)) and not PROSE.match(path.name)
+    ]
+    if unread:
+        more = f" and {len(unread) - 1} more files" if len(unread) > 1 else ""
+        warnings.warn(f"{shown_path(unread[0])}{more} beside the graphs: not read", NextscaleWarning, stacklevel=3)
