@@ -53,7 +53,7 @@ def read_folder(folder: Path, is_sample: Callable[[Path], bool], samples: str) -
         DataError: no samples, an empty class, or a layout that is neither flat nor one folder per class.
     """
     entries = listing(folder)
-    folders = [path for path in entries if path.is_dir() and not is_sample(path)]
+    folders = [path for path in entries if os.path.isdir(path) and not is_sample(path)]
     by_split: dict[str, Path] = {}
     for path in folders:
         split = SPLIT_NAMES.get(path.name.lower())
@@ -86,7 +86,7 @@ def read_split(folder: Path, is_sample: Callable[[Path], bool], samples: str) ->
     for path in listing(folder):
         if is_sample(path):
             here.append(path)
-        elif path.is_dir():
+        elif os.path.isdir(path):
             per_class[path.name] = list(below(path, is_sample, others))
         else:
             others.append(path)
@@ -121,7 +121,7 @@ def below(folder: Path, is_sample: Callable[[Path], bool], others: list[Path] | 
             levels.pop()
         elif is_sample(path):
             yield path
-        elif path.is_dir():
+        elif os.path.isdir(path):
             real = os.path.realpath(path)
             if real not in entered:
                 entered.add(real)
@@ -138,7 +138,7 @@ def listing(folder: Path) -> list[Path]:
         DataError: the folder cannot be read.
     """
     found = _listing(folder)
-    folders = {path for path in found if path.is_dir()}
+    folders = {path for path in found if os.path.isdir(path)}
     numbers = all(path.name.isdecimal() for path in folders)
     return sorted(found, key=lambda path: (int(path.name) if numbers and path in folders else 0, path.name))
 
@@ -146,8 +146,9 @@ def listing(folder: Path) -> list[Path]:
 def _listing(folder: Path) -> list[Path]:
     """As ``listing``, in the order of names alone."""
     try:
-        found = [path for path in folder.iterdir() if not is_ignored(path.name)]
-        return sorted(path for path in found if not (path.name.startswith("__") and path.is_dir()))
+        names = [name for name in sorted(os.listdir(folder)) if not is_ignored(name)]
+        found = [folder / name for name in names]
+        return [path for path in found if not (path.name.startswith("__") and os.path.isdir(path))]
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"cannot read folder {shown_path(folder)} ({reason})") from None

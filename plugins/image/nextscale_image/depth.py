@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from nextscale.plugin import DataError, grey_bits
@@ -30,9 +31,9 @@ def depth_of(image: Image.Image) -> Depth | None:
     """None for images of 8 bits, or in colour."""
     if not image.mode.startswith("I"):
         return None
-    highest = image.getextrema()[1]
+    highest = int(np.asarray(image).max())  # Pillow's getextrema takes no big-endian files
     guessed = image.mode == "I" and image.format not in ("PNG", "PPM")
-    return Depth(grey_bits(image), int(highest), guessed)  # pyright: ignore[reportArgumentType]
+    return Depth(grey_bits(image), highest, guessed)
 
 
 def check_depths(images: ImageSet, depths: Sequence[Depth | None]) -> None:

@@ -137,3 +137,49 @@ def test_data_set_saved_by_the_real_library(tmp_path):
         np.array_equal(images[3].numpy(), np.asarray(picture(3)).transpose(2, 0, 1)) and labels.tolist() == [0, 1] * 2
     )
     assert len(opened(tmp_path / "one").train) == 9
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "classes"),
+    [
+        ("label", [5, 10**9, 5, 7] * 3, ["5", "7", "1000000000"]),
+        ("labels", ["no", "yes", "010"] * 4, ["010", "no", "yes"]),
+        ("category", [True, False] * 6, ["False", "True"]),
+        ("target", [2**64 - 1, 2**63] * 6, [str(2**63), str(2**64 - 1)]),
+    ],
+)
+def test_labels_without_names_are_classes(fake_datasets, column, cells, classes):
+    table = fake_datasets.table(12)
+    table.rows = [{"img": row["img"], column: cell} for row, cell in zip(table.rows, cells, strict=True)]
+    table.features = {"img": table.features["img"], column: "any type"}
+    fake_datasets.load_dataset = lambda name, configuration: {"train": table}
+    splits = opened("hf:x", validation=0.25)
+    assert splits.description["classes"] == classes
+    found = np.concatenate([splits.train.labels, splits.validation.labels])
+    assert sorted(classes[label] for label in found) == sorted(map(str, cells))
+
+
+@pytest.mark.parametrize("cells", [[0.5] * 12, [[1]] * 12])
+def test_columns_that_are_no_labels_are_named(fake_datasets, caplog, cells):
+    table = fake_datasets.table(12)
+    table.rows = [{**row, "label": cell} for row, cell in zip(table.rows, cells, strict=True)]
+    table.features = {"img": table.features["img"], "id": "int64", "label": "other"}
+    fake_datasets.load_dataset = lambda name, configuration: {"train": table}
+    assert opened("hf:x").conditions == ()
+    assert "hf:x train: no class labels are read from the columns id, label" in caplog.text
+
+
+def test_missing_labels_are_named_and_a_split_without_any_is_not_used(fake_datasets, caplog):
+    def table(cells):
+        made = fake_datasets.table(len(cells))
+        made.rows = [{**row, "label": cell} for row, cell in zip(made.rows, cells, strict=True)]
+        made.features = {"img": made.features["img"], "label": "string"}
+        return made
+
+    splits = {"train": table(["a", "b"] * 6), "test": table([None] * 4)}
+    fake_datasets.load_dataset = lambda name, configuration: splits
+    assert opened("hf:x").test is None
+    assert "labels are withheld" in caplog.text
+    splits["train"] = table(["a", "b", None] * 4)
+    refused(r"hf:x train: row 2 has no label \(data.labels=false", "hf:x")
+    assert len(opened("hf:x", labels=False).train) == 11

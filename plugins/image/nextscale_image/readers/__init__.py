@@ -29,7 +29,7 @@ def read_source(source: str, limits: LimitsConfig | None = None) -> RawSplits:
     if source.startswith("hf:"):
         return read_hub(source)
     path = Path(os.path.expanduser(source))
-    if not exists(path):
+    if not source or not exists(path):
         if path.name == source and not path.suffix:
             shown = shown_path(source)
             raise DataError(f"{unknown('data source', shown, BUILT_IN)}, and no file or folder has that name")

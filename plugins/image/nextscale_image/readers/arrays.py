@@ -91,7 +91,7 @@ def pixels(array: np.ndarray, where: str) -> np.ndarray:
     """N H W C of uint8, where C is 1 or 3."""
     array = array[..., None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
-        shape = " x ".join(map(str, array.shape))
+        shape = " x ".join(map(str, array.shape)) or "one number"
         raise DataError(f"{where} must be N H W, or N H W C with 1, 3 or 4 channels, not {shape}")
     if array.dtype.kind == "f":
         # Written so that NaN fails too.

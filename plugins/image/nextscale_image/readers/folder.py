@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from nextscale.plugin import IMAGE_SUFFIXES, DataError, read_folder, shown_path
@@ -14,7 +15,7 @@ log = logging.getLogger("nextscale.image")
 def is_image(path: Path) -> bool:
     """Whether a path is to be read as an image, by its suffix. Dead links and named pipes are too: they are refused, or
     skipped, by name."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(path)
 
 
 def read_image_folder(folder: Path) -> RawSplits:

@@ -15,7 +15,7 @@ from nextscale_image.readers.raw import RawSplit, RawSplits, TableImages
 log = logging.getLogger("nextscale.image")
 
 MARKERS = ("dataset_info.json", "state.json", "dataset_dict.json")
-NAME = re.compile(r"hf:(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<configuration>[^:/]+))?")
+NAME = re.compile(r"hf:(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(:(?P<configuration>[^:/]+))?")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "y")
 """Columns of numbers or texts that are labels, where no column is declared as one; the first that there is."""
 
