@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# pytest's importlib mode adds no folder to the path, so test files would not find their shared helpers.
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = {
     "preset": "digits",

@@ -2,76 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from killing import assert_equal_weights, losses, run_attempts
 
 Settings = Callable[..., list[str]]
-
-# A process that imports torch once and forks once per attempt. The child kills itself shortly after a given step (or
-# the run) begins, wherever it is at that moment. The process prints how each attempt ended.
-DRIVER = """
-import json, os, signal, sys, threading, time
-from pathlib import Path
-from nextscale_cli.main import app
-from nextscale.training import loop, run
-
-def attempt(arguments, stage, step, delay):
-    def kill_soon():
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    started = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        try:
-            real = loop.Trainer._train_step
-            def train_step(self, batches):
-                if (self.stage.name, self.step) == (stage, step):
-                    kill_soon()
-                return real(self, batches)
-            loop.Trainer._train_step = train_step
-            if stage == "":
-                kill_soon()
-            app(["train", "--resume", "auto", *arguments])
-        except SystemExit as error:
-            os._exit(error.code or 0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-        os._exit(99)
-    status = os.waitpid(child, 0)[1]
-    return os.waitstatus_to_exitcode(status), time.perf_counter() - started
-
-arguments, attempts = json.loads(sys.argv[1])
-for each in attempts:
-    print(json.dumps(attempt(arguments, *each)), flush=True)
-"""
-
-
-def run_attempts(folder: Path, settings: list[str], attempts: list[tuple[str, int, float]]) -> list[tuple[int, float]]:
-    """Exit code (negative for a signal) and seconds of each attempt at the same run."""
-    plan = json.dumps([["--out", str(folder), *settings], attempts])
-    done = subprocess.run([sys.executable, "-c", DRIVER, plan], capture_output=True, text=True, check=True)
-    assert "Traceback" not in done.stderr, done.stderr
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
-
-
-def assert_equal_weights(a: Path, b: Path) -> None:
-    for stage in ("tokenizer", "transformer"):
-        left, right = (load_file(run / stage / "model.safetensors") for run in (a, b))
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[name], right[name]) for name in left), stage
-
-
-def losses(run: Path) -> list[tuple[Any, ...]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(line["stage"], line["kind"], line["step"], line["loss"]) for line in found]
 
 
 def test_a_kill_in_each_stage(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
