@@ -43,8 +43,8 @@ def settings() -> str:
 
     parts = [
         "# Every setting\n",
-        "Set any of these as `key=value`, with dots between levels: `training.transformer.lr=1e-3`. Presets and YAML files",
-        "have the same keys. `nextscale config show -m MODALITY -p PRESET` prints this page for a preset.\n",
+        "Set any of these as `key=value`, with dots between levels: `training.transformer.lr=1e-3`. Presets and YAML",
+        "files have the same keys. `nextscale config show -m MODALITY -p PRESET` prints this page for a preset.\n",
     ]
     for name in ("image", "video", "graph"):
         text = dump_config(load_config(name, "none"), comments=True)
@@ -67,7 +67,7 @@ def api() -> str:
         ".. autoclass:: nextscale.data.Samples",
         "```\n",
         "## For plugin authors\n",
-        "Everything here is imported from `nextscale.plugin`. [The public surface](../PUBLIC_API.md) lists it by purpose.\n",
+        "Import everything here from `nextscale.plugin`. [The public surface](../PUBLIC_API.md) lists it by purpose.\n",
     ]
     for name in sorted(plugin.__all__, key=str.lower):
         found, module = getattr(plugin, name), plugin._MODULE_OF[name]

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from nextscale.errors import NextscaleError
 
 if TYPE_CHECKING:
     import torch
+    from pydantic import BaseModel
     from torch import Tensor
 
     from nextscale.conditioning import ConditionSpec
@@ -51,12 +50,6 @@ class ModalitySpec:
     api_version: int = API_VERSION
 
 
-class NoOptions(BaseModel):
-    """A section without settings."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 @dataclass(frozen=True)
 class ModalityConfig:
     """The modality's own sections of settings: pydantic models that refuse unknown keys (``config.sections.Section``).
@@ -67,7 +60,7 @@ class ModalityConfig:
 
     data: type[BaseModel]
     tokenizer: type[BaseModel]
-    evaluation: type[BaseModel] = NoOptions
+    evaluation: type[BaseModel]
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,23 @@ class BenchCase:
     batch_size: int | None = None
     description: dict[str, Any] | None = None
     conditions: tuple[ConditionSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class ContractCase:
+    """A tiny configuration of a modality, on which ``nextscale.testing.run`` checks the contract in about a minute.
+
+    Attributes:
+        data: the data section: a few dozen small samples that open at once.
+        tokenizer: the tokenizer section: few scales, few codes, narrow networks.
+        lossless: whether decode(encode(samples)) is exactly the samples.
+        evaluation: the evaluation section, if its defaults take long; None takes the defaults.
+    """
+
+    data: BaseModel
+    tokenizer: BaseModel
+    lossless: bool = False
+    evaluation: BaseModel | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,11 @@ class Modality(ABC):
     def sample_bench_cases(self) -> list[BenchCase]:
         """The cases that ``nextscale bench sample`` times if the user names no preset. Each has a ``description``."""
         return []
+
+    def contract(self, folder: Path) -> ContractCase | None:
+        """The tiny configuration on which the plugin's contract is checked without a test file of its own (``nextscale
+        plugins check``). Data that is not built in can be written into ``folder``, which is empty."""
+        return None
 
     # Measurements. ``options`` is an instance of ``ModalityConfig.evaluation``.
 

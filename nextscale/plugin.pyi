@@ -10,6 +10,7 @@ from nextscale.config.grid import QuantizerConfig as QuantizerConfig
 from nextscale.config.run import make_config as make_config
 from nextscale.config.sections import Fraction as Fraction
 from nextscale.config.sections import LimitsConfig as LimitsConfig
+from nextscale.config.sections import NoOptions as NoOptions
 from nextscale.config.sections import RunConfig as RunConfig
 from nextscale.config.sections import SamplingConfig as SamplingConfig
 from nextscale.config.sections import Section as Section
@@ -55,7 +56,6 @@ from nextscale.modality import EvaluationContext as EvaluationContext
 from nextscale.modality import Modality as Modality
 from nextscale.modality import ModalityConfig as ModalityConfig
 from nextscale.modality import ModalitySpec as ModalitySpec
-from nextscale.modality import NoOptions as NoOptions
 from nextscale.modality import TrainedModel as TrainedModel
 from nextscale.objective import Objective as Objective
 from nextscale.randomness import Draws as Draws

@@ -11,6 +11,7 @@ import functools
 import importlib
 import inspect
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from nextscale.modality import Modality, ModalityConfig, ModalitySpec
 
 GROUP = "nextscale"
+DISABLE = "NEXTSCALE_DISABLE_PLUGINS"
+"""Environment variable: names of entry points that are not loaded, separated by commas."""
 NOT_OF_THE_PLUGIN = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 """A full disk, and a reader of the output that went away, are no fault of the code that was writing."""
 logger = logging.getLogger(__name__)
@@ -170,7 +173,7 @@ def discover() -> Plugins:
     modalities: dict[str, list[ModalityPlugin]] = {}
     commands: list[tuple[_Loaded, CommandSpec]] = []
     formats: list[tuple[_Loaded, FormatSpec]] = []
-    for entry_point in sorted(entry_points(group=GROUP), key=lambda entry: (*_origin(entry), entry.name)):
+    for entry_point in sorted(_entry_points(), key=lambda entry: (*_origin(entry), entry.name)):
         loaded = _load(entry_point)
         if isinstance(loaded, BrokenPlugin):
             plugins.broken.append(loaded)
@@ -212,7 +215,13 @@ def _unrivalled(kind: str, offers: list[tuple[_Loaded, Named]], clashes: list[Cl
 
 def third_party() -> bool:
     """Whether any distribution other than nextscale registers a plugin. Reads only metadata and loads nothing."""
-    return any(_origin(entry_point)[0] != PROJECT for entry_point in entry_points(group=GROUP))
+    return any(_origin(entry_point)[0] != PROJECT for entry_point in _entry_points())
+
+
+def _entry_points() -> list[EntryPoint]:
+    """Those of the group, without the ones that the user has disabled by name."""
+    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
+    return [entry_point for entry_point in entry_points(group=GROUP) if entry_point.name not in disabled]
 
 
 def load_object(path: str) -> Any:

@@ -64,7 +64,9 @@ def test_runs_of_the_last_release_load(tmp_path: Path, modality: str) -> None:
     assert load_run_config(tmp_path) == config
 
 
-@pytest.mark.parametrize("name", ["seed", "data.source", "tokenizer.quantizer.codes", "training.init", "sampling.tries"])
+@pytest.mark.parametrize(
+    "name", ["seed", "data.source", "tokenizer.quantizer.codes", "training.init", "sampling.tries"]
+)
 def test_a_missing_setting_is_named(written: Path, name: str) -> None:
     settings = yaml.safe_load(written.read_text())
     remove(settings, name)

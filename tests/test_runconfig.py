@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nextscale.config import run as runconfig
 from nextscale.config.run import dump_config, load_config, load_run_config, parse_section, run_config_model
-from nextscale.config.sections import SamplingConfig, Section
+from nextscale.config.sections import NoOptions, SamplingConfig, Section
 from nextscale.config.tree import Tree
 from nextscale.errors import ConfigError, NextscaleError, PluginError
 from nextscale.modality import ModalityConfig, ModalitySpec
@@ -43,7 +43,7 @@ class StepsConfig(Section):
     names: tuple[str, ...] = ()
 
 
-TOY = ModalityConfig(data=SourceConfig, tokenizer=StepsConfig)
+TOY = ModalityConfig(data=SourceConfig, tokenizer=StepsConfig, evaluation=NoOptions)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ COMMANDS = {
     "import": ("nextscale_cli.formats:importers", "Import models from other software as a run."),
     "export": ("nextscale_cli.formats:exporters", "Export a run's models for other software."),
     "bench": ("nextscale_cli.bench:app", "Time this installation on this machine."),
-    "plugins": ("nextscale_cli.plugins:app", "List the installed modalities."),
+    "plugins": ("nextscale_cli.plugins:app", "List, check and write plugins."),
     "config": ("nextscale_cli.config:app", "List presets, show and check configurations."),
     "doctor": ("nextscale_cli.doctor:doctor", "Check this installation."),
 }

@@ -6,14 +6,18 @@ from typing import Annotated
 
 import typer
 
+from nextscale_cli.newplugin import new
 from nextscale_cli.options import PLAIN
 
-app = typer.Typer(**PLAIN, no_args_is_help=True, help="List the installed modalities.")
+app = typer.Typer(**PLAIN, no_args_is_help=True, help="List, check and write plugins.")
+app.command("new")(new)
 
 
 @app.command("ls")
-def ls() -> None:
+def ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
     """List modalities, and say what is wrong with broken plugins."""
+    import json
+
     from nextscale.config.run import presets
     from nextscale.plugins import discover
     from nextscale_cli.tables import print_rows
@@ -29,6 +33,13 @@ def ls() -> None:
         }
         for name, plugin in plugins.modalities.items()
     ]
+    if as_json:
+        listed = [{**row, "presets": list(presets(row["name"]))} for row in rows]
+        commands = [{"name": command.name, "summary": command.summary} for command in plugins.commands()]
+        formats = [{"name": spec.name, "summary": spec.summary} for spec in plugins.formats()]
+        found = {"modalities": listed, "commands": commands, "formats": formats, "problems": problems()}
+        typer.echo(json.dumps(found, indent=2))
+        return
     if rows:
         print_rows(rows)
     for command in plugins.commands():
@@ -37,6 +48,42 @@ def ls() -> None:
         typer.echo(f"format {spec.name}: {spec.summary}")
     for problem in problems():
         typer.echo(problem)
+
+
+@app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(help="A modality's name.")],
+    examples: Annotated[int, typer.Option("--examples", min=1, help="Drawn examples per invariant.")] = 15,
+) -> None:
+    """Test a plugin against the contract that every modality must keep.
+
+    Exit code 1 where an invariant fails.
+    """
+    from nextscale.testing.run import check_modality
+    from nextscale_cli.tables import print_rows
+
+    results = check_modality(name, examples)
+    print_rows(
+        [
+            {
+                "invariant": result.invariant,
+                "result": "skipped" if result.skipped else "ok" if result.passed else "FAILS",
+                "what breaks in practice": result.what_breaks,
+            }
+            for result in results
+        ]
+    )
+    failed = [result for result in results if not result.passed]
+    for result in failed:
+        typer.echo(f"\n{result.message}")
+        if result.example:
+            typer.echo(f"  example: {result.example}")
+        if result.likely_cause:
+            typer.echo(f"  likely cause: {result.likely_cause}")
+    ran = sum(not result.skipped for result in results)
+    typer.echo(f"\n{name}: {ran - len(failed)} of {ran} invariants hold, {len(results) - ran} do not apply")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command("info")

@@ -38,11 +38,16 @@ class LimitsConfig(Section):
     """How many times as large as in its file an array of more than 256 MiB may be once unpacked. Sound data grows 1 to
     50 times; files made to fill the memory grow 1,000 times."""
     pixels: PositiveInt = 2**26
-    """Pixels of a picture or a frame, as decoded. JPEG files are decoded at a fraction of their size where it suffices."""
+    """Pixels of a picture or a frame, as decoded. JPEG files are decoded at a fraction of their size where that is
+    enough."""
     text_bytes: PositiveInt = 2**30
     """Bytes of a text file."""
     classes: PositiveInt = 100_000
     """Different class labels."""
+
+
+class NoOptions(Section):
+    """A section without settings."""
 
 
 class TransformerConfig(Section):

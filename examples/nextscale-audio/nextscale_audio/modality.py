@@ -12,12 +12,14 @@ from scipy.io import wavfile
 from torch import Tensor
 
 from nextscale.plugin import (
+    ContractCase,
     DataError,
     DataSplits,
     EvaluationContext,
     GridModality,
     GridTokenizer,
     Objective,
+    QuantizerConfig,
     build_grid_tokenizer,
     grid_objectives,
     reconstruction_quality,
@@ -27,13 +29,20 @@ from nextscale.plugin import (
     to_uint8,
     write_png,
 )
-from nextscale_audio.config import AudioDataConfig, AudioTokenizerConfig
+from nextscale_audio.config import AudioDataConfig, AudioEvaluationConfig, AudioTokenizerConfig
 from nextscale_audio.data import open_sounds, read_wave
 from nextscale_audio.spectrogram import HOP, to_mel, to_waves
 
 
 class AudioModality(GridModality):
     name = "audio"
+
+    def contract(self, folder: Path) -> ContractCase:
+        small = {"channels": 4, "width": 8, "multipliers": (1, 2), "blocks": 1, "attention": False, "shortcut": True}
+        tokenizer = AudioTokenizerConfig(**small, scales=(1, 2, 4, 8), quantizer=QuantizerConfig(codes=16, phi_count=2))
+        return ContractCase(
+            AudioDataConfig(seconds=0.128, mels=16), tokenizer, evaluation=AudioEvaluationConfig(classifier_epochs=1)
+        )
 
     def open_data(self, config: AudioDataConfig) -> DataSplits:
         return open_sounds(config)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nextscale.plugin import (
+    ContractCase,
     DataSplits,
     EvaluationContext,
     Modality,
@@ -27,6 +28,9 @@ from nextscale_points.tokenizer import PointsTokenizer
 
 class PointsModality(Modality):
     name = "points"
+
+    def contract(self, folder: Path) -> ContractCase:
+        return ContractCase(PointsDataConfig(points=8), PointsTokenizerConfig(levels=3))
 
     def open_data(self, config: PointsDataConfig) -> DataSplits:
         return open_points(config)

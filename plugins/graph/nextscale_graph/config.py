@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from nextscale.plugin import Fraction, LimitsConfig, ModalityConfig, Section
+from nextscale.plugin import Fraction, LimitsConfig, ModalityConfig, NoOptions, Section
 
 
 class GraphLimitsConfig(LimitsConfig):
@@ -77,4 +77,4 @@ class GraphTokenizerConfig(Section):
     stem: StemConfig = StemConfig()
 
 
-CONFIG = ModalityConfig(data=GraphDataConfig, tokenizer=GraphTokenizerConfig)
+CONFIG = ModalityConfig(data=GraphDataConfig, tokenizer=GraphTokenizerConfig, evaluation=NoOptions)

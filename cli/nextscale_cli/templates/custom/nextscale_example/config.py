@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import PositiveInt
 
-from nextscale.plugin import Fraction, LimitsConfig, ModalityConfig, Section
+from nextscale.plugin import Fraction, LimitsConfig, ModalityConfig, NoOptions, Section
 
 
 class ExampleDataConfig(Section):
@@ -27,4 +27,4 @@ class ExampleTokenizerConfig(Section):
     """Scales of two bits each, the highest bits first; three describe numbers below 64."""
 
 
-CONFIG = ModalityConfig(data=ExampleDataConfig, tokenizer=ExampleTokenizerConfig)
+CONFIG = ModalityConfig(data=ExampleDataConfig, tokenizer=ExampleTokenizerConfig, evaluation=NoOptions)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nextscale.plugin import (
+    ContractCase,
     DataSplits,
     EvaluationContext,
     Modality,
@@ -28,6 +29,10 @@ from nextscale_example.tokenizer import ExampleTokenizer
 
 class ExampleModality(Modality):
     name = "example"
+
+    def contract(self, folder: Path) -> ContractCase:
+        """The tiny configuration that `nextscale plugins check` tests."""
+        return ContractCase(ExampleDataConfig(), ExampleTokenizerConfig(), lossless=True)
 
     def open_data(self, config: ExampleDataConfig) -> DataSplits:
         return open_data(config)

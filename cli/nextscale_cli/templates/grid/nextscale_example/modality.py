@@ -10,11 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from nextscale.plugin import (
+    ContractCase,
     DataSplits,
     EvaluationContext,
     GridModality,
     GridTokenizer,
     Objective,
+    QuantizerConfig,
     build_grid_tokenizer,
     grid_objectives,
     picture_of,
@@ -32,6 +34,12 @@ class ExampleModality(GridModality):
     """Samples are tensors B C *grid in [-1, 1]. Sampling, editing and prediction need nothing more."""
 
     name = "example"
+
+    def contract(self, folder: Path) -> ContractCase:
+        """The tiny configuration that `nextscale plugins check` tests."""
+        small = {"channels": 4, "width": 8, "multipliers": (1, 2), "blocks": 1, "attention": False, "shortcut": True}
+        tokenizer = ExampleTokenizerConfig(**small, scales=(1, 2, 4), quantizer=QuantizerConfig(codes=16, phi_count=2))
+        return ContractCase(ExampleDataConfig(), tokenizer, evaluation=ExampleEvaluationConfig(classifier_epochs=1))
 
     def open_data(self, config: ExampleDataConfig) -> DataSplits:
         return open_data(config)
