@@ -67,7 +67,10 @@ def attempt_all(attempts: list[Attempt]) -> list[tuple[int, float]]:
     done = subprocess.run([sys.executable, "-c", DRIVER, plan], capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    return [tuple(json.loads(line)) for line in lines]
+    ends = [tuple(json.loads(line)) for line in lines]
+    if any(code not in (0, -9) for code, _ in ends):
+        print("\n".join(line for line in done.stderr.splitlines() if "error" in line.lower()))
+    return ends
 
 
 def resuming(folder: Path, settings: list[str]) -> list[str]:
