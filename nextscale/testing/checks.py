@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nextscale.storage.tokens import TokenStore, hash_module
 from nextscale.testing.helpers import assert_same, assert_same_tree, leaves
+from nextscale.testing.invariants import holds
 from nextscale.tokens.capabilities import AddsParts, ability
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
@@ -27,6 +28,7 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 Conditions = Mapping[str, Tensor] | None
 
 
+@holds("schedule")
 def check_schedule(schedule: Schedule, grid: bool = False) -> None:
     """1. Lengths are positive, offsets add up, spans tile L; with ``grid``, scales never shrink."""
     name, count = "invariant 1 (schedule)", 0
@@ -54,6 +56,7 @@ def check_schedule(schedule: Schedule, grid: bool = False) -> None:
         assert inside and len(places.unique(dim=0)) == scale.length, f"{name}: coordinates of scale {k} are wrong"
 
 
+@holds("purity")
 @torch.no_grad()
 def check_purity(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditions: Conditions = None) -> None:
     """Part of 3. No step modifies the state it is given, and a repeated step gives the same result."""
@@ -72,6 +75,7 @@ def check_purity(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditio
         state = after
 
 
+@holds("telescoping")
 @torch.no_grad()
 def check_telescoping(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, atol: float = 1e-4) -> None:
     """5. (``AddsParts``.) The state after k is the sum of the parts of scales up to k; the last state decodes."""
@@ -85,6 +89,7 @@ def check_telescoping(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, ato
     assert_same(name, "decoded sample", tokenizer.decode_tokens(pyramid), tokenizer.decode(states[-1]))
 
 
+@holds("telescoping")
 @torch.no_grad()
 def check_stage_one(tokenizer: MultiscaleTokenizer, samples: Any, atol: float = 1e-3) -> None:
     """5. (``AddsParts``.) Stage 1 trains on the tokens and the reconstruction that stage 2 uses."""
@@ -96,6 +101,7 @@ def check_stage_one(tokenizer: MultiscaleTokenizer, samples: Any, atol: float = 
     assert shapes[0] == shapes[1], f"{name}: samples of shape {shapes[0]} became {shapes[1]}"
 
 
+@holds("prefix")
 @torch.no_grad()
 def check_prefix(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditions: Conditions = None) -> list[Any]:
     """6. A pyramid truncated at any k decodes to finite samples, shaped like the full one, blind to finer tokens.
@@ -119,6 +125,7 @@ def check_prefix(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditio
     return decoded
 
 
+@holds("round_trip")
 @torch.no_grad()
 def check_round_trip(
     tokenizer: MultiscaleTokenizer,

@@ -1,12 +1,15 @@
-"""The contract of a tokenizer and a transformer built on it, as a base class of pytest tests."""
+"""The contract of a tokenizer and a transformer built on it, as a base class of pytest tests.
+
+``behaviour.BehaviourTests`` holds the tests of invariants 13 to 20.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import SkipTest
 
-import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,8 +17,8 @@ from torch import Tensor
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.sections import TransformerConfig
 from nextscale.testing import checks, model_checks, sampling_checks, strategies
-from nextscale.testing.helpers import random_pyramid
-from nextscale.testing.properties import PropertyTests
+from nextscale.testing.behaviour import BehaviourTests
+from nextscale.testing.helpers import random_pyramid, row_of
 from nextscale.testing.tiny import transformer_for
 from nextscale.tokens.capabilities import AddsParts, EditsPlaces, MeetsRequirements, TakesSizes
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -25,8 +28,8 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
 
-class TokenizerContract(PropertyTests):
-    """Invariants 1 to 8 and 10 to 12 of a tokenizer. Subclass it as ``Test...`` and write two methods."""
+class TokenizerContract(BehaviourTests):
+    """Invariants 1 to 8 and 10 to 20 of a tokenizer. Subclass it as ``Test...`` and write two methods."""
 
     condition_specs: ClassVar[Sequence[ConditionSpec]] = (
         ConditionSpec(name="label", size=3),
@@ -34,6 +37,12 @@ class TokenizerContract(PropertyTests):
     )
     lossless: ClassVar[bool] = False
     """decode(encode(samples)) is exactly ``samples``."""
+    reconstructs: ClassVar[bool | None] = None
+    """Whether decoded samples must be nearer to their own originals than to others (on average). None holds tokenizers
+    without weights to it: with the random weights of a test, a tokenizer cannot reconstruct."""
+    on_grid: ClassVar[bool | None] = None
+    """Whether coordinates must be the centres of the schedule's cells. None: if the tokenizer edits by place or takes
+    several sizes, or its scales have two axes or more."""
     max_samples: ClassVar[int] = 3
 
     # What a plugin must write.
@@ -65,6 +74,11 @@ class TokenizerContract(PropertyTests):
     def ragged(self, tokenizer: MultiscaleTokenizer, seed: int) -> tuple[list[Any], Any] | None:
         """Samples of different sizes, each as a batch of one, and all in one batch; None if sizes are equal."""
         return None
+
+    def singles(self, samples: Any, num_samples: int) -> list[Any] | None:
+        """Each sample of a batch, as a batch of one; None if batches cannot be taken apart."""
+        singles = [row_of(samples, i) for i in range(num_samples)]
+        return None if any(single is None for single in singles) else singles
 
     def check_samples(self, samples: Any, num_samples: int) -> None:
         """Assert that decoded samples, complete or coarse, are valid samples of the modality."""
@@ -104,6 +118,10 @@ class TokenizerContract(PropertyTests):
     ) -> ScaleTransformer:
         schedule = pyramid.schedule
         config = data.draw(self.transformer_configs(len(schedule), in_scale_steps), "transformer")
+        if tokenizer.adaptive:  # every batch has its own schedule
+            rule = config.attention if isinstance(config.attention, str) else "full"
+            free = {"positions": "rotary", "scale_embedding": False, "attention": rule}
+            config = config.model_copy(update=free)
         stem = self.build_stem(tokenizer, config.model_width)
         weights = data.draw(strategies.seeds(), "weights")
         return transformer_for(tokenizer, self.condition_specs, schedule, stem, config, weights)
@@ -155,7 +173,7 @@ class TokenizerContract(PropertyTests):
     def property_telescoping(self, data: st.DataObject) -> None:
         tokenizer, pyramid, _, seed = self.draw_pyramid(data)
         if not isinstance(tokenizer, AddsParts):
-            pytest.skip("telescoping: this tokenizer's state is not a sum of parts")
+            raise SkipTest("telescoping: this tokenizer's state is not a sum of parts")
         checks.check_telescoping(tokenizer, pyramid)
         checks.check_stage_one(tokenizer, self.samples(tokenizer, len(pyramid), seed))
 
@@ -168,7 +186,7 @@ class TokenizerContract(PropertyTests):
         tokenizer = self.draw_tokenizer(data)
         found = self.ragged(tokenizer, data.draw(strategies.seeds(), "seed"))
         if found is None:
-            pytest.skip("ragged = single: this modality's batches hold samples of one size")
+            raise SkipTest("ragged = single: this modality's batches hold samples of one size")
         singles, joined = found
         transformer = self.draw_transformer(data, tokenizer, tokenizer.encode(joined))
         conditions = self.conditions(len(singles), 0)
@@ -212,7 +230,7 @@ class TokenizerContract(PropertyTests):
     def property_edit_places(self, data: st.DataObject) -> None:
         tokenizer, seed = self.draw_tokenizer(data), data.draw(strategies.seeds(), "seed")
         if not isinstance(tokenizer, EditsPlaces):
-            pytest.skip("edit by place: this tokenizer's tokens have no place in the sample")
+            raise SkipTest("edit by place: this tokenizer's tokens have no place in the sample")
         samples = self.samples(tokenizer, data.draw(st.integers(1, self.max_samples), "samples"), seed)
         keep = data.draw(strategies.place_masks(samples), "keep")
         pyramid = tokenizer.encode(samples)
@@ -226,7 +244,7 @@ class TokenizerContract(PropertyTests):
     def property_legality(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         if not isinstance(tokenizer.token_space, Codes):
-            pytest.skip("legality: only codes have a mask of legal tokens")
+            raise SkipTest("legality: only codes have a mask of legal tokens")
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
         config = data.draw(

@@ -92,6 +92,22 @@ def assert_same_tree(
             assert value == other, f"{where}{what}{path} is {value!r}, not {other!r}"
 
 
+def row_of(samples: Any, i: int) -> Any:
+    """Sample i of a batch, as a batch of one; None if the batch cannot be taken apart.
+
+    A tensor, anything that takes a list of rows as an index, or a dataclass whose tensors all have B rows.
+    """
+    if isinstance(samples, Tensor):
+        return samples[i : i + 1]
+    if hasattr(samples, "__getitem__") and not isinstance(samples, Mapping | list | tuple):
+        return samples[[i]]
+    if dataclasses.is_dataclass(samples) and not isinstance(samples, type):
+        fields = {field.name: getattr(samples, field.name) for field in dataclasses.fields(samples)}
+        if all(isinstance(value, Tensor) and value.dim() for value in fields.values()):
+            return dataclasses.replace(samples, **{name: value[i : i + 1] for name, value in fields.items()})
+    return None
+
+
 def random_tokens(
     space: TokenSpace,
     num_samples: int,

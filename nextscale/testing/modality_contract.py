@@ -1,28 +1,34 @@
-"""The contract of a modality: that of its tokenizer, and that of its data, objectives and writers."""
+"""The contract of a modality: that of its tokenizer, and that of its data, objectives, files and settings."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
-from nextscale.conditioning import check_conditions
+from nextscale.api import Model
+from nextscale.config.sections import NoOptions, RunConfig, SamplingConfig
 from nextscale.data import DataSplits
-from nextscale.modality import Modality
-from nextscale.randomness import Draws, sample_seeds
-from nextscale.testing import strategies
+from nextscale.grid import GridModality
+from nextscale.modality import Modality, ModalitySpec
+from nextscale.plugins import discover, modality_config
+from nextscale.testing import modality_checks, output_checks, strategies
 from nextscale.testing.contract import TokenizerContract
-from nextscale.testing.helpers import assert_same, assert_same_tree, leaves
+from nextscale.testing.plugin_checks import check_entry, check_options, check_presets, entry_modules
+from nextscale.testing.tiny import transformer_for
+from nextscale.tokens.capabilities import EditsPlaces
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 
 class ModalityContract(TokenizerContract):
-    """``TokenizerContract`` on a modality's tokenizer and real data. Subclass it and write three methods."""
+    """``TokenizerContract`` on a modality's tokenizer and real data, and invariants 21 to 27. Subclass it and write
+    three methods."""
 
     # What a plugin must write.
 
@@ -60,69 +66,88 @@ class ModalityContract(TokenizerContract):
         source = self.splits().validation
         return source.batch((seed + np.arange(num_samples)) % len(source), None).samples
 
+    def spec(self) -> ModalitySpec | None:
+        """The record of the installed plugin; None if the modality is not installed, as a toy in a test."""
+        found = discover().modalities.get(self.build_modality().name)
+        return None if found is None else found.spec
+
+    def evaluation_options(self) -> Any:
+        """The options of evaluation: the defaults of the plugin's section."""
+        spec = self.spec()
+        return NoOptions() if spec is None else modality_config(spec.name).evaluation()
+
+    def sample_file(self, folder: Path) -> Path:
+        """A file that ``read_sample`` can read: by default what ``write_samples`` writes."""
+        return self.build_modality().write_samples(self._decoded()[-1], folder, self.splits().description)[0]
+
+    def _decoded(self, number: int = 3) -> list[Any]:
+        """Samples decoded after each scale."""
+        with torch.inference_mode():
+            tokenizer = self.build_tokenizer().eval()
+            states = tokenizer.states(tokenizer.encode(self.samples(tokenizer, number, 0)))
+            return [tokenizer.decode(state) for state in states[1:]]
+
     # The checks.
 
     def test_data(self) -> None:
-        """Every split can be read; conditions are within their bounds; the description survives JSON."""
-        splits = self.splits()
-        assert json.loads(json.dumps(splits.description)) == splits.description
-        for source in filter(None, (splits.train, splits.validation, splits.test)):
-            indices = np.unique([0, len(source) // 2, len(source) - 1])
-            batch = source.batch(indices, None)
-            assert batch.conditions.keys() == {spec.name for spec in splits.conditions}
-            check_conditions(splits.conditions, batch.conditions)
-            assert all(len(value) == len(indices) for value in batch.conditions.values())
-            assert_same_tree("data", "samples read again", source.batch(indices, None).samples, batch.samples)
+        modality_checks.check_data(self.splits())
 
     def property_augmentation(self, data: st.DataObject) -> None:
-        """A sample's augmentation is a function of its seed alone."""
         source = self.splits().train
         rows = data.draw(st.lists(st.integers(0, len(source) - 1), min_size=1, max_size=4), "rows")
-        seeds = sample_seeds(data.draw(strategies.seeds(), "seed"), np.arange(len(rows)))
-        together = source.batch(np.array(rows), seeds)
-        singles = [source.batch(np.array([row]), seeds[i : i + 1]) for i, row in enumerate(rows)]
-        joined = self.build_modality().concatenate([single.samples for single in singles])
-        assert_same_tree("data", "samples read together", together.samples, joined)
-        for name, value in together.conditions.items():
-            assert_same("data", name, value, torch.cat([single.conditions[name] for single in singles]))
-
-    def test_objectives(self) -> None:
-        """Stage 1: the first objective trains the tokenizer; every loss is finite and has gradients."""
-        modality, config, splits = self.build_modality(), self.tokenizer_config(), self.splits()
-        tokenizer = modality.build_tokenizer(config, splits.description)
-        objectives = modality.tokenizer_objectives(tokenizer, config)
-        assert bool(objectives) == any(p.requires_grad for p in tokenizer.parameters())
-        assert not objectives or objectives[0].model is tokenizer
-        indices = np.arange(2)
-        batch = splits.train.batch(indices, sample_seeds(0, indices))
-        for objective in objectives:
-            loss, scalars = objective(batch, 10**9, Draws(0, 0, slice(0, 2), 2))
-            assert loss.shape == () and bool(loss.isfinite()), f"{objective.name}: the loss is {loss}"
-            assert all(bool(torch.as_tensor(value).isfinite()) for value in scalars.values()), scalars
-            loss.backward()
-            moved = [p for p in objective.model.parameters() if p.grad is not None and bool(p.grad.any())]
-            assert moved, f"{objective.name}: no weight of its model has a gradient"
-
-    def test_writers(self, tmp_path: Path) -> None:
-        """Samples, coarse or complete, can be written: one file per sample, an overview, and the film strip."""
-        modality, tokenizer = self.build_modality(), self.build_tokenizer().eval()
-        with torch.inference_mode():
-            states = tokenizer.states(tokenizer.encode(self.samples(tokenizer, 3, 0)))
-            steps = [tokenizer.decode(state) for state in states[1:]]
-        description = self.splits().description
-        files = modality.write_samples(steps[-1], tmp_path / "samples", description)
-        assert len(set(files)) == 3
-        files += [
-            modality.write_grid(steps[-1], tmp_path / "grid", description),
-            modality.write_film(steps, tmp_path / "film", description),
-        ]
-        assert all(file.stat().st_size > 0 for file in files)
+        modality_checks.check_augmentation(source, self.build_modality(), rows, data.draw(strategies.seeds(), "seed"))
 
     def property_samples_survive(self, data: st.DataObject) -> None:
-        """Encoding never changes the samples it is given."""
-        tokenizer = self.draw_tokenizer(data)
-        seed = data.draw(strategies.seeds(), "seed")
-        samples = self.samples(tokenizer, 2, seed)
-        tokenizer.encode(samples)
-        assert any(True for _ in leaves(samples))
-        assert_same_tree("data", "samples after encoding", samples, self.samples(tokenizer, 2, seed))
+        tokenizer, seed = self.draw_tokenizer(data), data.draw(strategies.seeds(), "seed")
+        batches = [self.samples(tokenizer, 2, seed) for _ in range(2)]
+        modality_checks.check_samples_survive(tokenizer, *batches)
+
+    def test_build(self) -> None:
+        for config in self.tokenizer_configs():
+            modality_checks.check_build(self.build_modality(), config, self.splits())
+
+    def test_objectives(self) -> None:
+        modality_checks.check_objectives(self.build_modality(), self.tokenizer_config(), self.splits())
+
+    def test_writers(self, tmp_path: Path) -> None:
+        output_checks.check_writers(self.build_modality(), self._decoded(), 3, tmp_path, self.splits().description)
+
+    def test_parts(self, tmp_path: Path) -> None:
+        modality, decoded = self.build_modality(), self._decoded()[-1]
+        if not _overrides(modality, "write_parts") or not isinstance(decoded, Tensor) or decoded.dim() < 3:
+            raise SkipTest("writing by parts: this modality does not")
+        output_checks.check_parts(modality, decoded, tmp_path / "parts", self.splits().description)
+
+    def test_reader(self, tmp_path: Path) -> None:
+        modality = self.build_modality()
+        if not _overrides(modality, "read_sample"):
+            raise SkipTest("reading: this modality does not read samples from files")
+        tokenizer, file = self.build_tokenizer().eval(), self.sample_file(tmp_path / "samples")
+        mask = file if isinstance(modality, GridModality) and isinstance(tokenizer, EditsPlaces) else None
+        output_checks.check_reader(modality, tokenizer, file, mask)
+
+    def test_evaluation(self) -> None:
+        modality, tokenizer, splits = self.build_modality(), self.build_tokenizer().eval(), self.splits()
+        transformer = transformer_for(tokenizer, splits.conditions, positions="rotary", scale_embedding=False)
+        config = RunConfig.model_construct(modality=modality.name, sampling=SamplingConfig())
+        model = Model(modality, tokenizer, transformer, config)
+        output_checks.check_evaluation(modality, tokenizer, model, splits, self.evaluation_options())
+
+    def test_options(self) -> None:
+        check_options(modality_config(self._installed().name))
+
+    def test_presets(self) -> None:
+        check_presets(self._installed())
+
+    def test_entry(self) -> None:
+        check_entry(entry_modules(self._installed()))
+
+    def _installed(self) -> ModalitySpec:
+        spec = self.spec()
+        if spec is None:
+            raise SkipTest("settings: this modality is not installed")
+        return spec
+
+
+def _overrides(modality: Modality, method: str) -> bool:
+    return getattr(type(modality), method) is not getattr(Modality, method)

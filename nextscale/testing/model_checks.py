@@ -15,12 +15,14 @@ from nextscale.config.sections import SamplingConfig
 from nextscale.sampling.generate import generate
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
+from nextscale.testing.invariants import holds
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import KVCache, ScaleTransformer
 
 
+@holds("causality")
 @torch.no_grad()
 def check_causality(
     tokenizer: MultiscaleTokenizer,
@@ -48,6 +50,7 @@ def check_causality(
         assert_same(name, "logits", others[:, span], logits[:, span], scale=k, atol=atol, valid=valid)
 
 
+@holds("train_equals_sample")
 @torch.no_grad()
 def check_train_equals_sample(
     tokenizer: MultiscaleTokenizer,
@@ -79,6 +82,7 @@ def check_train_equals_sample(
         _assert_same_inputs(name, _at(forced, pyramid.schedule.span(k), count, k), expected, k)
 
 
+@holds("cached_equals_full")
 @torch.no_grad()
 def check_cached_equals_full(
     tokenizer: MultiscaleTokenizer,
@@ -110,6 +114,7 @@ def check_cached_equals_full(
         state = tokenizer.update(state, k, pyramid.scale(k))
 
 
+@holds("ragged_equals_single")
 @torch.no_grad()
 def check_ragged_equals_single(
     tokenizer: MultiscaleTokenizer,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 
@@ -15,6 +15,9 @@ class PropertyTests:
 
     One ``@given`` shared by two subclasses fails hypothesis's ``differing_executors`` health check. To change or
     leave out a test, override its property.
+
+    A failure is reported as it was found. Shrinking is left out: it takes up to five minutes per test, runs the plugin
+    hundreds of times, and gains little, because examples are tiny and the simplest one is tried first.
     """
 
     examples: ClassVar[int] = 50
@@ -25,6 +28,9 @@ class PropertyTests:
         {"schedule", "causality", "train_equals_sample", "cached_equals_full"}
     )
 
+    repeatable: ClassVar[bool] = False
+    """Whether every run draws the same examples, and remembers none of them on disk."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for attribute in dir(cls):
@@ -34,13 +40,21 @@ class PropertyTests:
                 setattr(cls, f"test_{name}", _fresh(getattr(cls, attribute), f"test_{name}", cls, number))
 
 
-def _fresh(body: Callable[[Any, st.DataObject], None], name: str, cls: type, examples: int) -> Callable[..., None]:
+def _fresh(
+    body: Callable[[Any, st.DataObject], None], name: str, cls: type[PropertyTests], examples: int
+) -> Callable[..., None]:
     def test(self: Any, data: st.DataObject) -> None:
         with torch.no_grad():
             body(self, data)
 
     test.__doc__ = body.__doc__
-    quick = settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    quick = settings(
+        max_examples=examples,
+        deadline=None,
+        **({"derandomize": True, "database": None} if cls.repeatable else {}),
+        suppress_health_check=[HealthCheck.too_slow],
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    )
     fresh = quick(given(data=st.data())(test))
     fresh.__name__, fresh.__qualname__, fresh.__module__ = name, f"{cls.__qualname__}.{name}", cls.__module__
     return fresh

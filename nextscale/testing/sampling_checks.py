@@ -14,6 +14,7 @@ from nextscale.sampling.generate import Generation, generate
 from nextscale.sampling.scale import at_scale
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
+from nextscale.testing.invariants import holds
 from nextscale.tokens.capabilities import EditsPlaces, ability
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -21,6 +22,7 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import KVCache, ScaleTransformer
 
 
+@holds("determinism")
 def check_determinism(
     tokenizer: MultiscaleTokenizer,
     transformer: ScaleTransformer,
@@ -63,6 +65,7 @@ def check_determinism(
             assert_same(f"{name}, sample {i}", "tokens drawn alone", ours, theirs, scale=k, batched=False)
 
 
+@holds("guidance_zero")
 @torch.no_grad()
 def check_guidance_zero(
     tokenizer: MultiscaleTokenizer,
@@ -98,6 +101,7 @@ def check_guidance_zero(
     assert k == len(drawn.tokens), f"{name}: {len(drawn.tokens)} scales were drawn, not {k}"
 
 
+@holds("edit_known")
 def check_edit_known(
     tokenizer: MultiscaleTokenizer,
     transformer: ScaleTransformer,
@@ -119,6 +123,7 @@ def check_edit_known(
             assert_same(name, f"tokens ({what})", tokens, pyramid.scale(k), scale=k, valid=valid)
 
 
+@holds("edit_places")
 def check_edit_places(
     tokenizer: MultiscaleTokenizer,
     transformer: ScaleTransformer,
@@ -159,6 +164,7 @@ def check_edit_places(
                 assert_same_tree(name, "state (everything kept)", drawn.state, tokenizer.states(known)[-1])
 
 
+@holds("legality")
 def check_legality(
     tokenizer: MultiscaleTokenizer,
     transformer: ScaleTransformer,
@@ -178,7 +184,7 @@ def check_legality(
         drawn = generate(
             tokenizer, transformer, num_samples, conditions, config, torch.Generator().manual_seed(seed), schedule
         )
-    assert masks.keys() == set(range(len(drawn.tokens)))
+    assert masks.keys() == set(range(len(drawn.tokens))), f"masks of scales {sorted(masks)}, {len(drawn.tokens)} drawn"
     for k, tokens in enumerate(drawn.tokens):
         allowed = masks[k].gather(-1, tokens[..., None])[..., 0]
         every = torch.ones_like(allowed)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from nextscale.plugin import (
     BenchCase,
     ConditionSpec,
+    ContractCase,
     DataSplits,
     EvaluationContext,
     GridModality,
@@ -56,6 +58,14 @@ class ImageModality(GridModality):
         """The image, turned upright, resized and cropped to the training size. White parts of the mask are redrawn."""
         assert isinstance(tokenizer, GridTokenizer)
         return read_image(path, tokenizer.channels, tokenizer.sample_shape, mask)
+
+    def contract(self, folder: Path) -> ContractCase:
+        """A few grey pictures of random pixels, 8 x 8."""
+        pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 1), np.uint8)
+        np.savez(folder / "images.npz", x=pixels, y=np.arange(24) % 3)
+        settings = {"scales": (1, 2, 4), "channels": 4, "width": 4, "multipliers": (1, 2), "blocks": 1}
+        tokenizer = ImageTokenizerConfig.model_validate({**settings, "quantizer": {"codes": 13, "phi_count": 2}})
+        return ContractCase(ImageDataConfig(source=str(folder / "images.npz")), tokenizer)
 
     def bench_cases(self) -> list[BenchCase]:
         """The fashion preset, and VAR's 256 px layout at depth 8 (680 tokens) on four samples."""

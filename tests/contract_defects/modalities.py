@@ -1,0 +1,355 @@
+"""A sound toy modality of small pictures, and defects of modalities, their settings and their entry modules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from runs import Defect
+from torch import Tensor
+
+from nextscale import plugins
+from nextscale.conditioning import ConditionSpec
+from nextscale.config.sections import NoOptions
+from nextscale.data import Batch, DataSplits
+from nextscale.grid import GridModality, GridTokenizer
+from nextscale.modality import ContractCase, EvaluationContext, ModalityConfig, ModalitySpec
+from nextscale.objective import Objective
+from nextscale.testing import modality_checks, output_checks, plugin_checks
+from nextscale.testing.tiny import grid_tokenizer
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
+
+
+class Pictures:
+    """16 pictures 2 x 6 x 6 of three classes; augmentation adds noise."""
+
+    def __init__(self) -> None:
+        self.pixels = torch.randn(16, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+        samples = self.pixels[torch.from_numpy(np.asarray(indices))]
+        if seeds is not None:
+            samples = samples + self.noise(seeds)
+        return Batch(samples, {"label": torch.from_numpy(np.asarray(indices)) % 3})
+
+    def noise(self, seeds: np.ndarray) -> Tensor:
+        drawn = [np.random.default_rng(int(seed)).standard_normal((2, 6, 6)) for seed in seeds]
+        return torch.from_numpy(np.stack(drawn)).float() / 8
+
+
+class Error(Objective):
+    def __init__(self, tokenizer: MultiscaleTokenizer) -> None:
+        super().__init__()
+        self.name, self.model = "tokenizer", tokenizer
+
+    def forward(self, batch: Batch, step: int, draws: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        reconstruction, _ = self.model.reconstruct(batch.samples)  # type: ignore[operator]
+        loss = (reconstruction - batch.samples).square().mean()
+        return loss, {"error": loss.detach()}
+
+
+class Toy(GridModality):
+    name = "toy"
+    source: Any = Pictures
+
+    def open_data(self, config: Any) -> DataSplits:
+        splits = [self.source() for _ in range(2)]
+        return DataSplits(*splits, None, (ConditionSpec(name="label", size=3),), self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        return {"shape": [6, 6]}
+
+    def build_tokenizer(self, config: Any, description: dict[str, Any]) -> MultiscaleTokenizer:
+        return plain_tokenizer(description["shape"])
+
+    def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: Any) -> list[Objective]:
+        return [Error(tokenizer)]
+
+    def contract(self, folder: Path) -> ContractCase:
+        return ContractCase(NoOptions(), NoOptions())
+
+    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [folder / f"{i}.npy" for i in range(len(samples))]
+        for file, sample in zip(files, samples, strict=True):
+            np.save(file, sample.numpy())
+        return files
+
+    def write_grid(
+        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+    ) -> Path:
+        return self.write_samples(samples.flatten(2)[None], path, description)[0]
+
+    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
+        return self.write_grid(torch.cat(steps), path, description)
+
+    def read_sample(
+        self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        found, marked = (None if file is None else torch.from_numpy(np.load(file))[None] for file in (path, mask))
+        assert found is not None
+        return found, None if marked is None else marked[:, 0] > 0
+
+    def evaluate_samples(
+        self, samples: Any, conditions: Any, data: DataSplits, options: Any, context: EvaluationContext
+    ) -> dict[str, Any]:
+        return {"mean": float(samples.mean())}
+
+
+def plain_tokenizer(shape: Any) -> GridTokenizer:
+    """``tiny.grid_tokenizer`` with the weights that torch gives it: randomising needs values, and so memory."""
+    from nextscale.grid import Phi, ResidualPyramid, VectorQuantizer
+
+    pyramid = ResidualPyramid(VectorQuantizer(11, 4, num_scales=3), Phi(2, 4, "partial", count=2, num_scales=3))
+    encoder, decoder = torch.nn.Conv2d(2, 4, 2, stride=2), torch.nn.ConvTranspose2d(4, 2, 2, stride=2)
+    return GridTokenizer(encoder, decoder, pyramid, (1, 2, 3), shape, (2, 2))
+
+
+# One run of each check.
+
+
+def data(toy: Toy, folder: Path) -> None:
+    modality_checks.check_data(toy.open_data(None))
+
+
+def augmentation(toy: Toy, folder: Path) -> None:
+    modality_checks.check_augmentation(toy.open_data(None).train, toy, [0, 3, 3, 5], 0)
+
+
+def build(toy: Toy, folder: Path) -> None:
+    modality_checks.check_build(toy, NoOptions(), toy.open_data(None))
+
+
+def objectives(toy: Toy, folder: Path) -> None:
+    modality_checks.check_objectives(toy, None, toy.open_data(None))
+
+
+def writers(toy: Toy, folder: Path) -> None:
+    steps = [torch.zeros(3, 2, 6, 6), torch.ones(3, 2, 6, 6)]
+    output_checks.check_writers(toy, steps, 3, folder, toy.describe())
+
+
+def parts(toy: Toy, folder: Path) -> None:
+    output_checks.check_parts(toy, torch.ones(1, 2, 6, 6), folder / "parts", toy.describe())
+
+
+def reader(toy: Toy, folder: Path) -> None:
+    file = Toy().write_samples(torch.ones(1, 2, 6, 6), folder, {})[0]
+    output_checks.check_reader(toy, grid_tokenizer((6, 6)), file, file)
+
+
+def evaluation(toy: Toy, folder: Path) -> None:
+    model: Any = None  # the toy measures nothing that needs one
+    output_checks.check_evaluation(toy, grid_tokenizer((6, 6)), model, toy.open_data(None), NoOptions())
+
+
+ALL: tuple[Callable[[Toy, Path], None], ...] = (
+    *(data, augmentation, build, objectives, writers, parts, reader, evaluation),
+)
+
+
+def of(kind: type[Toy], check: Callable[[Toy, Path], None], message: str) -> Defect:
+    return Defect(f"{kind.__name__}-{check.__name__}", lambda folder, patch: check(kind(), folder), message)
+
+
+# Defects.
+
+
+class DescribesTuples(Toy):
+    def describe(self) -> dict[str, Any]:
+        return {"shape": (6, 6)}
+
+
+class DescribesNumpy(Toy):
+    def describe(self) -> dict[str, Any]:
+        return {"shape": [6, 6], "mean": np.float32(0.5)}
+
+
+class NoLabels(Toy):
+    class source(Pictures):
+        def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+            return Batch(super().batch(indices, seeds).samples, {})
+
+
+class LabelsTooLarge(Toy):
+    class source(Pictures):
+        def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+            return Batch(super().batch(indices, seeds).samples, {"label": torch.full((len(indices),), 3)})
+
+
+class AlwaysAugments(Toy):
+    class source(Pictures):
+        def batch(self, indices: np.ndarray, seeds: np.ndarray | None) -> Batch:
+            found = super().batch(indices, seeds)
+            return Batch(found.samples + torch.rand(1), found.conditions)
+
+
+class OneSeedPerBatch(Toy):
+    class source(Pictures):
+        def noise(self, seeds: np.ndarray) -> Tensor:
+            drawn = np.random.default_rng(int(seeds[0])).standard_normal((len(seeds), 2, 6, 6))
+            return torch.from_numpy(drawn).float()
+
+
+class ReadsValues(Toy):
+    """``.item()`` while building: fine in memory, not on the meta device."""
+
+    def build_tokenizer(self, config: Any, description: dict[str, Any]) -> MultiscaleTokenizer:
+        tokenizer = plain_tokenizer(description["shape"])
+        tokenizer.largest = tokenizer.codebook.abs().max().item()
+        return tokenizer
+
+
+class BuildsAnew(Toy):
+    """Each tokenizer has one code more."""
+
+    number = 0
+
+    def build_tokenizer(self, config: Any, description: dict[str, Any]) -> MultiscaleTokenizer:
+        tokenizer = plain_tokenizer(description["shape"])
+        type(self).number += 1
+        tokenizer.extra = torch.nn.Parameter(torch.zeros(self.number))
+        return tokenizer
+
+
+class TrainsNothing(Toy):
+    def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: Any) -> list[Objective]:
+        return []
+
+
+class DetachedLoss(Toy):
+    def tokenizer_objectives(self, tokenizer: MultiscaleTokenizer, config: Any) -> list[Objective]:
+        class Detached(Error):
+            def forward(self, batch: Batch, step: int, draws: Any) -> tuple[Tensor, dict[str, Tensor]]:
+                loss, scalars = super().forward(batch, step, draws)
+                return loss.detach(), scalars
+
+        return [Detached(tokenizer)]
+
+
+class OverwritesOneFile(Toy):
+    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        return [super(OverwritesOneFile, self).write_samples(one[None], folder, description)[0] for one in samples]
+
+
+class NamesWhatIsNotThere(Toy):
+    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
+        return path.with_suffix(".png")
+
+
+class PartsFail(Toy):
+    def write_parts(self, parts: Any, path: Path, description: Mapping[str, Any]) -> Path:
+        return self.write_samples(torch.cat(list(parts)), path, description)[2]
+
+
+class ReaderRaises(Toy):
+    def read_sample(self, path: Path, tokenizer: Any, mask: Path | None = None) -> tuple[Tensor, Tensor | None]:
+        raise KeyError(path.suffix)
+
+
+class ReadsNoBatch(Toy):
+    def read_sample(self, path: Path, tokenizer: Any, mask: Path | None = None) -> tuple[Tensor, Tensor | None]:
+        sample, marked = super().read_sample(path, tokenizer, mask)
+        return sample[0], marked
+
+
+class MaskOfNumbers(Toy):
+    def read_sample(self, path: Path, tokenizer: Any, mask: Path | None = None) -> tuple[Tensor, Tensor | None]:
+        sample, marked = super().read_sample(path, tokenizer, mask)
+        return sample, None if marked is None else marked.float()
+
+
+class EvaluationRaises(Toy):
+    def evaluate_tokenizer(self, tokenizer: Any, data: Any, options: Any, context: Any) -> dict[str, Any]:
+        return {"psnr": options.limit}
+
+
+class ModelEvaluationRaises(Toy):
+    def evaluate_model(self, model: Any, data: Any, options: Any, context: Any) -> dict[str, Any]:
+        raise ZeroDivisionError("no held-out samples")
+
+
+class ReturnsTensors(Toy):
+    def evaluate_samples(
+        self, samples: Any, conditions: Any, data: DataSplits, options: Any, context: EvaluationContext
+    ) -> dict[str, Any]:
+        return {"mean": samples.mean()}
+
+
+class Lax(BaseModel):
+    """Pydantic's default: unknown keys are ignored."""
+
+
+class Asks(NoOptions):
+    limit: int
+
+
+def sections(section: str, model: type[BaseModel]) -> Callable[[Path, Any], None]:
+    parts: dict[str, Any] = {"data": NoOptions, "tokenizer": NoOptions, "evaluation": NoOptions, section: model}
+    return lambda folder, patch: plugin_checks.check_options(ModalityConfig(**parts))
+
+
+def presets(text: str, default: str = "small") -> Callable[[Path, Any], None]:
+    """An installed modality with one preset, small.yaml."""
+
+    def run(folder: Path, patch: Any) -> None:
+        (folder / "small.yaml").write_text(text)
+        spec = ModalitySpec("toy", "a toy", "modalities:CONFIG", "modalities:Toy", folder, default)
+        found = plugins.Plugins({"toy": plugins.ModalityPlugin(spec, "toy", "1")})
+        patch.setattr("nextscale.config.run.discover", lambda: found)
+        patch.setattr("nextscale.plugins.discover", lambda: found)
+        plugin_checks.check_presets(spec)
+
+    return run
+
+
+CONFIG = ModalityConfig(NoOptions, NoOptions, NoOptions)
+
+
+def entry(text: str) -> Callable[[Path, Any], None]:
+    def run(folder: Path, patch: Any) -> None:
+        (folder / "toy_entry.py").write_text(text)
+        patch.setattr(sys, "path", [str(folder), *sys.path])
+        plugin_checks.check_entry(["toy_entry"])
+
+    return run
+
+
+DEFECTS = [
+    of(DescribesTuples, data, "(?s)invariant 21 .*becomes .* in JSON.*tuples become lists"),
+    of(DescribesNumpy, data, "invariant 21 .*cannot be stored as JSON.*float32"),
+    of(NoLabels, data, r"invariant 21 .*train batches have the conditions \[\], declared are \['label'\]"),
+    of(LabelsTooLarge, data, "invariant 21 .*label"),
+    of(AlwaysAugments, data, "(?s)invariant 21 .*train samples read again.*although seeds is None"),
+    of(OneSeedPerBatch, augmentation, "invariant 21 .*sample 1, samples read together"),
+    of(ReadsValues, build, r"(?s)invariant 22 .*build_tokenizer .*raises RuntimeError.*no \.item\(\)"),
+    of(BuildsAnew, build, "invariant 22 .*weights differ when built again: extra"),
+    of(TrainsNothing, objectives, "invariant 23 .*0 objectives for a tokenizer with weights"),
+    of(DetachedLoss, objectives, "invariant 23 .*tokenizer: the loss has no gradient"),
+    of(OverwritesOneFile, writers, "invariant 24 .*1 different files for 3 samples"),
+    of(NamesWhatIsNotThere, writers, "invariant 24 .*write_film returns .*film.png, but there is no such file"),
+    of(PartsFail, parts, "invariant 24 .*write_parts .*raises"),
+    of(ReaderRaises, reader, "invariant 24 .*read_sample .*raises KeyError"),
+    of(ReadsNoBatch, reader, "invariant 24 "),
+    of(MaskOfNumbers, reader, "invariant 24 .*the mask is .*not booleans"),
+    of(EvaluationRaises, evaluation, "invariant 25 .*evaluate_tokenizer .*raises AttributeError"),
+    of(ModelEvaluationRaises, evaluation, "invariant 25 .*evaluate_model .*raises ZeroDivisionError"),
+    of(ReturnsTensors, evaluation, "(?s)invariant 25 .*evaluate_samples returns what eval.json cannot hold.*float"),
+    *(
+        Defect(f"lax {name} section", sections(name, Lax), "invariant 26 .*Lax takes the unknown setting")
+        for name in ("data", "tokenizer", "evaluation")
+    ),
+    Defect("option without a default", sections("evaluation", Asks), "(?s)invariant 26 .*Asks cannot be made"),
+    Defect("preset of the past", presets("tokenizer: {codes: 3}"), "invariant 26 .*codes"),
+    Defect("no default preset", presets("{}", "tiny"), "invariant 26 .*default preset 'tiny' is not in"),
+    Defect("entry imports torch", entry("import torch"), "invariant 27 .*toy_entry imports torch"),
+    Defect("entry fails", entry("import no_such_module"), "invariant 27 .*cannot be imported: ModuleNotFoundError"),
+]
