@@ -131,6 +131,12 @@ def _refuse_other_lists(rows: list[Row], path: Path) -> None:
             f"{shown_path(path)}, line {longest.line}, has {len(longest.fields)} nodes: is this an adjacency list? "
             "Then call the file .adjlist; an edge list has two nodes in each line, and as many columns in all"
         )
+    between = {row.fields[1] for row in rows}
+    if len(rows) > 1 and widths == {3} and len(between) == 1 and not NUMBER.fullmatch(rows[0].fields[1]):
+        if any(row.fields[2] in heads for row in rows):
+            raise DataError(
+                f"{where}: is {rows[0].fields[1]!r} a node or a relation (SIF)? Write two nodes in each line"
+            )
     counts, rest = rows[0].fields, rows[1:]
     if len(counts) == 2 and all(field.isdecimal() for row in rows for field in row.fields[:2]):
         ids = [int(field) for row in rest for field in row.fields[:2]]
