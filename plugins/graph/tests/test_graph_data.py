@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -158,3 +159,37 @@ def test_training_batches_of_ragged_graphs_waste_less_than_30_percent() -> None:
         real += int(pyramid.mask.sum()) if pyramid.mask is not None else pyramid.tokens.numel()
         spent += pyramid.tokens.numel()
     assert 1 - real / spent < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../up", "is no name of a data set"),
+        ("/etc/passwd", "is no name of a data set"),
+        ("Planetod/Cora", "did you mean 'Planetoid'"),
+        ("Planetoid/", "needs the name of the data set: pyg:Planetoid/NAME"),
+        ("ZINC/subset", "ZINC has no data sets with names; write pyg:ZINC/"),
+        ("inspect/x", "has no class 'inspect'"),
+    ],
+)
+def test_names_of_torch_geometric_data_sets(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_graphs(GraphDataConfig(source=f"pyg:{name}", root=str(tmp_path / "root")))
+    assert message in str(caught.value) and not (tmp_path / "root").exists()
+
+
+def test_a_torch_geometric_data_set_without_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The argument behind the folder is a transform, not a name."""
+    import torch
+    from torch_geometric import datasets
+    from torch_geometric.data import Data, InMemoryDataset
+
+    class Toy(InMemoryDataset):
+        def __init__(self, root: str, transform: Any = None) -> None:
+            super().__init__(root, transform)
+            ends = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+            self.data, self.slices = self.collate([Data(edge_index=ends, num_nodes=3 + i) for i in range(12)])
+
+    monkeypatch.setattr(datasets, "Toy", Toy, raising=False)
+    data = open_graphs(GraphDataConfig(source="pyg:Toy/", root=str(tmp_path)))
+    assert data.description["largest"] == 14 and len(data.train) == 9

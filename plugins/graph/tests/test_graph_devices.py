@@ -1,4 +1,4 @@
-"""Everything that runs on a model's device stays there: checked with a second device that this machine need not have."""
+"""What runs on a model's device stays there: checked with a second device that this machine need not have."""
 
 from __future__ import annotations
 

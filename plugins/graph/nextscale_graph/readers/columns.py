@@ -15,6 +15,8 @@ FROM = re.compile(f"(from|source|src|start|head|sender|node1|nodea|id1|vertex1|f
 TO = re.compile(
     f"(to|target|tgt|dst|dest|destination|end|tail|receiver|node2|nodeb|id2|vertex2|second|right|v){SUFFIX}"
 )
+MOST_COLUMNS = 1000
+"""Names of columns that are looked at."""
 NO_NODE = ("", "id", "index", "edge", "edgeid", "unnamed0", "row", "no", "nr")
 """Names of a first column that numbers the edges."""
 
@@ -87,15 +89,17 @@ def _skip_header(rows: list[Row], path: Path) -> tuple[list[Row], tuple[int, int
     if not rows:
         return rows, (0, 1)
     first, rest = rows[0].fields, rows[1:]
-    keys = [re.sub(r"[\W_]", "", field.lower()) for field in first]
+    keys = [re.sub(r"[\W_]", "", field.lower()) for field in first[:MOST_COLUMNS]]
     begins = [i for i, key in enumerate(keys) if FROM.fullmatch(key)]
     ends = [i for i, key in enumerate(keys) if TO.fullmatch(key)]
     words = not any(NUMBER.fullmatch(field) for field in first)
+    if not words or len(first) < 2:
+        return rows, (0, 1)
     numeric = bool(rest) and all(NUMBER.fullmatch(field) for row in rest for field in row.fields[:2])
     known = len(begins) == 1 and len(ends) == 1
     used = {field for row in rest for field in row.fields[:2]}
     single = known and {len(keys[begins[0]]), len(keys[ends[0]])} == {1}  # u and v may well be nodes
-    if not (words and len(first) > 1 and (numeric or (known and not single and not used & set(first)))):
+    if not (numeric or (known and not single and not used & set(first))):
         return rows, (0, 1)
     if "type" in keys:  # Gephi's table of edges
         for row in rest:
@@ -131,14 +135,12 @@ def _refuse_other_lists(rows: list[Row], path: Path) -> None:
             f"{shown_path(path)}, line {longest.line}, has {len(longest.fields)} nodes: is this an adjacency list? "
             "Then call the file .adjlist; an edge list has two nodes in each line, and as many columns in all"
         )
-    between = {row.fields[1] for row in rows}
-    if len(rows) > 1 and widths == {3} and len(between) == 1 and not NUMBER.fullmatch(rows[0].fields[1]):
-        if any(row.fields[2] in heads for row in rows):
-            raise DataError(
-                f"{where}: is {rows[0].fields[1]!r} a node or a relation (SIF)? Write two nodes in each line"
-            )
+    relation = rows[0].fields[1]
+    triples = len(rows) > 1 and widths == {3} and {row.fields[1] for row in rows} == {relation}
+    if triples and not NUMBER.fullmatch(relation) and any(row.fields[2] in heads for row in rows):
+        raise DataError(f"{where}: {relation!r} seems to be a relation (SIF), not a node: write two nodes in each line")
     counts, rest = rows[0].fields, rows[1:]
-    if len(counts) == 2 and all(field.isdecimal() for row in rows for field in row.fields[:2]):
+    if len(counts) == 2 and all(field.isdecimal() and len(field) < 19 for row in rows for field in row.fields[:2]):
         ids = [int(field) for row in rest for field in row.fields[:2]]
         if rest and int(counts[1]) == len(rest) and max(ids) <= int(counts[0]) == len(set(ids)):
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.plugin import DataError, NextscaleError, one_line, unknown
+from nextscale.plugin import DataError, NextscaleError, one_line
 from nextscale_graph.config import GraphLimitsConfig
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.readers.raw import RawGraphs, check_size, checked
@@ -57,7 +58,9 @@ def _class(kind: str, part: str) -> tuple[Any, list[str]]:
     from torch_geometric import datasets
 
     if not _is_dataset(kind):
-        raise DataError(f"pyg:{kind}/: {unknown('class', kind, filter(_is_dataset, dir(datasets)))}")
+        close = difflib.get_close_matches(kind, filter(_is_dataset, dir(datasets)), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise DataError(f"pyg:{kind}/: torch_geometric.datasets has no class {kind!r}{hint}")
     cls = getattr(datasets, kind)
     second = [each for each in inspect.signature(cls).parameters.values() if each.name != "root"][:1]
     named = bool(second) and (second[0].name == "name" or second[0].default is inspect.Parameter.empty)

@@ -73,7 +73,8 @@ def read_rows(data: list[tuple[int, str]], path: Path) -> list[Row]:
 
 
 def _without_comment(line: str, number: int, path: Path) -> str:
-    line = ATTRIBUTES.sub("", line).strip()
+    if "{" in line:
+        line = ATTRIBUTES.sub("", line).strip()
     for found in re.finditer("#", line):
         before = line[: found.start()]
         if before.count('"') % 2:
@@ -98,10 +99,11 @@ def _split(line: str, separator: str | None, number: int, path: Path) -> list[st
         return [field.strip() for field in fields]
     if separator is None:
         return line.split()
-    words = line.replace(separator, " ").split()
-    if all(NUMBER.fullmatch(word) for word in words) and not re.search(rf"{separator}\s*({separator}|$)", line):
-        return words  # numbers hold no blanks, so blanks separate them too
-    return [field.strip() for field in line.split(separator)]
+    fields = [field.strip() for field in line.split(separator)]
+    words = [word for field in fields[:2] for word in field.split()]
+    if len(words) > 2 and all(NUMBER.fullmatch(word) for word in words):
+        return line.replace(separator, " ").split()  # numbers hold no blanks, so blanks separate them too
+    return fields
 
 
 def node_name(word: str, row: Row, path: Path) -> str:
@@ -110,9 +112,9 @@ def node_name(word: str, row: Row, path: Path) -> str:
     Raises:
         DataError: the word can be no name.
     """
+    if word.isdecimal():
+        return word
     if NUMBER.fullmatch(word):
-        if word.isdecimal():
-            return word
         if re.fullmatch(r"\+?\d+\.0*", word):
             return word.lstrip("+").split(".")[0]
         value = float(word)

@@ -77,7 +77,8 @@ class Builder:
     def node(self, name: str, line: int | None = None) -> int:
         """The number of the node called ``name``, which is new or known."""
         if name not in self.ids:
-            check_size(self.at(line), len(self.ids) + 1, len(self.edges), self.limits)
+            if len(self.ids) >= self.limits.nodes:
+                check_size(self.at(line), len(self.ids) + 1, 0, self.limits)
             self.ids[name] = len(self.ids)
         return self.ids[name]
 
@@ -92,7 +93,8 @@ class Builder:
                 f"{self.at(line)} has the edge {one}-{other} twice{first}: give each undirected edge once "
                 "(no multi-edges, no edge in both directions)"
             )
-        check_size(self.at(line), len(self.ids), len(self.edges) + 1, self.limits)
+        if len(self.edges) >= self.limits.edges:
+            check_size(self.at(line), 0, len(self.edges) + 1, self.limits)
         self.edges[pair] = line
 
     def at(self, line: int | None) -> str:

@@ -34,6 +34,11 @@ def read_text_graph(path: Path, limits: GraphLimitsConfig) -> FileGraph:
         DataError: the file is in none of these formats; the message names the line.
     """
     text = read_text(path, limits)
+    lines = max(text.count("\n"), text.count("\r"))
+    if lines > limits.nodes + limits.edges + 1000:  # with some for comments; each line takes much memory
+        raise DataError(
+            f"{shown_path(path)} has {lines:,} lines, more than data.limits.nodes and data.limits.edges allow together"
+        )
     if text.lstrip().startswith("%%MatrixMarket"):
         return _read_matrix(text.lstrip(), path, limits)
     data, comments = split_lines(text, path)
