@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 import nextscale.storage.files as files
 from nextscale.errors import CheckpointError, TrainingError
-from nextscale.storage.checkpoint import check_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
+from nextscale.storage.checkpoint import (
+    check_checkpoint,
+    latest_checkpoint,
+    load_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+)
 from nextscale.storage.files import load_tensors, save_tensors_atomic, write_json_atomic, write_text_atomic
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
@@ -195,6 +201,20 @@ def test_the_checkpoint_that_is_replaced_can_be_kept(tmp_path: Path) -> None:
         if step > 1:
             assert check_checkpoint(tmp_path / "second")["step"] == step - 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "second"]
+
+
+def test_a_kill_while_a_checkpoint_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    path = save(tmp_path, 3, name="best")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files.shutil, "rmtree", killed)
+        remove_checkpoint(path)
+    assert not path.exists() and latest_checkpoint(tmp_path) is None
+    save(tmp_path, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+    remove_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", [None, "best"])

@@ -105,9 +105,7 @@ def save_checkpoint(
         if name is None:
             past = [path for number, path in _steps(folder) if number <= step]
             for path in past[:-keep]:
-                # Rename it first, so that a killed process never leaves half a checkpoint under this name.
-                os.rename(path, partial_name(path))
-                remove(partial_name(path))
+                remove_checkpoint(path)
     return target
 
 
@@ -198,6 +196,15 @@ def set_aside(path: Path, why: str) -> Path:
     target = path.with_name(f"{why}-{path.name}")
     remove(target)
     return path.rename(target)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, if it exists. A killed process never leaves half of it under its name."""
+    if path.exists():
+        partial = partial_name(path)
+        remove(partial)
+        os.rename(path, partial)
+        remove(partial)
 
 
 def check_checkpoint(path: Path | str) -> dict[str, Any]:

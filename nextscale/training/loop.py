@@ -31,9 +31,9 @@ from nextscale.storage.checkpoint import (
     clear_partials,
     latest_checkpoint,
     load_checkpoint,
+    remove_checkpoint,
     save_checkpoint,
 )
-from nextscale.storage.files import remove
 from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
@@ -309,4 +309,4 @@ class Trainer:
         self.stage.model.eval()
         distributed.barrier()
         if distributed.is_main():  # kept only until the best weights were seen to be sound
-            remove(self.folder / FORMER)
+            remove_checkpoint(self.folder / FORMER)
