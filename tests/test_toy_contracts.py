@@ -172,6 +172,7 @@ class BitTokenizer(MultiscaleTokenizer):
 
 class TestBits(TokenizerContract):
     lossless = True
+    on_grid = True
 
     def build_tokenizer(self) -> BitTokenizer:
         return BitTokenizer()

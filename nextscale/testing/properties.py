@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -40,11 +41,22 @@ class PropertyTests:
                 setattr(cls, f"test_{name}", _fresh(getattr(cls, attribute), f"test_{name}", cls, number))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Tensors of the contract are tiny: on a busy machine, threads would wait for one another ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _fresh(
     body: Callable[[Any, st.DataObject], None], name: str, cls: type[PropertyTests], examples: int
 ) -> Callable[..., None]:
     def test(self: Any, data: st.DataObject) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             body(self, data)
 
     test.__doc__ = body.__doc__
