@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/digits
 
-.PHONY: demo test test-all lint format types clean
+EXAMPLES := --editable examples/nextscale-audio --editable examples/nextscale-points
+
+.PHONY: demo docs test test-all lint format types clean
 
 demo: $(VENV)/.installed
 	@if [ -e $(RUN) ]; then echo "continuing $(RUN) (make clean removes it)"; fi
@@ -12,11 +14,15 @@ demo: $(VENV)/.installed
 	$(BIN)/nextscale sample $(RUN) -n 100 --film --out $(RUN)/demo
 	@echo "look at $(RUN)/demo: grid.png holds 100 digits, film.png shows how they come about, scale by scale"
 
-test: $(VENV)/.installed lint types
+test: $(VENV)/.installed lint types docs
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.installed lint types
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q docs docs/_build
+	@echo "look at docs/_build/index.html"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -33,6 +39,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@# The example plugins, as a third party's would be.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(EXAMPLES)
 	@touch $@
 
 clean:

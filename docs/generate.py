@@ -15,26 +15,24 @@ def write_pages(folder: Path) -> None:
 
 def commands() -> str:
     """The help of every command, as the command line prints it."""
-    import click
-    import typer
-
     from nextscale_cli.main import COMMANDS, build
 
     parts = ["# Command line\n", "What `nextscale COMMAND --help` prints.\n"]
     for name, (path, _) in COMMANDS.items():
         command = build(name, path)
-        parts += _help(command, ["nextscale", name], click, typer)
+        groups = command.list_commands(None) if hasattr(command, "list_commands") else []
+        for words in ([name], *([name, group] for group in groups)):
+            parts += [f"## `nextscale {' '.join(words)}`\n", "```text", _help(words), "```\n"]
     return "\n".join(parts)
 
 
-def _help(command, path: list[str], click, typer) -> list[str]:
-    from typer._click import Context  # typer carries click inside
+def _help(words: list[str]) -> str:
+    from typer.testing import CliRunner
 
-    context = Context(command, info_name=" ".join(path), terminal_width=100)
-    parts = [f"## `{' '.join(path)}`\n", "```text", command.get_help(context), "```\n"]
-    for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
-        parts += _help(command.get_command(context, name), [*path, name], click, typer)
-    return parts
+    from nextscale_cli.main import app
+
+    text = CliRunner().invoke(app, [*words, "--help"], prog_name="nextscale").output
+    return text.strip()
 
 
 def settings() -> str:
@@ -64,7 +62,6 @@ def api() -> str:
         ".. autofunction:: nextscale.training.run.train",
         ".. autoclass:: nextscale.api.Model",
         "   :members: generate, edit, complete",
-        ".. autoclass:: nextscale.data.Samples",
         "```\n",
         "## For plugin authors\n",
         "Import everything here from `nextscale.plugin`. [The public surface](../PUBLIC_API.md) lists it by purpose.\n",

@@ -61,7 +61,7 @@ def main() -> None:
         columns += versions
         rows[name] = kept_psnr(model, samples, versions, keep)
     flat = torch.stack(columns, 1).flatten(0, 1)
-    print(model.modality.write_grid(flat, options.out, len(columns)))
+    print(model.modality.write_grid(flat, options.out, {}, len(columns)))
     for name, (plain, edited) in rows.items():
         print(f"{name:12}  kept pixels: reconstruction {plain:.2f} dB, edits {edited:.2f} dB ({edited - plain:+.2f})")
 

@@ -51,12 +51,13 @@ def train(
     from nextscale.config.run import dump_config, load_config, load_run_config
 
     folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
+    settings = None
     if resume is None or folder is None or not (folder / "config.yaml").exists():
         settings = load_config(
             modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY, start=init_from
         )
         folder = folder or _default_folder(settings, init_from)
-    if resume is not None and (folder / "config.yaml").exists():
+    if settings is None or (resume is not None and (folder / "config.yaml").exists()):
         settings = load_run_config(folder, overrides or ())
         _check_same(settings, folder, modality, preset, config)
 

@@ -7,16 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nextscale.plugin import (
-    Batch,
-    ConditionSpec,
-    DataError,
-    DataSplits,
-    as_classes,
-    fingerprint,
-    hold_out,
-    read_arrays,
-)
+from nextscale.plugin import Batch, ConditionSpec, DataError, DataSplits, as_classes, fingerprint, hold_out, read_arrays
 from nextscale_points.config import PointsDataConfig
 
 Sets = tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]
