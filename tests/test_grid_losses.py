@@ -17,6 +17,7 @@ from nextscale.grid.discriminator import (
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
+from nextscale.plugin import ConvolutionalConfig, build_grid_tokenizer, grid_objectives
 from nextscale.toolkit import efficientnet
 
 needs_weights = pytest.mark.skipif(
@@ -247,3 +248,25 @@ def test_adaptive_weight_is_the_ratio_of_gradient_norms(a, b, values):
     assert not value.requires_grad
     (reconstruction + value * adversarial).backward()  # both autograd graphs still exist
     assert weight.grad is not None
+
+
+# Configurations
+
+
+@pytest.mark.parametrize("loss", ["adversarial", "perceptual"])
+def test_losses_for_pictures_are_refused_where_samples_are_no_pictures(loss: str):
+    config = ConvolutionalConfig.model_validate(
+        {"channels": 4, "width": 4, "multipliers": [1], "blocks": 1, loss: {"weight": 0.5}}
+    )
+    tokenizer = build_grid_tokenizer(config, channels=1, shape=(2,), scales=[1, 2])
+    with pytest.raises(ConfigError, match=rf"tokenizer\.{loss}\.weight is 0\.5, but .* grids of 2 axes, not 1"):
+        grid_objectives(tokenizer, config, channels=1)
+
+
+def test_perceptual_loss_is_refused_for_two_channels():
+    config = ConvolutionalConfig.model_validate(
+        {"channels": 4, "width": 4, "multipliers": [1], "blocks": 1, "perceptual": {"weight": 1}}
+    )
+    tokenizer = build_grid_tokenizer(config, channels=2, shape=(2, 2), scales=[1, 2])
+    with pytest.raises(ConfigError, match="samples of 1 or 3 channels, not 2"):
+        grid_objectives(tokenizer, config, channels=2)

@@ -57,7 +57,10 @@ def describe(config: RunConfig) -> dict[str, Any]:
         ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer, build, data)),
         ("transformer", transformer, stages.transformer, _transformer_flops(transformer)),
     ):
-        report[name] = _stage(model, stage, flops, schedule.length, len(data.train), speed)
+        # A tokenizer without weights has no stage.
+        trained = any(parameter.requires_grad for parameter in model.parameters())
+        row = _stage(model, stage, flops, schedule.length, len(data.train), speed)
+        report[name] = row if trained else "no weights to train"
     return report
 
 

@@ -70,3 +70,10 @@ def test_data_that_is_wrong_is_one_line(array: np.ndarray, message: str, tmp_pat
     np.savez(tmp_path / "x.npz", x=array)
     with pytest.raises(DataError, match=message):
         open_points(PointsDataConfig(source=str(tmp_path / "x.npz")))
+
+
+def test_dry_run_has_no_steps_for_a_tokenizer_without_weights():
+    result = CliRunner().invoke(app, ["train", "--modality", "points", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "no weights to train" in result.stdout
+    assert "tokenizer.steps" not in result.stdout and "transformer.steps" in result.stdout
