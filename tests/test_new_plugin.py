@@ -46,6 +46,7 @@ def test_a_new_plugin_passes_its_own_tests(name: str, axes: int | None, tmp_path
     done = run(environment, folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests")
     assert done.returncode == 0, done.stdout[-3000:]
     assert not [path for path in folder.rglob("*.py") if "xample" in path.read_text().replace("examples", "")]
+    assert "    examples, few_examples = " in (folder / "tests" / f"test_{name}.py").read_text()
     found = run(environment, folder, "-m", "nextscale_cli.main", "plugins", "ls", "--json")
     listed = {row["name"]: row for row in json.loads(found.stdout)["modalities"]}
     assert listed[name]["distribution"] == f"nextscale-{name}" and listed[name]["presets"] == ["tiny"]

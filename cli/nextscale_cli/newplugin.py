@@ -62,7 +62,8 @@ def _filled(text: str, name: str, axes: int | None) -> str:
     """The template's text with the plugin's name in the place of "example"."""
     module = name.replace("-", "_")
     text = text.replace("nextscale_example", f"nextscale_{module}").replace("test_example", f"test_{module}")
-    text = text.replace("Example", "".join(part.capitalize() for part in name.split("-"))).replace("example", name)
+    text = text.replace("Example", "".join(part.capitalize() for part in name.split("-")))
+    text = re.sub("example(?!s)", name, text)  # the contract's setting ``examples`` stays
     if axes is not None:
         text = text.replace("AXES = 2", f"AXES = {axes}").replace("SIDE = 16", f"SIDE = {SIDES[axes]}")
     return text
