@@ -58,6 +58,9 @@ def evaluate(
 
     class Printed(Report):
         def part(self, name: str, values: Mapping[str, Any]) -> None:
+            if not values:
+                typer.echo(f"{name}: the modality measures nothing on this data")
+                return
             for part in reversed(name.split(".", 1)):
                 values = {part: values}
             print_results(values)
