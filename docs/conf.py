@@ -19,6 +19,7 @@ myst_heading_anchors = 3
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_show_copyright = False
 html_title = "nextscale"
 html_static_path: list[str] = []
 autodoc_typehints = "none"
