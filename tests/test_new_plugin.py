@@ -46,7 +46,7 @@ def test_a_new_plugin_passes_its_own_tests(name: str, axes: int | None, tmp_path
     done = run(environment, folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests")
     assert done.returncode == 0, done.stdout[-3000:]
     assert not [path for path in folder.rglob("*.py") if "xample" in path.read_text().replace("examples", "")]
-    assert "    examples, few_examples = " in (folder / "tests" / f"test_{name}.py").read_text()
+    assert "    examples, few_examples = " in (folder / "tests" / f"test_{name.replace('-', '_')}.py").read_text()
     found = run(environment, folder, "-m", "nextscale_cli.main", "plugins", "ls", "--json")
     listed = {row["name"]: row for row in json.loads(found.stdout)["modalities"]}
     assert listed[name]["distribution"] == f"nextscale-{name}" and listed[name]["presets"] == ["tiny"]
@@ -65,8 +65,8 @@ def test_a_new_plugin_passes_the_check(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["Heart Rate"], "cannot name a plugin"),
-        (["class"], "cannot name a plugin"),
+        (["Heart Rate"], "is no name for a plugin"),
+        (["class"], "is no name for a plugin"),
         (["image"], "installed already"),
         (["x", "--grid", "1", "--custom"], "exclude each other"),
         (["x", "--out", "."], "exists"),

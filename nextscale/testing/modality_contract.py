@@ -123,6 +123,7 @@ class ModalityContract(TokenizerContract):
         if not _overrides(modality, "read_sample"):
             raise SkipTest("reading: this modality does not read samples from files")
         tokenizer, file = self.build_tokenizer().eval(), self.sample_file(tmp_path / "samples")
+        tokenizer.description = self.splits().description  # as in a run
         mask = file if isinstance(modality, GridModality) and isinstance(tokenizer, EditsPlaces) else None
         output_checks.check_reader(modality, tokenizer, file, mask)
 
