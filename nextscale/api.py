@@ -72,7 +72,8 @@ class Model:
             named: fields of ``SamplingConfig`` or conditions: ``generate(16, label=3, guidance=2.0)``.
 
         Raises:
-            ConfigError: an unknown setting. NextscaleError: an unknown condition, or a label out of range.
+            ConfigError: an unknown setting.
+            NextscaleError: an unknown condition, or a label out of range.
         """
         config, values = self._settings(sampling, conditions, named)
         if num_samples < 1 or batch_size < 1:
@@ -294,8 +295,9 @@ def load(
             (``storage.unfinished.load_unfinished``, which opens the run's data); None takes the finished models.
 
     Raises:
-        CheckpointError: the folder or one of its models is missing or damaged. ConfigError: an unknown precision or
-            ``checkpoint``. DataError: with ``checkpoint``, the data cannot be opened.
+        CheckpointError: the folder or one of its models is missing or damaged.
+        ConfigError: an unknown precision or ``checkpoint``.
+        DataError: with ``checkpoint``, the data cannot be opened.
     """
     run = Path(run)
     where = pick_device(device)

@@ -33,7 +33,8 @@ class Output:
         """Make the folder, and note in it what was asked for.
 
         Raises:
-            ConfigError: as above. TrainingError: it cannot be written.
+            ConfigError: as above.
+            TrainingError: it cannot be written.
         """
         from nextscale.storage.files import write_json_atomic
 

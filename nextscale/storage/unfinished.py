@@ -32,7 +32,8 @@ def load_unfinished(
             checkpoint (their moving average, if there is one). A tokenizer that is not finished comes from its own.
 
     Raises:
-        ConfigError: another ``which``. DataError: the data cannot be opened.
+        ConfigError: another ``which``.
+        DataError: the data cannot be opened.
         CheckpointError: the transformer has no such checkpoint yet, or it is damaged.
     """
     if which not in ("best", "last"):

@@ -47,7 +47,8 @@ def read_smiles(path: Path, limits: GraphLimitsConfig | None = None) -> RawGraph
 
     Raises:
         DataError: a line does not parse, or its molecule is not determined by atoms, charges and such bonds: wildcards,
-            dative and unspecified bonds, radicals, unusual numbers of hydrogen. NextscaleError: RDKit is not installed.
+            dative and unspecified bonds, radicals, unusual numbers of hydrogen.
+        NextscaleError: RDKit is not installed.
     """
     stem = path.stem.removesuffix("_train")
     files = {name: path.with_name(f"{stem}_{name}{path.suffix}") for name in SIBLINGS}
