@@ -18,11 +18,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "contract_defects"))
 
 import authors
+import base
 import machines
 import modalities
-import runs
 import samplers
-from runs import Defect, build, samples
+from base import Defect, build, samples
 
 from nextscale.grid import GridTokenizer
 from nextscale.testing import checks, contract, encoding_checks
@@ -51,14 +51,14 @@ def test_a_defect_is_found(defect: Defect, tmp_path: Path, monkeypatch: pytest.M
     assert caught.value.message.startswith("invariant ") and caught.value.likely_cause
 
 
-@pytest.mark.parametrize("check", runs.ALL, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", base.ALL, ids=lambda check: check.__name__)
 def test_a_sound_tokenizer_passes(check: Callable[[GridTokenizer], None]):
     check(build())
 
 
 @pytest.mark.parametrize("rule", ["full", "markov", samplers.MATRIX], ids=["full", "markov", "matrix"])
 def test_every_attention_rule_passes(rule: Any):
-    runs.attention(build(), rule)
+    base.attention(build(), rule)
 
 
 @pytest.mark.parametrize("check", modalities.ALL, ids=lambda check: check.__name__)
@@ -67,9 +67,9 @@ def test_a_sound_modality_passes(check: Callable, tmp_path: Path):
 
 
 def test_a_lossy_tokenizer_is_not_lossless(tmp_path: Path):
-    runs.round_trip(build(), tmp_path)
+    base.round_trip(build(), tmp_path)
     with pytest.raises(AssertionError, match=r"lossless: sample 0"):
-        checks.check_round_trip(build(), samples(), tmp_path, runs.LABELS, lossless=True)
+        checks.check_round_trip(build(), samples(), tmp_path, base.LABELS, lossless=True)
 
 
 def test_scales_of_sets_may_have_any_shape():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import runs
+import base
 import torch
-from runs import Defect, build, of
+from base import Defect, build, of
 from torch import Tensor
 
 from nextscale.grid import GridTokenizer
@@ -123,22 +123,22 @@ class Noisy(GridTokenizer):
 
 
 DEFECTS = [
-    of(LeaksFinerScale, runs.causality, "invariant 2 .* scale 1, sample 0, input features"),
-    of(LeaksFinerScale, runs.train_equals_sample, "invariant 3 .*scale 1, sample 0, input features"),
-    of(RemembersTheTruth, runs.causality, "invariant 2 .* scale 1, sample 0, input features"),
-    of(ForcesOtherwise, runs.train_equals_sample, "invariant 3 .*scale 1, sample 0, input features"),
-    of(MutatesState, runs.purity, "invariant 3 .*never modified.*scale 0, sample 0, state"),
-    of(InputAltersState, runs.purity, "invariant 3 .*never modified.*scale 1, sample 0, state"),
-    of(Fades, runs.telescoping, "invariant 5 .*scale 1, sample 0, sum"),
-    of(TrainsOnOtherTokens, runs.stage_one, "invariant 5 .*sample 0, tokens"),
-    of(NeedsEveryScale, runs.prefix, "invariant 6 .*after 0 scales"),
-    of(MixesBatchInput, runs.ragged, "invariant 7 .*sample 0: scale [12], logits"),
-    of(MixesBatchEncoding, runs.ragged, "invariant 7 .*sample [0-2]: scale [0-2], tokens"),
-    of(MixesBatchInput, runs.determinism, "invariant 10 .*sample 0: scale 1, tokens drawn alone"),
-    of(Noisy, runs.determinism, "invariant 10 .*scale [12], sample [0-2], tokens drawn again"),
+    of(LeaksFinerScale, base.causality, "invariant 2 .* scale 1, sample 0, input features"),
+    of(LeaksFinerScale, base.train_equals_sample, "invariant 3 .*scale 1, sample 0, input features"),
+    of(RemembersTheTruth, base.causality, "invariant 2 .* scale 1, sample 0, input features"),
+    of(ForcesOtherwise, base.train_equals_sample, "invariant 3 .*scale 1, sample 0, input features"),
+    of(MutatesState, base.purity, "invariant 3 .*never modified.*scale 0, sample 0, state"),
+    of(InputAltersState, base.purity, "invariant 3 .*never modified.*scale 1, sample 0, state"),
+    of(Fades, base.telescoping, "invariant 5 .*scale 1, sample 0, sum"),
+    of(TrainsOnOtherTokens, base.stage_one, "invariant 5 .*sample 0, tokens"),
+    of(NeedsEveryScale, base.prefix, "invariant 6 .*after 0 scales"),
+    of(MixesBatchInput, base.ragged, "invariant 7 .*sample 0: scale [12], logits"),
+    of(MixesBatchEncoding, base.ragged, "invariant 7 .*sample [0-2]: scale [0-2], tokens"),
+    of(MixesBatchInput, base.determinism, "invariant 10 .*sample 0: scale 1, tokens drawn alone"),
+    of(Noisy, base.determinism, "invariant 10 .*scale [12], sample [0-2], tokens drawn again"),
     *(
         Defect(
-            kind.__name__ + "-round_trip", lambda folder, patch, kind=kind: runs.round_trip(build(kind), folder), text
+            kind.__name__ + "-round_trip", lambda folder, patch, kind=kind: base.round_trip(build(kind), folder), text
         )
         for kind, text in (
             (RemembersSamples, "invariant 8 .*sample 0, decoded sample"),

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from base import Defect
 from pydantic import BaseModel
-from runs import Defect
 from torch import Tensor
 from toy import Error, Pictures, Toy, plain_tokenizer
 

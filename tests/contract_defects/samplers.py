@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import runs
+import base
 import torch
-from runs import Defect, build, of
+from base import Defect, build, of
 from torch import Tensor
 
 from nextscale.grid import GridTokenizer
@@ -59,7 +59,7 @@ def forgetful_cache(folder: Path, patch: Any) -> None:
         return keys, torch.cat([torch.zeros_like(values[:, :, : self.start]), v], 2)
 
     patch.setattr(model_checks.KVCache, "extend", forgetful)
-    runs.cached_equals_full(build())
+    base.cached_equals_full(build())
 
 
 def always_guided(folder: Path, patch: Any) -> None:
@@ -68,7 +68,7 @@ def always_guided(folder: Path, patch: Any) -> None:
         return generate(*args[:4], config, *args[5:])
 
     patch.setattr(sampling_checks, "generate", guided)
-    runs.guidance_zero(build())
+    base.guidance_zero(build())
 
 
 def edit_keeps_nothing(folder: Path, patch: Any) -> None:
@@ -76,7 +76,7 @@ def edit_keeps_nothing(folder: Path, patch: Any) -> None:
         return generate(*args, keep=torch.zeros_like(keep), **named)
 
     patch.setattr(sampling_checks, "generate", forgetful)
-    runs.edit_known(build())
+    base.edit_known(build())
 
 
 def attention_as(rule: str, asked: Any) -> Callable[[Path, Any], None]:
@@ -87,7 +87,7 @@ def attention_as(rule: str, asked: Any) -> Callable[[Path, Any], None]:
             self.rule = rule  # type: ignore[assignment]
 
         patch.setattr(ScaleAttention, "__init__", init)
-        runs.attention(build(), asked)
+        base.attention(build(), asked)
 
     return run
 
@@ -115,7 +115,7 @@ class IgnoresLegality(Codes):
 def illegal(folder: Path, patch: Any) -> None:
     tokenizer = build()
     tokenizer.token_space = IgnoresLegality(11)
-    runs.legality(tokenizer)
+    base.legality(tokenizer)
 
 
 class WrongOffsets(Schedule):
@@ -133,18 +133,18 @@ def shrinking(folder: Path, patch: Any) -> None:
 
 
 DEFECTS = [
-    Defect("stem mixes scales", mixing_stem(runs.causality), "invariant 2 .*logits"),
-    Defect("stem mixes scales, cached", mixing_stem(runs.cached_equals_full), "invariant 4 .*scale [0-2], .*logits"),
-    Defect("looks at finer scales", sees_all(lambda t, m: runs.causality(t, m, 0)), "invariant 2 .*scale 0, .*logits"),
-    Defect("looks at finer scales, cached", sees_all(runs.cached_equals_full), "invariant 4 .*scale 0, .*logits"),
+    Defect("stem mixes scales", mixing_stem(base.causality), "invariant 2 .*logits"),
+    Defect("stem mixes scales, cached", mixing_stem(base.cached_equals_full), "invariant 4 .*scale [0-2], .*logits"),
+    Defect("looks at finer scales", sees_all(lambda t, m: base.causality(t, m, 0)), "invariant 2 .*scale 0, .*logits"),
+    Defect("looks at finer scales, cached", sees_all(base.cached_equals_full), "invariant 4 .*scale 0, .*logits"),
     Defect("cache forgets", forgetful_cache, "invariant 4 .*scale 1, sample 0, logits"),
     Defect("guidance is never off", always_guided, "invariant 11 .*conditional model.*tokens"),
     Defect("edit keeps nothing", edit_keeps_nothing, "invariant 11 .*all tokens known"),
     Defect("matrix ignored", attention_as("full", (*MATRIX[:2], (False, False, True))), "invariant 20 .*scale 2"),
     Defect("markov as full", attention_as("full", "markov"), "invariant 20 .*scale 1"),
     Defect("full as markov", attention_as("markov", "full"), "invariant 20 .*scale 1, logits do not change"),
-    of(KeepsTooLittle, runs.edit_places, "invariant 11 .*a token is not kept"),
-    of(SplicesNothing, runs.edit_places, r"invariant 11 .*tokens .nothing kept"),
+    of(KeepsTooLittle, base.edit_places, "invariant 11 .*a token is not kept"),
+    of(SplicesNothing, base.edit_places, r"invariant 11 .*tokens .nothing kept"),
     Defect("illegal tokens", illegal, "invariant 12 .*legality of tokens"),
     Defect("offsets", wrong_offsets, "invariant 1 .*scale 1 spans 1 to 2, not 1 to 3"),
     Defect("shrinking scales", shrinking, "invariant 1 .*scale 1 shrinks from"),
