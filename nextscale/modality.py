@@ -82,6 +82,19 @@ class BenchCase:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """Settings of one size of model for the data at hand. ``nextscale train --minutes`` chooses one of several.
+
+    Attributes:
+        settings: as in a preset: sections of settings, but no number of steps and nothing that follows from it.
+        steps: the fewest steps of the transformer that make this size better than the next smaller one.
+    """
+
+    settings: Mapping[str, Any]
+    steps: int = 0
+
+
+@dataclass(frozen=True)
 class ContractCase:
     """A tiny configuration of a modality, on which ``nextscale.testing.run`` checks the contract in about a minute.
 
@@ -179,6 +192,23 @@ class Modality(ABC):
             DataError: one line that names the file and says what is wrong (unreadable, or a mask of another size).
         """
         raise NextscaleError(f"modality {self.name} cannot read samples from files")
+
+    def suit_data(self, config: Any) -> dict[str, Any]:
+        """Data settings that fit the data, where ``config`` (the plugin's data section) leaves them open; for instance
+        a common size. Used by ``nextscale train --minutes``.
+
+        Raises:
+            DataError: the data is missing or unreadable.
+        """
+        return {}
+
+    def propose(self, data: DataSplits) -> list[Proposal]:
+        """Models for this data, from small to large, for ``nextscale train --minutes``.
+
+        It times them and takes the largest that gets its ``steps``; if none does, the first. Without proposals, it
+        trains the default preset for as long as the time allows.
+        """
+        return []
 
     def bench_cases(self) -> list[BenchCase]:
         """The cases that ``nextscale bench train`` times if the user names no preset."""

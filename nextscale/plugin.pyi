@@ -44,6 +44,9 @@ from nextscale.grid.measures import decibels as decibels
 from nextscale.grid.networks import total_factor as total_factor
 from nextscale.grid.objectives import CriticObjective as CriticObjective
 from nextscale.grid.objectives import TokenizerObjective as TokenizerObjective
+from nextscale.grid.propose import cooled as cooled
+from nextscale.grid.propose import grid_proposals as grid_proposals
+from nextscale.grid.propose import halvings as halvings
 from nextscale.hookspecs import CommandSpec as CommandSpec
 from nextscale.hookspecs import FormatSpec as FormatSpec
 from nextscale.hookspecs import RunSettings as RunSettings
@@ -56,6 +59,7 @@ from nextscale.modality import EvaluationContext as EvaluationContext
 from nextscale.modality import Modality as Modality
 from nextscale.modality import ModalityConfig as ModalityConfig
 from nextscale.modality import ModalitySpec as ModalitySpec
+from nextscale.modality import Proposal as Proposal
 from nextscale.modality import TrainedModel as TrainedModel
 from nextscale.objective import Objective as Objective
 from nextscale.randomness import Draws as Draws

@@ -37,7 +37,7 @@ def attempt(command, moment, step, delay):
         try:
             if moment in ("tokenizer", "transformer"):
                 reached = lambda self, batches: self.stage.name == moment and self.step >= step
-                hook(loop.Trainer, "_train_step", kill_soon, reached)
+                hook(loop.Trainer, "train_step", kill_soon, reached)
             elif moment == "caching":
                 hook(run, "open_or_write_tokens", kill_soon)
             elif moment == "sampling":

@@ -33,12 +33,12 @@ for rank in range(2):
     child = os.fork()
     if child == 0:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-        real = loop.Trainer._train_step
+        real = loop.Trainer.train_step
         def train_step(self, batches):
             if [self.stage.name, self.step, rank] == [*stop, 1]:  # only one of the two is asked to stop
                 os.kill(os.getpid(), signal.SIGTERM)
             return real(self, batches)
-        loop.Trainer._train_step = train_step
+        loop.Trainer.train_step = train_step
         code = 0
         try:
             app(["train", *arguments])

@@ -331,18 +331,18 @@ def test_a_signal_saves_and_resuming_is_exact(
     tiny: Settings, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch,
     stage: str, step: int, number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
-    real = Trainer._train_step
+    real = Trainer.train_step
 
     def interrupted(self: Trainer, batches: list) -> dict[str, float]:
         if self.stage.name == stage and self.step == step - 1:
             os.kill(os.getpid(), number)
         return real(self, batches)
 
-    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
     with pytest.raises(Interrupted, match=f"{stage} saved at step {step}; continue with --resume auto") as caught:
         fit(tiny, tmp_path / "run")
     assert caught.value.exit_code == code
-    monkeypatch.setattr(Trainer, "_train_step", real)
+    monkeypatch.setattr(Trainer, "train_step", real)
     fit(tiny, tmp_path / "run", resume="auto")
     assert_equal_weights(tmp_path / "run", tiny_run)
     for each in STAGES:
@@ -422,7 +422,7 @@ def test_a_damaged_best_is_told_and_the_one_before_it_counts(
     tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], former: bool
 ) -> None:
     """Stopped after step 5; the best is step 4, before that step 2. Nothing after step 4 is as good."""
-    real = Trainer._train_step
+    real = Trainer.train_step
 
     def stop(self: Trainer, batches: list) -> dict[str, float]:
         if (self.stage.name, self.step) == ("transformer", 4):
@@ -430,7 +430,7 @@ def test_a_damaged_best_is_told_and_the_one_before_it_counts(
         return real(self, batches)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "_train_step", stop)
+        patch.setattr(Trainer, "train_step", stop)
         fit(tiny, tmp_path / "run", **both(lr=3e-3))
     run, checkpoints = tmp_path / "run", tmp_path / "run/checkpoints/transformer"
     assert best_step(run) == 4 and check_checkpoint(checkpoints / "best-before")["step"] == 2
@@ -522,7 +522,7 @@ def test_weights_that_are_not_finite_are_never_saved(
     tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is computed before its update, so it may be finite although the new weights are not."""
-    real = Trainer._train_step
+    real = Trainer.train_step
 
     def ruin(self: Trainer, batches: list) -> dict[str, float]:
         found = real(self, batches)
@@ -530,7 +530,7 @@ def test_weights_that_are_not_finite_are_never_saved(
             next(self.stage.model.parameters()).data[0] = torch.nan
         return found
 
-    monkeypatch.setattr(Trainer, "_train_step", ruin)
+    monkeypatch.setattr(Trainer, "train_step", ruin)
     no_validation = {"training.tokenizer.validate_every": 5}
     with pytest.raises(TrainingError, match=r"not finite|is nan at step 4: training stopped, the last good checkpoint"):
         fit(tiny, tmp_path / "run", **no_validation)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,6 +35,14 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Fine-tune: start from this run's settings and weights, on other data."),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Train for N minutes in all. Without --preset, the size of the models is chosen for the data and this "
+            "machine, too.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name.", show_default="the preset's")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")] = None,
     resume: Annotated[
@@ -48,17 +57,35 @@ def train(
 
     --init-from RUN takes the place of a preset. Its tokenizer stays unchanged, unless --stage includes its training.
     """
-    from nextscale.config.run import dump_config, load_config, load_run_config
+    import time
+
+    began = time.monotonic()
+    from nextscale.config.run import NO_PRESET, dump_config, load_config, load_run_config
 
     folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
-    settings = None
+    settings, report = None, {}
     if resume is None or folder is None or not (folder / "config.yaml").exists():
-        settings = load_config(
-            modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY, start=init_from
-        )
+        open_sizes = minutes is not None and preset is None and config is None and init_from is None
+
+        def configure(proposal: Mapping[str, Any] | None) -> RunConfig:
+            return load_config(
+                modality,
+                NO_PRESET if open_sizes else preset,
+                config,
+                overrides or (),
+                default_modality=DEFAULT_MODALITY,
+                start=init_from,
+                proposal=proposal,
+            )
+
+        settings = configure(None)
         folder = folder or _default_folder(settings, init_from)
+        if minutes is not None:
+            new = None if dry_run or resume is not None else folder
+            settings, report = _planned(configure, minutes, open_sizes, new, began)
     if settings is None or (resume is not None and (folder / "config.yaml").exists()):
-        settings = load_run_config(folder, overrides or ())
+        more = [] if minutes is None else [f"training.minutes={minutes:g}"]
+        settings = load_run_config(folder, [*(overrides or ()), *more])
         _check_same(settings, folder, modality, preset, config)
 
     if dry_run:
@@ -69,7 +96,7 @@ def train(
         from nextscale_cli.tables import print_results
 
         typer.echo()
-        print_results({"run": str(folder), **describe(settings)})
+        print_results({"run": str(folder), **report, **describe(settings)})
         gc.freeze()
         gc.enable()
         return
@@ -77,7 +104,27 @@ def train(
     from nextscale.training.run import train as train_run
 
     stage = stage or (Stage.all if settings.training.init is None else Stage.transformer)
-    train_run(settings, folder, stage.value, resume)
+    train_run(settings, folder, stage.value, resume, began)
+
+
+def _planned(
+    configure: Callable[[Mapping[str, Any] | None], RunConfig],
+    minutes: float,
+    propose: bool,
+    new: Path | None,
+    began: float,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration for a time budget, and how it was found. ``new`` is a folder that must not exist."""
+    from nextscale.storage.models import refuse_existing
+    from nextscale.training.plan import plan
+
+    if new is not None:
+        refuse_existing(new)  # before the pilot
+    planned = plan(configure, minutes, propose=propose, began=began)
+    if new is not None:
+        for line in planned.lines():
+            typer.echo(line, err=True)
+    return planned.config, planned.report
 
 
 def _default_folder(settings: RunConfig, init_from: Path | None) -> Path:

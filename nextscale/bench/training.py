@@ -118,7 +118,7 @@ def _row(
     def step(source: TransformerStage) -> float:
         start = now()
         positions = trainer.step * settings.batch_size + np.arange(settings.batch_size)
-        trainer._train_step([source.batch(positions)])  # includes reading, which the loop does in parallel
+        trainer.train_step([source.batch(positions)])  # includes reading, which the loop does in parallel
         trainer.step += 1
         return now() - start
 

@@ -53,8 +53,9 @@ def load_config(
     *,
     default_modality: str | None = None,
     start: str | Path | None = None,
+    proposal: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Resolve a run's configuration: preset < file < overrides.
+    """Resolve a run's configuration: preset < proposal < file < overrides.
 
     Args:
         modality: name of the modality; None takes the file's ``modality`` key, then ``default_modality``.
@@ -65,6 +66,7 @@ def load_config(
             text take it as it is typed (``config.tree``).
         start: a run to fine-tune. ``training.init`` is set to its folder, and if no preset is given, its settings are
             used instead of a preset.
+        proposal: settings for this data and machine (``training.plan``), which override the preset's.
 
     Raises:
         ConfigError: a file, key, value or preset is wrong.
@@ -95,6 +97,8 @@ def load_config(
         tree.merge(base, f"{start}/config.yaml")
     if start is not None:
         tree.merge({"training": {"init": str(Path(start).resolve())}}, "the run to start from")
+    if proposal is not None:
+        tree.merge(proposal, "the settings chosen for this data and time")
     tree.merge(layer, str(file))
     tree.override(overrides)
     tree.values.update(modality=spec.name, preset=named)

@@ -97,6 +97,8 @@ class TransformerConfig(Section):
 class StageConfig(Section):
     """Training of one stage."""
 
+    added = ("cooldown", "patience")
+
     steps: PositiveInt = 1000
     """Optimizer steps."""
     batch_size: PositiveInt = 64
@@ -105,8 +107,11 @@ class StageConfig(Section):
     """Micro-batches per step."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls after warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
+    """How the learning rate falls after warm-up. trapezoid: it stays at its peak until the cool-down, and then falls
+    linearly."""
+    cooldown: Fraction = 0.25
+    """With the trapezoid schedule, the share of the steps in which the learning rate falls."""
     warmup: Fraction = 0.02
     """Share of the steps in which the learning rate rises from near zero."""
     final_lr: Fraction = 0.01
@@ -124,6 +129,9 @@ class StageConfig(Section):
     """torch.compile the model."""
     validate_every: PositiveInt = 250
     """Steps between validations; the weights with the lowest validation loss are the stage's result."""
+    patience: NonNegativeInt = 0
+    """Validations without a lower loss after which training ends (with the trapezoid schedule: cools down); 0 goes on
+    to the last step."""
     validation_samples: PositiveInt = 2048
     checkpoint_every: PositiveInt = 500
     keep: PositiveInt = 2
@@ -158,12 +166,19 @@ class TransformerStageConfig(StageConfig):
 
 
 class TrainingConfig(Section):
+    added = ("minutes", "tokenizer_share")
+
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
     init: str | None = None
     """A run whose weights the stages start from (fine-tuning); embeddings of conditions that differ are new."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
+    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Time for the whole run. The numbers of steps are then estimates: each stage ends when its time is used up. None
+    takes exactly the given numbers of steps."""
+    tokenizer_share: Fraction = 0.25
+    """Share of ``minutes`` for the tokenizer."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra: track)."""
 

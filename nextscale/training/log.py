@@ -18,6 +18,7 @@ from nextscale import distributed
 from nextscale.callbacks import TrainingCallback, TrainingEvent
 from nextscale.errors import NextscaleError, NextscaleWarning
 from nextscale.storage.files import one_line, write_text_atomic, writing
+from nextscale.training.clock import RunClock
 from nextscale.training.signals import Interrupted
 
 
@@ -34,10 +35,14 @@ def or_warn(path: Path, draw: Callable[[], Path | None]) -> Path | None:
 
 
 class RunLog:
-    """Metrics, progress and callbacks of one run folder; silent in all processes but the first."""
+    """Metrics, progress and callbacks of one run folder; silent in all processes but the first.
 
-    def __init__(self, folder: Path) -> None:
+    ``clock`` is the run's time budget, which the display counts down.
+    """
+
+    def __init__(self, folder: Path, clock: RunClock | None = None) -> None:
         self.folder = folder
+        self.clock = clock or RunClock(folder, None)
         self.callbacks: list[TrainingCallback] = []
         self.path = folder / "metrics.jsonl"
         self.main = distributed.is_main()
@@ -113,7 +118,7 @@ class StageDisplay:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
+            *([] if log.clock.budget else [TimeRemainingColumn()]),
             console=log.console,
             disable=not (log.main and log.console.is_terminal),
         )
@@ -126,18 +131,31 @@ class StageDisplay:
     def __exit__(self, *exc: object) -> None:
         self.progress.stop()
 
+    def end_at(self, total: int, why: str) -> None:
+        """The stage now has ``total`` steps."""
+        self.total = total
+        self.progress.update(self.task, total=total)
+        self.log.note(f"{self.name}: {total} steps in all, {why}")
+
     def step(self, step: int, metrics: dict[str, float]) -> None:
         elapsed = time.perf_counter() - self.started
         tokens = self.tokens_per_step * (step - self.first_step) / max(elapsed, 1e-9)
         self.log.write(self.name, step, {**metrics, "tokens_per_second": round(tokens, 1)}, "train")
         status = f"loss {metrics['loss']:.4f}  {tokens:,.0f} tokens/s"
+        if self.log.clock.budget:
+            status += f"  {self._budget_left()}"
         self.progress.update(self.task, completed=step, status=status)
         now = time.perf_counter()
         if self.progress.disable and (now - self.last_line > self.QUIET_SECONDS or step == self.total):
             left = elapsed / max(1, step - self.first_step) * (self.total - step)
-            self.log.note(f"{self.name} {step}/{self.total}  {status}  {left:,.0f} s left")
+            more = "" if self.log.clock.budget else f"  {left:,.0f} s left"
+            self.log.note(f"{self.name} {step}/{self.total}  {status}{more}")
             self.last_line = now
         self._call("on_step", step, metrics, None)
+
+    def _budget_left(self) -> str:
+        left, budget = max(0, round(self.log.clock.left())), (self.log.clock.budget or 0) / 60
+        return f"{left // 60}:{left % 60:02d} of {budget:g} min left"
 
     def validation(self, step: int, metrics: dict[str, float]) -> None:
         self.log.write(self.name, step, metrics, "validation")
@@ -150,6 +168,7 @@ class StageDisplay:
 
     def checkpoint(self, step: int, path: Path | None) -> None:
         if path is not None:
+            self.log.clock.save()
             self._call("on_checkpoint", step, None, path)
 
     def _call(self, hook: str, step: int, metrics: dict[str, float] | None, path: Path | None) -> None:

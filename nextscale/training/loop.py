@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -35,8 +36,9 @@ from nextscale.storage.checkpoint import (
     save_checkpoint,
 )
 from nextscale.training.best import BEST, FORMER, sort_out_best
-from nextscale.training.log import RunLog, or_warn
-from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
+from nextscale.training.clock import Pace, ending_at, with_steps
+from nextscale.training.log import RunLog, StageDisplay, or_warn
+from nextscale.training.optim import EMA, build_optimizer, compile_model, cooldown_begins, lr_factor
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
 
@@ -59,13 +61,27 @@ def micro_batch_size(config: StageConfig, stage: str) -> int:
 class Trainer:
     """Trains one stage to its last step, with its checkpoints in ``folder``: call ``restore``, then ``run``.
 
+    Args:
+        pace: decides how many steps fit into the time; None takes the configured number.
+        on_change: is told the new settings of the stage, once a checkpoint is saved, whenever its last step changes.
+
     Raises:
         ConfigError: the batch cannot be split over the processes.
         TrainingError: the loss is not finite (the last good checkpoint stays), or the disk is full.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
 
-    def __init__(self, stage: Stage, folder: Path, log: RunLog, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        folder: Path,
+        log: RunLog,
+        seed: int,
+        device: torch.device,
+        pace: Pace | None = None,
+        on_change: Callable[[StageConfig], None] | None = None,
+    ) -> None:
+        self.pace, self.on_change = pace, on_change
         self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
         self.seed = mixed_seed(seed, *stage.name.encode())
         self.micro_batch = micro_batch_size(self.config, stage.name)
@@ -120,19 +136,22 @@ class Trainer:
         display = self.log.stage(self.stage.name, self.config.steps, self.step, tokens)
         memory = keep_freed_memory() if self.device.type == "cpu" else nullcontext()
         with memory, InterruptFlag() as flag, ThreadPoolExecutor(1) as reader, display as show:
-            upcoming = reader.submit(self._read, self.step)
+            upcoming = reader.submit(self.read, self.step)
             while self.step < self.config.steps:
                 batches = upcoming.result()
                 if self.step + 1 < self.config.steps:
-                    upcoming = reader.submit(self._read, self.step + 1)
-                metrics = self._train_step(batches)
+                    upcoming = reader.submit(self.read, self.step + 1)
+                metrics = self.train_step(batches)
                 self.step += 1
                 interrupted = self._sync_metrics(metrics, flag)
+                self._keep_pace(show)
                 last = self.step == self.config.steps
                 if self.step % self.config.log_every == 0 or last:
                     show.step(self.step, metrics)
                 if self.step % self.config.validate_every == 0 or last:
                     show.validation(self.step, self.validate())
+                    self._keep_patience(show)
+                    last = self.step == self.config.steps
                 if self.config.samples_every and (self.step % self.config.samples_every == 0 or last):
                     show.samples(self.step, self._picture())
                 if self.step % self.config.checkpoint_every == 0 or last or interrupted:
@@ -141,9 +160,40 @@ class Trainer:
                     flag.stop(self.stage.name, self.step)
         self._restore_best()
 
+    # When to end.
+
+    def _keep_pace(self, show: StageDisplay) -> None:
+        """Change the last step if the time that is left asks for it."""
+        if self.pace is None:
+            return
+        steps = self.pace.steps(self.step, self.config)
+        if distributed.world_size() > 1:  # the first process decides
+            mine = torch.tensor(float(steps) if distributed.is_main() else 0.0, device=self.device, dtype=torch.float64)
+            steps = int(distributed.total(mine))
+        self._end_at(steps, "to fit into the time that is left", show)
+
+    def _keep_patience(self, show: StageDisplay) -> None:
+        """End, or cool down, if the validation loss has not fallen for ``config.patience`` validations."""
+        stale = (self.step - self.best["step"]) // self.config.validate_every
+        cooling = self.config.schedule == "trapezoid" and self.step >= cooldown_begins(self.config)
+        if 0 < self.config.patience <= stale and not cooling:
+            why = f"because the validation loss has not fallen since step {self.best['step']}"
+            self._end_at(min(self.config.steps, ending_at(self.step, self.config)), why, show)
+
+    def _end_at(self, steps: int, why: str, show: StageDisplay) -> None:
+        if steps == self.config.steps:
+            return
+        self.config = with_steps(self.config, steps)
+        show.end_at(steps, why)
+        if self.step < steps:  # the last step saves anyway
+            show.checkpoint(self.step, self._save())
+        if self.on_change is not None:
+            self.on_change(self.config)
+
     # One step.
 
-    def _read(self, step: int) -> list[Batch]:
+    def read(self, step: int) -> list[Batch]:
+        """The micro-batches of a step, on the CPU."""
         positions = step * self.config.batch_size + np.arange(self.config.batch_size)
         return [self.stage.batch(positions[rows]) for rows in self._rows()]
 
@@ -153,7 +203,8 @@ class Trainer:
         size = self.micro_batch
         return [slice((first + i) * size, (first + i + 1) * size) for i in range(self.config.accumulate)]
 
-    def _train_step(self, batches: list[Batch]) -> dict[str, float]:
+    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+        """One optimizer step of every objective; returns the scalars to log."""
         factor = lr_factor(self.step, self.config)
         batches = [batch.to(self.device) for batch in batches]
         metrics: dict[str, float] = {}

@@ -47,11 +47,17 @@ def lr_factor(step: int, config: StageConfig) -> float:
     warmup = round(config.warmup * config.steps)
     if step < warmup:
         return 0.005 + 0.995 * step / warmup
-    progress = (step - warmup) / max(1, config.steps - 1 - warmup)
     if config.schedule == "constant":
         return 1.0
+    begin = cooldown_begins(config) if config.schedule == "trapezoid" else warmup
+    progress = max(0, step - begin) / max(1, config.steps - 1 - begin)
     fall = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
     return config.final_lr + (1 - config.final_lr) * fall
+
+
+def cooldown_begins(config: StageConfig) -> int:
+    """With the trapezoid schedule, the first step of the cool-down."""
+    return max(round(config.warmup * config.steps), config.steps - round(config.cooldown * config.steps))
 
 
 class EMA:

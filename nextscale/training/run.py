@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from nextscale import distributed, plugins
 from nextscale.config.run import dump_run_config, load_run_config
-from nextscale.config.sections import RunConfig
+from nextscale.config.sections import RunConfig, StageConfig
 from nextscale.data import DataSplits
 from nextscale.device import pick_device
 from nextscale.errors import CheckpointError, ConfigError
@@ -38,6 +39,7 @@ from nextscale.storage.models import (
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
 from nextscale.training.check import check_run, check_tokenizer
+from nextscale.training.clock import RESERVE, Pace, RunClock
 from nextscale.training.environment import describe_environment, seed_everything
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
@@ -50,7 +52,9 @@ from nextscale.training.transformer_stage import TransformerStage
 STAGES = ("tokenizer", "transformer")
 
 
-def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | None = None) -> None:
+def train(
+    config: RunConfig, folder: Path, stage: str = "all", resume: str | None = None, began: float | None = None
+) -> None:
     """Train one stage, or both, into a run folder.
 
     Args:
@@ -58,6 +62,7 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
             in the run that ``training.init`` names, from which it is then copied.
         resume: None starts a new run; ``auto`` continues from the latest checkpoints (or starts); a path continues
             from that checkpoint. A finished stage is left as it is.
+        began: the ``time.monotonic()`` from which ``training.minutes`` counts; None is now.
 
     Raises:
         ConfigError: the folder exists and ``resume`` is None, or the configuration does not fit.
@@ -67,7 +72,7 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
     device = pick_device(config.training.device)
     folder = Path(folder)
     with interruptible(), distributed.process_group(device), RunLock(folder, "trained") as lock:
-        run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock)
+        run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock, began)
         if "tokenizer" in run.to_train:
             run.train_tokenizer()
         if "transformer" in run.to_train:
@@ -85,11 +90,13 @@ class _Run:
         resume: str | None,
         device: torch.device,
         lock: RunLock,
+        began: float | None = None,
     ) -> None:
         self.config, self.folder, self.device, self.lock = config, folder, device, lock
         self.resume_auto = resume is not None
         self.resume_from = None if resume in (None, "auto") else Path(str(resume))
-        self.log = RunLog(folder)
+        self.clock = RunClock(folder, config.training.minutes, began)
+        self.log = RunLog(folder, self.clock)
         distributed.on_main(lambda: self._check_folder(stages))
         self.to_train = [stage for stage in stages if not self._done(stage)]
         for stage in stages:
@@ -158,7 +165,9 @@ class _Run:
 
     def _train(self, stage: Stage) -> None:
         checkpoints = self.folder / "checkpoints" / stage.name
-        trainer = Trainer(stage, checkpoints, self.log, self.config.seed, self.device)
+        trainer = Trainer(
+            stage, checkpoints, self.log, self.config.seed, self.device, self._pace(stage), partial(self._change, stage)
+        )
         chosen = self.resume_from is not None and stage_of(self.resume_from) == stage.name
         if chosen:
             trainer.restore(self.resume_from, going_back=True)
@@ -167,6 +176,22 @@ class _Run:
         # A resumed run may have new settings. They are recorded now, because they are known to fit.
         distributed.on_main(self._write_config)
         trainer.run()
+        distributed.on_main(self.clock.save)
+
+    def _pace(self, stage: Stage) -> Pace | None:
+        """The time for a stage: the tokenizer's share, or all that is left but for the last pictures."""
+        if self.clock.budget is None:
+            return None
+        share = 1 - RESERVE
+        if stage.name == "tokenizer" and "transformer" in self.to_train:
+            share = min(share, self.config.training.tokenizer_share)
+        return Pace(partial(self.clock.left, share), self.clock.budget)
+
+    def _change(self, stage: Stage, settings: StageConfig) -> None:
+        """Record new settings of a stage, so that it resumes with them."""
+        training = self.config.training.model_copy(update={stage.name: settings})
+        self.config = self.config.model_copy(update={"training": training})
+        distributed.on_main(self._write_config)
 
     # Models.
 

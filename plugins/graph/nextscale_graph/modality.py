@@ -17,12 +17,14 @@ from nextscale.plugin import (
     MultiscaleTokenizer,
     NoOptions,
     Objective,
+    Proposal,
     check_file,
 )
 from nextscale_graph import writers
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
 from nextscale_graph.graphs import GraphBatch, concatenate, from_networkx
+from nextscale_graph.proposals import propose_graphs
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_graph
 from nextscale_graph.tokenizer import GraphTokenizer
@@ -33,6 +35,9 @@ class GraphModality(Modality):
 
     def open_data(self, config: GraphDataConfig) -> DataSplits:
         return open_graphs(config)
+
+    def propose(self, data: DataSplits) -> list[Proposal]:
+        return propose_graphs(data)
 
     def build_tokenizer(self, config: GraphTokenizerConfig, description: dict[str, Any]) -> GraphTokenizer:
         return GraphTokenizer(config, description)

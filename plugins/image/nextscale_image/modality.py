@@ -19,12 +19,14 @@ from nextscale.plugin import (
     GridTokenizer,
     MultiscaleTokenizer,
     Objective,
+    Proposal,
     grid_objectives,
 )
 from nextscale_image import writers
 from nextscale_image.config import ImageDataConfig, ImageEvaluationConfig, ImageTokenizerConfig
 from nextscale_image.data import open_images
 from nextscale_image.files import read_image
+from nextscale_image.proposals import propose_images, suit_images
 from nextscale_image.tokenizer import build_tokenizer
 
 
@@ -33,6 +35,12 @@ class ImageModality(GridModality):
 
     def open_data(self, config: ImageDataConfig) -> DataSplits:
         return open_images(config)
+
+    def suit_data(self, config: ImageDataConfig) -> dict[str, Any]:
+        return suit_images(config)
+
+    def propose(self, data: DataSplits) -> list[Proposal]:
+        return propose_images(data)
 
     def build_tokenizer(self, config: ImageTokenizerConfig, description: dict[str, Any]) -> GridTokenizer:
         return build_tokenizer(config, description)

@@ -21,6 +21,7 @@ from nextscale.plugin import (
     MultiscaleTokenizer,
     NextscaleWarning,
     Objective,
+    Proposal,
     TrainedModel,
     grid_objectives,
 )
@@ -29,6 +30,7 @@ from nextscale_video.config import VideoDataConfig, VideoEvaluationConfig, Video
 from nextscale_video.data import open_videos
 from nextscale_video.frames import in_channels, read
 from nextscale_video.objectives import VideoObjective
+from nextscale_video.proposals import propose_videos, suit_videos
 from nextscale_video.readers import read_one
 from nextscale_video.readers.container import SAME_RATE
 from nextscale_video.tokenizer import build_tokenizer
@@ -39,6 +41,12 @@ class VideoModality(GridModality):
 
     def open_data(self, config: VideoDataConfig) -> DataSplits:
         return open_videos(config)
+
+    def suit_data(self, config: VideoDataConfig) -> dict[str, Any]:
+        return suit_videos(config)
+
+    def propose(self, data: DataSplits) -> list[Proposal]:
+        return propose_videos(data)
 
     def build_tokenizer(self, config: VideoTokenizerConfig, description: dict[str, Any]) -> GridTokenizer:
         return build_tokenizer(config, description)

@@ -1,0 +1,187 @@
+"""Fit a run to a time budget (``nextscale train --minutes``): choose the size of the models and the numbers of steps.
+
+The modality proposes sizes for the data, the pilot times them, and the largest that gets enough steps is taken. What is
+chosen is written into the run's ``config.yaml`` as plain numbers. While the run trains, ``training.clock`` keeps it to
+the budget.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nextscale import plugins
+from nextscale.config.sections import RunConfig, StageConfig
+from nextscale.data import DataSplits
+from nextscale.device import pick_device
+from nextscale.errors import ConfigError
+from nextscale.modality import Modality, Proposal
+from nextscale.training.pilot import Pilot, Timing
+
+OVERHEAD = 0.08
+"""Share of a stage's time for validation, pictures and checkpoints, by experience."""
+PILOT_SHARE = 0.05
+"""No larger size is tried once the pilot has used this share of the budget."""
+VALIDATIONS = 25
+"""Validations per stage."""
+PATIENCE = 8
+"""Validations without progress after which a stage ends."""
+
+Configure = Callable[[Mapping[str, Any] | None], RunConfig]
+"""Makes a configuration from settings that what the user wrote overrides; None leaves the preset as it is."""
+
+
+@dataclass
+class Plan:
+    """A configuration for a time budget, and what led to it: rows for people to read."""
+
+    config: RunConfig
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """What was tried and chosen, in a few lines."""
+        training = self.config.training
+        tried = [f"  {size}: {what}" for size, what in self.report["sizes tried"].items()]
+        chosen = [
+            f"{training.minutes:g} minutes: about {training.tokenizer.steps:,} steps of the tokenizer and "
+            f"{training.transformer.steps:,} of the transformer ({self.report['chosen']})"
+        ]
+        return [f"tried for {self.report['the pilot took']}:", *tried, *chosen]
+
+
+def plan(configure: Configure, minutes: float, *, propose: bool, began: float | None = None) -> Plan:
+    """Plan a run of ``minutes``.
+
+    Args:
+        configure: makes the run's configuration from the settings chosen here.
+        propose: choose the size of the models, too; False keeps what ``configure`` has and plans only steps.
+        began: the ``time.monotonic()`` from which the minutes count; None is now.
+
+    Raises:
+        ConfigError: the settings do not fit, or not even one step would fit into the time.
+        DataError: the data cannot be opened.
+    """
+    began = time.monotonic() if began is None else began
+    if not 0 < minutes < float("inf"):
+        raise ConfigError(f"--minutes {minutes:g} is wrong: should be a number above 0")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--minutes plans on one process: plan there with --dry-run, and train with --config")
+    base = configure(None)
+    modality = plugins.modality(base.modality)
+    suited = {"data": modality.suit_data(base.data)} if propose else {}
+    data = modality.open_data(configure(suited).data)
+    proposals = modality.propose(data) if propose else []
+    proposals = proposals or [Proposal({})]
+    pilot = Pilot(modality, data, pick_device(base.training.device))
+    chosen: tuple[dict[str, Any], RunConfig, Timing] | None = None
+    table: dict[str, str] = {}
+    for number, proposal in enumerate(proposals):
+        settings = {**suited, **proposal.settings}
+        config = configure(settings)
+        timing = pilot.time(config)
+        seconds = 60 * minutes - (time.monotonic() - began)
+        steps = _steps(config, timing, seconds, len(data.train), scaled=not propose)[1]
+        enough = number == 0 or steps >= proposal.steps
+        table[_size(config, timing)] = _row(timing, steps, proposal.steps, enough)
+        if enough:
+            chosen = settings, config, timing
+        if not enough or time.monotonic() - began > PILOT_SHARE * 60 * minutes:
+            break
+    assert chosen is not None
+    settings, config, timing = chosen
+    seconds = 60 * minutes - (time.monotonic() - began)
+    numbers = _numbers(config, timing, seconds, data, minutes, modality, scaled=not propose)
+    planned = configure(_merged(settings, numbers))
+    report = {
+        "minutes": minutes,
+        "the pilot took": f"{time.monotonic() - began:.0f} s",
+        "sizes tried": table,
+        "chosen": _size(config, timing),
+    }
+    return Plan(planned, report)
+
+
+def _size(config: RunConfig, timing: Timing) -> str:
+    model = config.transformer
+    return f"{model.depth} blocks of width {model.model_width} ({timing.weights / 1e6:.1f} million weights)"
+
+
+def _row(timing: Timing, steps: int, needed: int, enough: bool) -> str:
+    verdict = f"fewer than the {needed:,} it needs" if not enough else "enough"
+    return f"{timing.transformer * 1e3:.0f} ms per step; {steps:,} steps fit, {verdict}"
+
+
+def _steps(
+    config: RunConfig, timing: Timing, seconds: float, samples: int, scaled: bool
+) -> tuple[int, int, dict[str, Any]]:
+    """How many steps of each stage fit into ``seconds``, and how tokens are to be cached."""
+    stages, useful = config.training, seconds * (1 - OVERHEAD)
+    one, two = stages.tokenizer, stages.transformer
+    caching = timing.encode * samples * two.cache_passes if two.cache else 0.0
+    if scaled:  # the preset's proportions
+        wanted = timing.tokenizer * one.steps + timing.transformer * two.steps
+        factor = max(0.0, useful - caching) / wanted
+        return max(1, int(one.steps * factor)), max(1, int(two.steps * factor)), {}
+    first = useful * stages.tokenizer_share if timing.tokenizer else 0.0
+    rest = max(0.0, useful - first)
+    cached = max(0.0, rest - caching) / timing.transformer
+    # Samples that are seen less than once are better tokenized as they come.
+    direct = rest / (timing.transformer + timing.encode * two.batch_size)
+    on_the_fly = two.cache and timing.encode > 0 and direct > cached
+    cache: dict[str, Any] = {"cache": False} if on_the_fly else {}
+    number = max(1, int(direct if on_the_fly else cached))
+    return max(1, int(first / timing.tokenizer) if timing.tokenizer else 1), number, cache
+
+
+def _numbers(
+    config: RunConfig,
+    timing: Timing,
+    seconds: float,
+    data: DataSplits,
+    minutes: float,
+    modality: Modality,
+    scaled: bool,
+) -> dict[str, Any]:
+    """The settings that follow from the time."""
+    first, second, cache = _steps(config, timing, seconds, len(data.train), scaled)
+    stages = config.training
+    training: dict[str, Any] = {"minutes": minutes}
+    if scaled:
+        share = timing.tokenizer * first / max(1e-9, timing.tokenizer * first + timing.transformer * second)
+        training["tokenizer_share"] = round(share, 3)
+        return {"training": {**training, "tokenizer": {"steps": first}, "transformer": {"steps": second}}}
+    training["tokenizer"] = _stage(stages.tokenizer, first, 40)
+    training["transformer"] = {**_stage(stages.transformer, second, 20), **cache}
+    return {"training": training}
+
+
+def _stage(config: StageConfig, steps: int, averaged: int) -> dict[str, Any]:
+    """Settings of a stage of ``steps`` steps, of whose weights about the last 1 / ``averaged`` are averaged."""
+    every = max(1, steps // VALIDATIONS)
+    ema = min(0.9995, max(0.9, 1 - averaged / steps)) if steps > averaged else 0.0
+    # Validation reads a sample three times as fast as training: all of them together take about 5% of the time.
+    held_out = max(64, min(2048, round(0.15 * steps * config.batch_size / VALIDATIONS)))
+    return {
+        "steps": steps,
+        "schedule": "trapezoid",
+        "warmup": round(min(0.05, max(0.01, 100 / steps)), 4),
+        "ema": round(ema, 5),
+        "validate_every": every,
+        "validation_samples": held_out,
+        "patience": PATIENCE,
+        "checkpoint_every": max(1, 2 * every),
+        "samples_every": max(1, 6 * every),
+        "log_every": max(1, min(10, every)),
+    }
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings: those of ``one``, overridden by those of ``other``."""
+    both = dict(one)
+    for key, value in other.items():
+        mine = both.get(key)
+        both[key] = _merged(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return both
