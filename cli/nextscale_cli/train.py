@@ -115,11 +115,11 @@ def _planned(
     began: float,
 ) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration for a time budget, and how it was found. ``new`` is a folder that must not exist."""
-    from nextscale.storage.models import refuse_existing
     from nextscale.training.plan import plan
+    from nextscale.training.run import refuse_existing_run
 
     if new is not None:
-        refuse_existing(new)  # before the pilot
+        refuse_existing_run(new)  # before the pilot
     planned = plan(configure, minutes, propose=propose, began=began)
     if new is not None:
         for line in planned.lines():

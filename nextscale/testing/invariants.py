@@ -123,6 +123,8 @@ INVARIANTS = _table(
      "sections must refuse unknown keys: derive them from nextscale.plugin.Section"),
     ("presets", 26, "presets", "nextscale train stops before it starts",
      "a preset names a setting that no longer exists, or default_preset is no file of the presets folder"),
+    ("proposals", 26, "proposals", "nextscale train --minutes stops before it starts, or trains the wrong size",
+     "propose returns settings that do not fit the data or each other, or sizes in no order"),
     ("entry", 27, "entry module", "every command, even --help, takes seconds to start",
      "the entry module or the config module imports torch; import it in the implementation"),
 )  # fmt: skip

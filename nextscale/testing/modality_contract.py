@@ -20,7 +20,13 @@ from nextscale.modality import Modality, ModalitySpec
 from nextscale.plugins import discover, modality_config
 from nextscale.testing import modality_checks, output_checks, strategies
 from nextscale.testing.contract import TokenizerContract
-from nextscale.testing.plugin_checks import check_entry, check_options, check_presets, entry_modules
+from nextscale.testing.plugin_checks import (
+    check_entry,
+    check_options,
+    check_presets,
+    check_proposals,
+    entry_modules,
+)
 from nextscale.testing.tiny import transformer_for
 from nextscale.tokens.capabilities import EditsPlaces
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
@@ -139,6 +145,13 @@ class ModalityContract(TokenizerContract):
 
     def test_presets(self) -> None:
         check_presets(self._installed())
+
+    def test_proposals(self) -> None:
+        modality = self.build_modality()
+        if not _overrides(modality, "propose"):
+            raise SkipTest("proposals: --minutes trains this modality's default preset")
+        self._installed()
+        check_proposals(modality, self.splits())
 
     def test_entry(self) -> None:
         check_entry(entry_modules(self._installed()))

@@ -9,10 +9,13 @@ from importlib.metadata import entry_points
 
 from pydantic import BaseModel, ValidationError
 
-from nextscale.config.run import load_config, presets
-from nextscale.modality import ModalityConfig, ModalitySpec
+from nextscale.config.run import NO_PRESET, load_config, presets
+from nextscale.data import DataSplits
+from nextscale.modality import Modality, ModalityConfig, ModalitySpec
 from nextscale.plugins import GROUP
 from nextscale.testing.invariants import holds, likely
+from nextscale.training.check import check_run
+from nextscale.training.run import STAGES
 
 UNKNOWN = "no_such_setting"
 
@@ -49,6 +52,21 @@ def check_presets(spec: ModalitySpec) -> None:
     )
     for preset in known:
         load_config(spec.name, preset)
+
+
+@holds("proposals")
+def check_proposals(modality: Modality, data: DataSplits) -> None:
+    """26. What ``propose`` returns for ``train --minutes``: settings that fit the data, in the order of size, without
+    the numbers of steps, which the core chooses."""
+    number, before = "invariant 26 (proposals)", 0
+    for proposal in modality.propose(data):
+        config = load_config(modality.name, NO_PRESET, proposal=proposal.settings)
+        check_run(config, modality, data, STAGES)
+        for stage in STAGES:
+            named = set(proposal.settings.get("training", {}).get(stage, {})) & {"steps", "validate_every", "schedule"}
+            assert not named, f"{number}: training.{stage} sets {', '.join(sorted(named))}, which follow from the time"
+        assert proposal.steps >= before, f"{number}: sizes need {before:,} steps and then {proposal.steps:,}: reorder"
+        before = proposal.steps
 
 
 @holds("entry")

@@ -25,6 +25,8 @@ OVERHEAD = 0.08
 """Share of a stage's time for validation, pictures and checkpoints, by experience."""
 PILOT_SHARE = 0.05
 """No larger size is tried once the pilot has used this share of the budget."""
+LEFT = 0.3
+"""Share of the budget that must be left for training."""
 VALIDATIONS = 25
 """Validations per stage."""
 PATIENCE = 8
@@ -43,13 +45,8 @@ class Plan:
 
     def lines(self) -> list[str]:
         """What was tried and chosen, in a few lines."""
-        training = self.config.training
         tried = [f"  {size}: {what}" for size, what in self.report["sizes tried"].items()]
-        chosen = [
-            f"{training.minutes:g} minutes: about {training.tokenizer.steps:,} steps of the tokenizer and "
-            f"{training.transformer.steps:,} of the transformer ({self.report['chosen']})"
-        ]
-        return [f"tried for {self.report['the pilot took']}:", *tried, *chosen]
+        return [f"tried for {self.report['the pilot took']}:", *tried, f"chosen: {self.report['chosen']}"]
 
 
 def plan(configure: Configure, minutes: float, *, propose: bool, began: float | None = None) -> Plan:
@@ -92,21 +89,34 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
             break
     assert chosen is not None
     settings, config, timing = chosen
-    seconds = 60 * minutes - (time.monotonic() - began)
+    took = time.monotonic() - began
+    seconds = 60 * minutes - took
+    if seconds < LEFT * 60 * minutes:
+        raise ConfigError(
+            f"--minutes {minutes:g} is too short: opening the data and timing a few steps took {took:.0f} s; give at "
+            f"least {took / (1 - LEFT) / 60:.1f}"
+        )
     numbers = _numbers(config, timing, seconds, data, minutes, modality, scaled=not propose)
     planned = configure(_merged(settings, numbers))
     report = {
         "minutes": minutes,
-        "the pilot took": f"{time.monotonic() - began:.0f} s",
+        "the pilot took": f"{took:.0f} s",
         "sizes tried": table,
-        "chosen": _size(config, timing),
+        "chosen": _chosen(planned, timing),
     }
     return Plan(planned, report)
 
 
 def _size(config: RunConfig, timing: Timing) -> str:
     model = config.transformer
-    return f"{model.depth} blocks of width {model.model_width} ({timing.weights / 1e6:.1f} million weights)"
+    blocks = f"{model.depth} blocks of " if model.depth else ""  # a modality's own stem does all the work
+    return f"{blocks}width {model.model_width} ({timing.weights / 1e6:.2f} million weights)"
+
+
+def _chosen(config: RunConfig, timing: Timing) -> str:
+    one, two = config.training.tokenizer.steps, config.training.transformer.steps
+    first = f"about {one:,} steps of the tokenizer and " if timing.tokenizer else "about "
+    return f"{_size(config, timing)}, {first}{two:,} {'' if timing.tokenizer else 'steps '}of the transformer"
 
 
 def _row(timing: Timing, steps: int, needed: int, enough: bool) -> str:

@@ -235,8 +235,8 @@ class _Run:
 
     def _check_folder(self, stages: Sequence[str]) -> None:
         folder, path = self.folder, self.resume_from
-        if not self.resume_auto and folder.exists():
-            raise ConfigError(_exists(folder))
+        if not self.resume_auto:
+            refuse_existing_run(folder)
         if folder.exists() and not (folder / "config.yaml").exists() and not _is_empty(folder):
             raise ConfigError(f"{folder} exists and is not a run folder: name another with --out")
         if folder.exists():
@@ -283,6 +283,12 @@ class _Run:
 
     def _done(self, stage: str) -> bool:
         return has(self.folder, stage)
+
+
+def refuse_existing_run(folder: Path) -> None:
+    """Raise ConfigError if ``folder`` exists, as ``train`` does without ``resume``."""
+    if folder.exists():
+        raise ConfigError(_exists(folder))
 
 
 def _exists(folder: Path) -> str:

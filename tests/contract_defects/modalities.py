@@ -17,7 +17,7 @@ from toy import Error, Pictures, Toy, plain_tokenizer
 from nextscale import plugins
 from nextscale.config.sections import NoOptions
 from nextscale.data import Batch, DataSplits
-from nextscale.modality import EvaluationContext, ModalityConfig, ModalitySpec
+from nextscale.modality import EvaluationContext, ModalityConfig, ModalitySpec, Proposal
 from nextscale.objective import Objective
 from nextscale.testing import modality_checks, output_checks, plugin_checks
 from nextscale.testing.tiny import grid_tokenizer
@@ -221,6 +221,19 @@ def presets(text: str, default: str = "small") -> Callable[[Path, Any], None]:
     return run
 
 
+def proposals(*found: Proposal) -> Callable[[Path, Any], None]:
+    """A modality like the built-in one for images, that proposes ``found``."""
+
+    def run(folder: Path, patch: Any) -> None:
+        modality = plugins.modality("image")
+        patch.setattr(type(modality), "propose", lambda self, data: list(found))
+        data = modality.open_data(plugins.modality_config("image").data())
+        plugin_checks.check_proposals(modality, data)
+
+    return run
+
+
+FITS = {"tokenizer": {"scales": [1, 2], "multipliers": [1, 2]}}
 CONFIG = ModalityConfig(NoOptions, NoOptions, NoOptions)
 
 
@@ -260,6 +273,14 @@ DEFECTS = [
     Defect("option without a default", sections("evaluation", Asks), "(?s)invariant 26 .*Asks cannot be made"),
     Defect("preset of the past", presets("tokenizer: {codes: 3}"), "invariant 26 .*codes"),
     Defect("no default preset", presets("{}", "tiny"), "invariant 26 .*default preset 'tiny' is not in"),
+    Defect("proposal of the past", proposals(Proposal({"tokenizer": {"code": 3}})), "invariant 26 .*tokenizer.code"),
+    Defect("proposal too large", proposals(Proposal({"tokenizer": {"scales": [1, 99]}})), "invariant 26 .*too small"),
+    Defect(
+        "proposal with steps",
+        proposals(Proposal({**FITS, "training": {"transformer": {"steps": 3}}})),
+        "invariant 26 .*transformer sets steps",
+    ),
+    Defect("proposals in no order", proposals(Proposal(FITS, 9), Proposal(FITS, 3)), "invariant 26 .*9 .*then 3"),
     Defect("entry imports torch", entry("import torch"), "invariant 27 .*toy_entry imports torch"),
     Defect("entry fails", entry("import no_such_module"), "invariant 27 .*cannot be imported: ModuleNotFoundError"),
 ]
