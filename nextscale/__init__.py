@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nextscale.api import load as load
-    from nextscale.training.run import train as train
+    from nextscale.start import train as train
 
     __version__: str
 
-_LAZY = {"load": "nextscale.api", "train": "nextscale.training.run"}
+_LAZY = {"load": "nextscale.api", "train": "nextscale.start"}
 
 __all__ = ["__version__", "load", "train"]
 

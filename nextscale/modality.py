@@ -38,6 +38,8 @@ class ModalitySpec:
         implementation: dotted path of a ``Modality`` subclass.
         presets: folder of presets, one YAML file per preset.
         default_preset: the preset used if the user names none.
+        samples: the word under which ``nextscale.train`` takes samples from memory, such as ``images``; empty if it
+            takes none (``Modality.store_samples``).
         api_version: the version of this interface that the plugin was written for.
     """
 
@@ -47,6 +49,7 @@ class ModalitySpec:
     implementation: str
     presets: Path
     default_preset: str
+    samples: str = ""
     api_version: int = API_VERSION
 
 
@@ -151,6 +154,20 @@ class Modality(ABC):
         Raises:
             DataError: one line that says which file or folder is wrong, why, and what would be right.
         """
+
+    def store_samples(self, samples: Any, labels: Any, path: Path) -> Path:
+        """Write samples that the user holds in memory, and their labels (or None), to a file that ``open_data`` reads.
+
+        Args:
+            path: without a suffix.
+
+        Returns:
+            the file.
+
+        Raises:
+            DataError: they are of the wrong kind.
+        """
+        raise NextscaleError(f"modality {self.name} takes no samples from memory: write them to files")
 
     @abstractmethod
     def build_tokenizer(self, config: Any, description: dict[str, Any]) -> MultiscaleTokenizer:

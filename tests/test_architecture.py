@@ -28,7 +28,7 @@ FLOORS = [
     ["sampling"],
     ["training"],
     ["api"],
-    ["evaluation", "bench", "testing"],
+    ["evaluation", "bench", "testing", "start"],
     ["toolkit"],
     ["plugin", "__init__"],
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,24 +64,20 @@ def train(
     folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
     settings, report = None, {}
     if resume is None or folder is None or not (folder / "config.yaml").exists():
-        open_sizes = minutes is not None and preset is None and config is None and init_from is None
-
-        def configure(proposal: Mapping[str, Any] | None) -> RunConfig:
-            return load_config(
-                modality,
-                NO_PRESET if open_sizes else preset,
-                config,
-                overrides or (),
-                default_modality=DEFAULT_MODALITY,
-                start=init_from,
-                proposal=proposal,
-            )
-
-        settings = configure(None)
+        named: dict[str, Any] = {"default_modality": DEFAULT_MODALITY, "start": init_from}
+        sized = minutes is not None and preset is None and config is None and init_from is None
+        settings = load_config(modality, NO_PRESET if sized else preset, config, overrides or (), **named)
         folder = folder or _default_folder(settings, init_from)
         if minutes is not None:
-            new = None if dry_run or resume is not None else folder
-            settings, report = _planned(configure, minutes, open_sizes, new, began)
+            from nextscale.training.plan import load_planned
+            from nextscale.training.run import refuse_existing_run
+
+            if resume is None and not dry_run:
+                refuse_existing_run(folder)  # before the pilot
+            planned = load_planned(minutes, modality, preset, config, overrides or (), **named, began=began)
+            settings, report = planned.config, planned.report
+            if not dry_run:
+                typer.echo("\n".join(planned.lines()), err=True)
     if settings is None or (resume is not None and (folder / "config.yaml").exists()):
         more = [] if minutes is None else [f"training.minutes={minutes:g}"]
         settings = load_run_config(folder, [*(overrides or ()), *more])
@@ -105,26 +100,6 @@ def train(
 
     stage = stage or (Stage.all if settings.training.init is None else Stage.transformer)
     train_run(settings, folder, stage.value, resume, began)
-
-
-def _planned(
-    configure: Callable[[Mapping[str, Any] | None], RunConfig],
-    minutes: float,
-    propose: bool,
-    new: Path | None,
-    began: float,
-) -> tuple[RunConfig, dict[str, Any]]:
-    """The configuration for a time budget, and how it was found. ``new`` is a folder that must not exist."""
-    from nextscale.training.plan import plan
-    from nextscale.training.run import refuse_existing_run
-
-    if new is not None:
-        refuse_existing_run(new)  # before the pilot
-    planned = plan(configure, minutes, propose=propose, began=began)
-    if new is not None:
-        for line in planned.lines():
-            typer.echo(line, err=True)
-    return planned.config, planned.report
 
 
 def _default_folder(settings: RunConfig, init_from: Path | None) -> Path:

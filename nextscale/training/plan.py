@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nextscale import plugins
+from nextscale.config.run import NO_PRESET, load_config
 from nextscale.config.sections import RunConfig, StageConfig
 from nextscale.data import DataSplits
 from nextscale.device import pick_device
@@ -70,8 +72,7 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
     modality = plugins.modality(base.modality)
     suited = {"data": modality.suit_data(base.data)} if propose else {}
     data = modality.open_data(configure(suited).data)
-    proposals = modality.propose(data) if propose else []
-    proposals = proposals or [Proposal({})]
+    proposals = (modality.propose(data) if propose else []) or [Proposal({})]
     pilot = Pilot(modality, data, pick_device(base.training.device))
     chosen: tuple[dict[str, Any], RunConfig, Timing] | None = None
     table: dict[str, str] = {}
@@ -105,6 +106,42 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
         "chosen": _chosen(planned, timing),
     }
     return Plan(planned, report)
+
+
+def load_planned(
+    minutes: float,
+    modality: str | None = None,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    default_modality: str | None = None,
+    start: str | Path | None = None,
+    began: float | None = None,
+) -> Plan:
+    """``config.run.load_config`` for a time budget: without preset, file and run to start from, the size is chosen. A
+    modality that proposes no sizes then trains its default preset.
+
+    Raises:
+        ConfigError, PluginError, DataError: as ``load_config`` and ``plan``.
+    """
+    propose = preset is None and file is None and start is None
+    if propose:
+        named = load_config(modality, NO_PRESET, overrides=overrides, default_modality=default_modality).modality
+        propose = type(plugins.modality(named)).propose is not Modality.propose
+
+    def configure(proposal: Mapping[str, Any] | None) -> RunConfig:
+        return load_config(
+            modality,
+            NO_PRESET if propose else preset,
+            file,
+            overrides,
+            default_modality=default_modality,
+            start=start,
+            proposal=proposal,
+        )
+
+    return plan(configure, minutes, propose=propose, began=began)
 
 
 def _size(config: RunConfig, timing: Timing) -> str:

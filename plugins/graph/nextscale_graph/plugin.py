@@ -18,5 +18,6 @@ def nextscale_modalities() -> Iterable[ModalitySpec]:
             implementation="nextscale_graph.modality:GraphModality",
             presets=Path(__file__).parent / "presets",
             default_preset="planar",
+            samples="graphs",
         )
     ]

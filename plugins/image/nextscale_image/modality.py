@@ -21,6 +21,7 @@ from nextscale.plugin import (
     Objective,
     Proposal,
     grid_objectives,
+    store_arrays,
 )
 from nextscale_image import writers
 from nextscale_image.config import ImageDataConfig, ImageEvaluationConfig, ImageTokenizerConfig
@@ -35,6 +36,9 @@ class ImageModality(GridModality):
 
     def open_data(self, config: ImageDataConfig) -> DataSplits:
         return open_images(config)
+
+    def store_samples(self, samples: Any, labels: Any, path: Path) -> Path:
+        return store_arrays(path, images=samples, **({} if labels is None else {"labels": labels}))
 
     def suit_data(self, config: ImageDataConfig) -> dict[str, Any]:
         return suit_images(config)

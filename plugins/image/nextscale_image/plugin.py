@@ -18,6 +18,7 @@ def nextscale_modalities() -> Iterable[ModalitySpec]:
             implementation="nextscale_image.modality:ImageModality",
             presets=Path(__file__).parent / "presets",
             default_preset="digits",
+            samples="images",
         )
     ]
 

@@ -24,6 +24,7 @@ from nextscale.plugin import (
     Proposal,
     TrainedModel,
     grid_objectives,
+    store_arrays,
 )
 from nextscale_video import writers
 from nextscale_video.config import VideoDataConfig, VideoEvaluationConfig, VideoTokenizerConfig
@@ -41,6 +42,9 @@ class VideoModality(GridModality):
 
     def open_data(self, config: VideoDataConfig) -> DataSplits:
         return open_videos(config)
+
+    def store_samples(self, samples: Any, labels: Any, path: Path) -> Path:
+        return store_arrays(path, clips=samples, **({} if labels is None else {"labels": labels}))
 
     def suit_data(self, config: VideoDataConfig) -> dict[str, Any]:
         return suit_videos(config)

@@ -18,5 +18,6 @@ def nextscale_modalities() -> Iterable[ModalitySpec]:
             implementation="nextscale_video.modality:VideoModality",
             presets=Path(__file__).parent / "presets",
             default_preset="moving-digits",
+            samples="clips",
         )
     ]

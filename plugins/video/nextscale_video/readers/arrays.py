@@ -10,7 +10,7 @@ import numpy as np
 from nextscale.plugin import DataError, LimitsConfig, array_names, as_classes, fingerprint, read_arrays, shown_path
 from nextscale_video.readers.raw import RawSplit, RawVideo
 
-VIDEO_KEYS, LABEL_KEYS = ("video", "videos", "x", "arr_0"), ("label", "labels", "y")
+VIDEO_KEYS, LABEL_KEYS = ("video", "videos", "clips", "x", "arr_0"), ("label", "labels", "y")
 
 
 def read_video_arrays(path: Path, limits: LimitsConfig) -> RawSplit:
