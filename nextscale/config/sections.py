@@ -161,7 +161,8 @@ class TrainingConfig(Section):
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
     init: str | None = None
-    """A run whose weights the stages start from (fine-tuning); embeddings of conditions that differ are new."""
+    """A run (a folder, or hf:OWNER/NAME@COMMIT) whose weights the stages start from (fine-tuning). Embeddings of
+    conditions that differ are new."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     tensorboard: bool = False
