@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
+from torch import nn
 
 from nextscale import plugins
 from nextscale.api import Model
@@ -57,7 +58,7 @@ def model_card(
         "## Model",
         _model(model),
         "## Training",
-        _training(config, environment),
+        _training(model, config, environment),
         "## Results",
         _results(name, found, bool((results or {}).get("incomplete"))),
         "## Limits",
@@ -114,9 +115,9 @@ def _data(model: Model, config: RunConfig) -> str:
         lines.append(f"condition {_code(spec.name)} ({spec.kind}, {spec.size:,}){f': {names}{more}' if names else ''}")
     if not model.conditions:
         lines.append("no conditions")
-    known = {names for spec in model.conditions if (names := tuple(spec.names))}
+    listed = [list(spec.names) for spec in model.conditions if spec.names]
     for key, value in model.description.items():
-        if not (isinstance(value, list | tuple) and tuple(value) in known):  # listed above
+        if value not in (None, [], ()) and not (isinstance(value, list | tuple) and list(value) in listed):
             lines.append(f"{_plain(str(key))}: {_code(_short(value))}")
     return _list(lines)
 
@@ -152,8 +153,10 @@ def _model(model: Model) -> str:
     return _list([*lines, f"tokens: {space}"])
 
 
-def _training(config: RunConfig, environment: Mapping[str, Any]) -> str:
-    def stage(name: str, settings: StageConfig) -> str:
+def _training(model: Model, config: RunConfig, environment: Mapping[str, Any]) -> str:
+    def stage(name: str, module: nn.Module, settings: StageConfig) -> str:
+        if not any(True for _ in module.parameters()):
+            return f"{name}: no weights to train"
         return (
             f"{name}: {settings.steps:,} steps of {settings.batch_size:,} samples, learning rate {settings.lr:g}, "
             f"precision {settings.precision}"
@@ -161,8 +164,8 @@ def _training(config: RunConfig, environment: Mapping[str, Any]) -> str:
 
     lines = [
         f"preset: {_code(config.preset or 'none')}, seed {config.seed}",
-        stage("tokenizer", config.training.tokenizer),
-        stage("transformer", config.training.transformer),
+        stage("tokenizer", model.tokenizer, config.training.tokenizer),
+        stage("transformer", model.transformer, config.training.transformer),
     ]
     if config.training.init is not None:
         lines.append(f"started from: {_code(config.training.init)}")
