@@ -1,4 +1,4 @@
-"""A hub in memory, behind the few names of huggingface_hub that nextscale uses: for what nextscale itself must do right.
+"""A hub in memory, behind the few names of huggingface_hub that nextscale uses, to test what nextscale makes of it.
 
 ``test_sharing_hub.py`` holds the real library against a server.
 """
@@ -105,10 +105,10 @@ class Hub:
         self._fail("whoami")
         return {"name": "me"}
 
-    def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
+    def create_repo(self, name: str, private: bool | None, exist_ok: bool) -> None:
         assert exist_ok
         self._fail("create_repo")
-        self.repositories.setdefault(name, Repository(private))
+        self.repositories.setdefault(name, Repository(bool(private)))
 
     def model_info(self, name: str) -> Repository:
         return self.repositories[name]

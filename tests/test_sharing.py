@@ -105,7 +105,12 @@ def test_a_card_without_results_says_so(run: Path, tmp_path: Path) -> None:
     assert "This run has not been measured. `nextscale eval ./shared` measures it" in card
     assert "model-index" not in card and "license" not in head_of(card)
     assert head_of(card)["library_name"] == "nextscale"
-    for told in ("training: 96 samples", "condition `label` (class, 10): `0`, `1`", "4 scales (1x1 2x2", "6 steps of 8"):
+    for told in (
+        "training: 96 samples",
+        "condition `label` (class, 10): `0`, `1`",
+        "4 scales (1x1 2x2",
+        "6 steps of 8",
+    ):
         assert told in card, told
     for picture in ("film", "grid", "samples", "reconstructions"):
         assert f"](pictures/{picture}.png)" in card

@@ -86,7 +86,8 @@ def push(
             repository = f"{api.whoami()['name']}/{repository}"
     files = package(run, f"{PREFIX}{repository}{f'@{branch}' if branch else ''}", license)
     with hub_errors(f"cannot push to {name}"):
-        api.create_repo(repository, private=private, exist_ok=True)
+        # None leaves the choice to the owner's settings; False would make it public whatever they say.
+        api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise HubError(f"{repository} is public already: push without --private, or to another name")
         if branch is not None:
