@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nextscale.device import pick_device
 from nextscale.errors import NextscaleWarning, TrainingError
 from nextscale.hub import outputs_folder, run_folder
 from nextscale.modality import EvaluationContext
-from nextscale.storage.files import write_json_atomic, writing
+from nextscale.storage.files import write_json_atomic
 from nextscale.storage.models import has, load_tokenizer
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.signals import Interrupted, interruptible
@@ -102,9 +103,8 @@ def evaluate(
     model = load(run, device) if with_model else None
     if model is not None:
         model.check_settings(sampling)
-    if outputs != run:
-        with writing(outputs):
-            outputs.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # results that cannot be written are shown
+        outputs.mkdir(parents=True, exist_ok=True)
     results = _Results(eval_file(outputs, validation), report or Report())
     context = EvaluationContext(where, outputs / "eval-cache" if results.writable else None)
     data = modality.open_data(config.data)

@@ -6,7 +6,9 @@ The head is YAML as the hub reads it (https://huggingface.co/docs/hub/model-card
 from __future__ import annotations
 
 import html
+import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -99,8 +101,8 @@ def _usage(name: str, model: Model) -> str:
     condition = f", {labels[0].name}=0" if labels else ""
     install = "pip install 'nextscale[hub]'" if name.startswith("hf:") else "pip install nextscale"
     return (
-        f"```bash\n{install}\nnextscale sample {name} -n 16\n```\n\n"
-        f'```python\nimport nextscale\nmodel = nextscale.load("{name}")\n'
+        f"```bash\n{install}\nnextscale sample {shlex.quote(name)} -n 16\n```\n\n"
+        f"```python\nimport nextscale\nmodel = nextscale.load({json.dumps(name)})\n"
         f"samples = model.generate(16{condition}, seed=0).samples\n```"
     )
 
@@ -177,7 +179,8 @@ def _training(model: Model, config: RunConfig, environment: Mapping[str, Any]) -
 
 def _results(name: str, found: list[Result], incomplete: bool) -> str:
     if not found:
-        return f"This run has not been measured. `nextscale eval {name}` measures it, where its data is at hand."
+        command = _code(f"nextscale eval {shlex.quote(name)}")
+        return f"This run has not been measured. {command} measures it, where its data is at hand."
     rows = ["| measure | value | real against real |", "|---|---:|---:|"]
     floors = {each.label: each for each in found if each.is_floor}
     for each in found:

@@ -43,7 +43,7 @@ def package(run: str | Path, name: str, license: str | None = None) -> Files:
     config, found = without_paths(model.config)
     environment, results = _record(folder / "env.json") or {}, _record(folder / "eval.json")
     command = environment.pop("command", None)  # names folders, and says nothing that the settings do not
-    arguments = [part for text in command or () for part in str(text).split("=")]
+    arguments = [part for text in command for part in str(text).split("=")] if isinstance(command, list) else []
     paths = Paths([*found, *arguments, folder, Path.cwd()])
     environment, results = (json.loads(paths.removed(json.dumps(each))) for each in (environment, results))
     pictures = shown_pictures(folder)
@@ -61,7 +61,7 @@ def package(run: str | Path, name: str, license: str | None = None) -> Files:
         if values:
             files[record] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
     if (folder / REPORT).is_file():
-        files[REPORT] = paths.removed((folder / REPORT).read_text(encoding="utf-8")).encode()
+        files[REPORT] = paths.removed((folder / REPORT).read_text(encoding="utf-8", errors="replace")).encode()
     files |= pictures
     return files
 
