@@ -23,6 +23,7 @@ from nextscale.sharing.package import REPORT, may_be_ours
 from nextscale.sharing.private import NOT_SHARED, Paths, is_local_path
 from nextscale.sharing.push import push_to_folder
 from nextscale.sharing.results import measured
+from nextscale.storage.models import load_tokenizer, load_transformer, save_tokenizer, save_transformer
 from nextscale.training.run import train
 from nextscale_cli.main import app
 
@@ -91,6 +92,17 @@ def test_no_path_is_shared(run: Path, digits_file: Path, tmp_path: Path) -> None
     assert config == load_run_config(run, [f"data.source={NOT_SHARED}"])
     result = invoke("eval", shared, "--samples", "2")
     assert result.exit_code == 2 and NOT_SHARED in result.stderr, "data that is not there is one line"
+
+
+def test_a_path_in_a_model_is_refused(run: Path, tmp_path: Path) -> None:
+    """Its configuration is sealed with the weights, so the path cannot be taken out."""
+    tokenizer = load_tokenizer(run)
+    transformer = load_transformer(run, tokenizer)
+    save_tokenizer(run, tokenizer, load_run_config(run), {**(tokenizer.description or {}), "from": str(run)})
+    save_transformer(run, transformer)
+    result = invoke("push", run, tmp_path / "shared")
+    assert result.exit_code == 2 and f"config.json names the path {run}" in result.stderr
+    assert not (tmp_path / "shared").exists()
 
 
 def test_a_run_that_was_fine_tuned_does_not_say_from_where(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:
