@@ -18,6 +18,7 @@ from nextscale.config.sections import RunConfig, SamplingConfig
 from nextscale.data import Samples
 from nextscale.device import pick_device
 from nextscale.errors import CheckpointError, ConfigError, NextscaleError, unknown
+from nextscale.hub import run_folder
 from nextscale.modality import Modality
 from nextscale.randomness import sample_seeds
 from nextscale.sampling.editing import as_mask, paste_back, with_guess
@@ -285,9 +286,11 @@ def load(
     compile: bool = False,
     checkpoint: str | None = None,
 ) -> Model:
-    """The models of a run folder, ready to sample.
+    """The models of a run, ready to sample.
 
     Args:
+        run: its folder, or ``hf:OWNER/NAME`` or ``hf:OWNER/NAME@REVISION`` on the hub (extra: hub), from where it is
+            downloaded once.
         precision: precision of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16`` or ``auto``
             (see ``nextscale.sampling.precision``).
         compile: torch.compile the transformer's MLPs and the decoder; the first sample then takes minutes.
@@ -296,12 +299,13 @@ def load(
 
     Raises:
         CheckpointError: the folder or one of its models is missing or damaged.
-        ConfigError: an unknown precision or ``checkpoint``.
+        ConfigError: an unknown precision or ``checkpoint``, or a wrong name on the hub.
+        HubError: the hub has no such run, gives no access to it, or cannot be reached.
         DataError: with ``checkpoint``, the data cannot be opened.
     """
-    run = Path(run)
     where = pick_device(device)
     check_precision(precision)
+    run = run_folder(run)
     if checkpoint is not None:
         tokenizer, transformer = load_unfinished(run, checkpoint, where)
     else:

@@ -43,6 +43,10 @@ class PluginError(NextscaleError):
     """A plugin is missing or broken, or clashes with another plugin."""
 
 
+class HubError(NextscaleError):
+    """The hub, or a repository on it, cannot be reached, read or written."""
+
+
 class TrainingError(NextscaleError):
     """Training cannot continue (loss not finite, disk full)."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nextscale.config.sections import TransformerStageConfig
 from nextscale.data import DataSplits
 from nextscale.device import pick_device
 from nextscale.errors import NextscaleWarning, TrainingError
+from nextscale.hub import outputs_folder, run_folder
 from nextscale.modality import EvaluationContext
 from nextscale.storage.files import write_json_atomic
 from nextscale.storage.models import has, load_tokenizer
@@ -60,7 +62,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a run and write ``eval.json`` into it, part by part (``incomplete`` is true until the last one).
 
-    If the run cannot be written, a ``NextscaleWarning`` says so, and the results are only returned and reported.
+    If the run cannot be written, a ``NextscaleWarning`` says so, and the results are only returned and reported. The
+    results of a run on the hub are written into ``runs/OWNER--NAME``.
 
     Args:
         samples: number of samples to draw at each ``guidance``, spread evenly over classes.
@@ -83,9 +86,11 @@ def evaluate(
 
     Raises:
         CheckpointError, DataError, ConfigError: the run, its data or the options are missing or wrong.
+        HubError: the run is on the hub and cannot be loaded from there.
         Interrupted: after SIGINT or SIGTERM. What was measured is in the file.
     """
-    run, where, console = Path(run), pick_device(device), Console(stderr=True)
+    where, console = pick_device(device), Console(stderr=True)
+    outputs, run = outputs_folder(run), run_folder(run)
     tokenizer = load_tokenizer(run, where)
     config = load_run_config(run)
     modality = plugins.modality(config.modality)
@@ -98,8 +103,10 @@ def evaluate(
     model = load(run, device) if with_model else None
     if model is not None:
         model.check_settings(sampling)
-    results = _Results(eval_file(run, validation), report or Report())
-    context = EvaluationContext(where, run / "eval-cache" if results.writable else None)
+    with suppress(OSError):  # results that cannot be written are shown
+        outputs.mkdir(parents=True, exist_ok=True)
+    results = _Results(eval_file(outputs, validation), report or Report())
+    context = EvaluationContext(where, outputs / "eval-cache" if results.writable else None)
     data = modality.open_data(config.data)
     if validation:
         data = replace(data, test=None)

@@ -14,7 +14,7 @@ from nextscale import plugin
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors"],
-    ["randomness", "device", "memory", "meta", "distributed"],
+    ["randomness", "device", "memory", "meta", "distributed", "hub"],
     ["tokens"],
     ["conditioning"],
     ["data"],
@@ -28,7 +28,7 @@ FLOORS = [
     ["sampling"],
     ["training"],
     ["api"],
-    ["evaluation", "bench", "testing", "start"],
+    ["evaluation", "bench", "testing", "sharing", "start"],
     ["toolkit"],
     ["plugin", "__init__"],
 ]

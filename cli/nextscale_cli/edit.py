@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nextscale.hub import outputs_folder
 from nextscale_cli.options import Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
@@ -50,7 +51,7 @@ def edit(
 
     Writes grid.png (the sample, its kept part, and the versions) and one file per version.
     """
-    output = Output("edit", locals(), run / "edits" / f"seed-{seed}")
+    output = Output("edit", locals(), outputs_folder(run) / "edits" / f"seed-{seed}")
     from nextscale.errors import ConfigError
 
     if sample is None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("nextscale_cli.evaluate:evaluate", "Measure reconstruction and sample quality of a trained run."),
     "import": ("nextscale_cli.formats:importers", "Import models from other software as a run."),
     "export": ("nextscale_cli.formats:exporters", "Export a run's models for other software."),
+    "push": ("nextscale_cli.push:push", "Share a run: on the hub, or as a folder."),
     "bench": ("nextscale_cli.bench:app", "Time this installation on this machine."),
     "plugins": ("nextscale_cli.plugins:app", "List, check and write plugins."),
     "config": ("nextscale_cli.config:app", "List presets, show and check configurations."),

@@ -42,7 +42,9 @@ def _possible_run(run: Path) -> Path:
     return run
 
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", callback=_possible_run)]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder, or hf:OWNER/NAME on the hub.", callback=_possible_run)
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 Precision = Annotated[
     str, typer.Option("--precision", help="Of the weights: fp32, or bf16 or fp16 (half the memory).", metavar="P")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nextscale.hub import outputs_folder
 from nextscale_cli.options import Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
@@ -36,7 +37,7 @@ def predict(
 
     Writes one file per version and, if --pieces is 1, grid.png (the known start, then the versions).
     """
-    output = Output("predict", locals(), run / "predictions" / f"seed-{seed}")
+    output = Output("predict", locals(), outputs_folder(run) / "predictions" / f"seed-{seed}")
     from nextscale.errors import ConfigError
 
     if sample is None:

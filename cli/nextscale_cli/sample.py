@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nextscale.hub import outputs_folder
 from nextscale_cli.options import Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 
@@ -47,7 +48,7 @@ def sample(
     compile: Compile = False,
 ) -> None:
     """Draw samples from a trained run."""
-    output = Output("sample", locals(), run / "samples" / f"seed-{seed}")
+    output = Output("sample", locals(), outputs_folder(run) / "samples" / f"seed-{seed}")
     sampling, conditions = split([*(settings or []), *([] if size is None else [f"size={size}"])])
     import nextscale
 

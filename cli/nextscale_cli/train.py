@@ -32,7 +32,10 @@ def train(
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Fine-tune: start from this run's settings and weights, on other data."),
+        typer.Option(
+            metavar="RUN",
+            help="Fine-tune: start from the settings and weights of this run (or hf:OWNER/NAME), on other data.",
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -104,9 +107,10 @@ def train(
 
 def _default_folder(settings: RunConfig, init_from: Path | None) -> Path:
     from nextscale.config.run import NO_PRESET
+    from nextscale.hub import outputs_folder
 
     if init_from is not None:
-        return Path("runs") / f"{init_from.resolve().name}-tuned"
+        return Path("runs") / f"{outputs_folder(init_from).resolve().name}-tuned"
     named = settings.preset not in (None, NO_PRESET)
     return Path("runs") / (str(settings.preset) if named else settings.modality)
 

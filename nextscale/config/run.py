@@ -21,6 +21,7 @@ from nextscale.config.sections import RunConfig
 from nextscale.config.tree import NONE, Tree, is_optional, members, parse_override, section_of
 from nextscale.config.yamltext import dump_value, parse_mapping, read_text, read_yaml, shown
 from nextscale.errors import ConfigError, PluginError, unknown
+from nextscale.hub import pinned, run_folder
 from nextscale.modality import ModalityConfig, ModalitySpec
 from nextscale.plugins import discover, modality_config
 
@@ -64,18 +65,21 @@ def load_config(
         file: a YAML file; for a run's ``config.yaml``, prefer ``load_run_config``.
         overrides: ``a.b.c=value``. The value is YAML, and sequences may also be written ``1,2,3``; settings that are
             text take it as it is typed (``config.tree``).
-        start: a run to fine-tune. ``training.init`` is set to its folder, and if no preset is given, its settings are
-            used instead of a preset.
+        start: a run to fine-tune: a folder, or a name on the hub. ``training.init`` is set to it, and if no preset is
+            given, its settings are used instead of a preset.
         proposal: settings for this data and machine (``training.plan``), which override the preset's.
 
     Raises:
         ConfigError: a file, key, value or preset is wrong.
+        HubError: ``start`` cannot be loaded from the hub.
         PluginError: the modality is unknown or broken.
     """
     layer = read_yaml(file) if file is not None else {}
     base: dict[str, Any] = {}
+    init: str | None = None
     if start is not None:
-        base = _read_run(Path(start) / "config.yaml")
+        folder, init = pinned(start)
+        base = _read_run(folder / "config.yaml")
         default_modality = base["modality"]
     spec, model = _modality(modality, layer, file, overrides, default_modality)
     # `preset: null` in a file means no preset; a file without the key gets the default preset.
@@ -96,7 +100,7 @@ def load_config(
             raise ConfigError(f"{start} is a run of modality {base.get('modality')!r}, not {spec.name!r}")
         tree.merge(base, f"{start}/config.yaml")
     if start is not None:
-        tree.merge({"training": {"init": str(Path(start).resolve())}}, "the run to start from")
+        tree.merge({"training": {"init": init}}, "the run to start from")
     if proposal is not None:
         tree.merge(proposal, "the settings chosen for this data and time")
     tree.merge(layer, str(file))
@@ -119,15 +123,18 @@ def make_config(modality: str, settings: Mapping[str, Any], source: str, overrid
 
 
 def load_run_config(file: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration that a run was saved with, then overrides. ``file`` is the run's ``config.yaml`` or its folder.
+    """The configuration that a run was saved with, then overrides.
+
+    ``file`` is the run's ``config.yaml``, its folder, or its name on the hub.
 
     The preset is not applied again: the settings that the run was trained with hold, even if the preset has since
     changed or been removed.
 
     Raises:
         ConfigError, PluginError: as ``load_config``; also a file that is damaged: cut, changed, or without a setting.
+        HubError: the hub has no such run, or cannot be reached.
     """
-    file = Path(file)
+    file = run_folder(file)
     file = file / "config.yaml" if os.path.isdir(file) else file
     layer = _read_run(file)
     _, model = _modality(None, layer, file, overrides, None)

@@ -171,7 +171,8 @@ class TrainingConfig(Section):
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
     init: str | None = None
-    """A run whose weights the stages start from (fine-tuning); embeddings of conditions that differ are new."""
+    """A run (a folder, or hf:OWNER/NAME@COMMIT) whose weights the stages start from (fine-tuning). Embeddings of
+    conditions that differ are new."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

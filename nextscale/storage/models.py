@@ -20,6 +20,7 @@ from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import dump_run_config
 from nextscale.config.sections import RunConfig, TransformerConfig
 from nextscale.errors import CheckpointError, ConfigError, NextscaleError, PluginError
+from nextscale.hub import run_folder
 from nextscale.meta import without_memory
 from nextscale.modality import Modality
 from nextscale.storage.files import (
@@ -111,7 +112,9 @@ def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleT
 
     Raises:
         CheckpointError: there is none, or it is damaged.
+        HubError: the run is on the hub and cannot be loaded from there.
     """
+    run = run_folder(run)
     body, modality, config = _stored_tokenizer(run)
 
     def build() -> MultiscaleTokenizer:
@@ -145,7 +148,9 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
 
     Raises:
         CheckpointError: there is none, it is damaged, or it predicts other tokens than the tokenizer's.
+        HubError: as ``load_tokenizer``.
     """
+    run = run_folder(run)
     body = stored_config(run, "transformer")
     if body["token_space"] != tokenizer.token_space.describe():
         raise CheckpointError(
@@ -276,8 +281,9 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: there is none, or it is damaged.
+        HubError: as ``load_tokenizer``.
     """
-    run = Path(run)
+    run = run_folder(run)
     if not run.is_dir():
         raise CheckpointError(f"no run folder at {run}")
     if not has(run, part):

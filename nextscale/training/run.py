@@ -23,6 +23,7 @@ from nextscale.config.sections import RunConfig, StageConfig
 from nextscale.data import DataSplits
 from nextscale.device import pick_device
 from nextscale.errors import CheckpointError, ConfigError
+from nextscale.hub import is_on_hub, run_folder
 from nextscale.modality import Modality
 from nextscale.storage.checkpoint import latest_checkpoint, sound_checkpoint, stage_of
 from nextscale.storage.files import write_json_atomic, write_text_atomic, writing
@@ -217,7 +218,7 @@ class _Run:
 
     def _init_tokenizer(self) -> MultiscaleTokenizer:
         """The tokenizer of the run in ``training.init``; ``_prepare_folder`` saves a copy of it in this run."""
-        init = Path(str(self.config.training.init))
+        init = run_folder(str(self.config.training.init))
         stored = stored_config(init, "tokenizer")
         # Other classes or another size are fine if the weights fit.
         data = replace(self.data, description=stored["description"])
@@ -229,7 +230,7 @@ class _Run:
     def _init(self, stage: str) -> Path | None:
         """The run whose weights a stage starts from; None once there is a checkpoint, which already builds on them."""
         begun = latest_checkpoint(self.folder / "checkpoints" / stage) is not None
-        return None if begun or self.config.training.init is None else Path(self.config.training.init)
+        return None if begun or self.config.training.init is None else run_folder(self.config.training.init)
 
     # The folder.
 
@@ -303,6 +304,8 @@ def _is_empty(folder: Path) -> bool:
 
 def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
     """Rewrite the run's token cache with its trained tokenizer; returns the paths written."""
+    if is_on_hub(run):
+        raise ConfigError(f"{run} cannot be changed here: name a run's folder")
     run = Path(run)
     stored_config(run, "tokenizer")  # raises if there is no run, or no tokenizer yet
     config = load_run_config(run, overrides)

@@ -42,7 +42,7 @@ def import_run(
 
 
 def export_run(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or hf:OWNER/NAME on the hub.")],
     tokenizer: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the tokenizer.")] = None,
     transformer: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the transformer.")] = None,
 ) -> None:
