@@ -189,6 +189,7 @@ def test_the_largest_size_that_gets_its_steps_is_chosen(monkeypatch, digits_file
         return Timing(0.05, times[config.transformer.depth], 0.001, 10**6, 21)
 
     monkeypatch.setattr(Pilot, "time", time)
+    monkeypatch.setattr(Pilot, "fewer_threads", lambda self, config: None)
 
     def configure(proposal):
         return load_config("image", NO_PRESET, overrides=[f"data={digits_file}", "seed=7"], proposal=proposal)
@@ -202,6 +203,25 @@ def test_the_largest_size_that_gets_its_steps_is_chosen(monkeypatch, digits_file
     assert load_config("image", None, None, ["preset=none"]).training.minutes is None
     asked.clear()
     assert plan(configure, 0.1, propose=True).config.transformer.depth == 1 and asked == [1, 2]
+
+
+def test_one_thread_on_a_busy_machine(monkeypatch, digits_file: Path) -> None:
+    """Steps take three times as long on two threads as on one."""
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(
+            Pilot, "time", lambda self, config, **k: Timing(0, 0.01 * 3 ** torch.get_num_threads(), 0, 9, 9)
+        )
+        monkeypatch.setattr(type(plugins.modality("image")), "propose", lambda self, data: [Proposal({})])
+        config = plan(
+            lambda proposal: load_config("image", NO_PRESET, overrides=[f"data={digits_file}"], proposal=proposal),
+            1,
+            propose=True,
+        ).config
+        assert config.training.threads == 1 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_a_preset_keeps_its_proportions(monkeypatch, tiny) -> None:

@@ -166,7 +166,7 @@ class TransformerStageConfig(StageConfig):
 
 
 class TrainingConfig(Section):
-    added = ("minutes", "tokenizer_share")
+    added = ("threads", "minutes", "tokenizer_share")
 
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
@@ -175,6 +175,9 @@ class TrainingConfig(Section):
     conditions that differ are new."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
+    threads: PositiveInt | None = None
+    """CPU threads; None takes torch's default, usually all cores. With other work on the machine, fewer may be many
+    times faster. Results with another number differ in their last digits."""
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Time for the whole run. The numbers of steps are then estimates: each stage ends when its time is used up. None
     takes exactly the given numbers of steps."""

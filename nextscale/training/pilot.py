@@ -15,6 +15,7 @@ from torch import nn
 
 from nextscale.config.sections import RunConfig
 from nextscale.data import Batch, DataSplits
+from nextscale.device import cpu_threads
 from nextscale.memory import keep_freed_memory
 from nextscale.modality import Modality
 from nextscale.storage.models import new_transformer
@@ -25,8 +26,8 @@ from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import TokenizerStage
 from nextscale.training.transformer_stage import TransformerObjective, TransformerStage
 
-WARMUP, TIMED = 2, 4
-"""Steps that are not timed, and steps that are."""
+FASTER = 0.8
+"""Time on one thread, as a share of that on all, from which one thread counts as clearly faster."""
 ENCODED = 32
 """Samples that are encoded at once."""
 
@@ -57,7 +58,23 @@ class Pilot:
         self.modality, self.data, self.device = modality, data, device
         self.known: dict[str, tuple[float, float]] = {}
 
-    def time(self, config: RunConfig) -> Timing:
+    def fewer_threads(self, config: RunConfig) -> int | None:
+        """1 if the machine is so busy that one CPU thread is clearly faster than the usual number, else None."""
+        usual = torch.get_num_threads()
+        if self.device.type != "cpu" or usual == 1 or config.training.threads is not None:
+            return None
+        took = {}
+        for number in (1, usual):
+            self.known.clear()
+            with cpu_threads(number):
+                timing = self.time(config, warmup=1, timed=2)
+            took[number] = timing.tokenizer + timing.transformer
+        self.known.clear()
+        return 1 if took[1] < FASTER * took[usual] else None
+
+    def time(self, config: RunConfig, warmup: int = 2, timed: int = 4) -> Timing:
+        """Time ``timed`` steps of each stage, after ``warmup`` steps, which also allocate memory."""
+        self.warmup, self.timed = warmup, timed
         with keep_freed_memory() if self.device.type == "cpu" else nullcontext():
             tokenizer = self.modality.build_tokenizer(config.tokenizer, self.data.description).to(self.device)
             key = config.tokenizer.model_dump_json() + config.training.tokenizer.model_dump_json()
@@ -100,11 +117,11 @@ class Pilot:
         folder = Path("pilot")  # nothing is written
         trainer = Trainer(stage, folder, RunLog(folder), config.seed, self.device)
         took = []
-        for step in range(WARMUP + TIMED):
+        for step in range(self.warmup + self.timed):
             batches = trainer.read(step)  # training reads the next batch meanwhile
             took.append(self._seconds(partial(trainer.train_step, batches)))
             trainer.step += 1
-        return sum(took[WARMUP:]) / TIMED
+        return sum(took[self.warmup :]) / self.timed
 
     def _seconds(self, work: Callable[[], object]) -> float:
         began = time.perf_counter()

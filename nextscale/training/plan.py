@@ -18,7 +18,7 @@ from nextscale import plugins
 from nextscale.config.run import NO_PRESET, load_config
 from nextscale.config.sections import RunConfig, StageConfig
 from nextscale.data import DataSplits
-from nextscale.device import pick_device
+from nextscale.device import cpu_threads, pick_device
 from nextscale.errors import ConfigError
 from nextscale.modality import Modality, Proposal
 from nextscale.training.pilot import Pilot, Timing
@@ -48,7 +48,11 @@ class Plan:
     def lines(self) -> list[str]:
         """What was tried and chosen, in a few lines."""
         tried = [f"  {size}: {what}" for size, what in self.report["sizes tried"].items()]
-        return [f"tried for {self.report['the pilot took']}:", *tried, f"chosen: {self.report['chosen']}"]
+        return [
+            f"tried for {self.report['the pilot took']}:",
+            *tried,
+            *(f"{key}: {self.report[key]}" for key in ("chosen", "threads") if key in self.report),
+        ]
 
 
 def plan(configure: Configure, minutes: float, *, propose: bool, began: float | None = None) -> Plan:
@@ -74,12 +78,14 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
     data = modality.open_data(configure(suited).data)
     proposals = (modality.propose(data) if propose else []) or [Proposal({})]
     pilot = Pilot(modality, data, pick_device(base.training.device))
+    threads = pilot.fewer_threads(configure({**suited, **proposals[0].settings}))
     chosen: tuple[dict[str, Any], RunConfig, Timing] | None = None
     table: dict[str, str] = {}
     for number, proposal in enumerate(proposals):
         settings = {**suited, **proposal.settings}
         config = configure(settings)
-        timing = pilot.time(config)
+        with cpu_threads(threads or config.training.threads):
+            timing = pilot.time(config)
         seconds = 60 * minutes - (time.monotonic() - began)
         steps = _steps(config, timing, seconds, len(data.train), scaled=not propose)[1]
         enough = number == 0 or steps >= proposal.steps
@@ -98,12 +104,14 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
             f"least {took / (1 - LEFT) / 60:.1f}"
         )
     numbers = _numbers(config, timing, seconds, data, minutes, modality, scaled=not propose)
+    numbers = _merged(numbers, {"training": {"threads": threads}} if threads else {})
     planned = configure(_merged(settings, numbers))
     report = {
         "minutes": minutes,
         "the pilot took": f"{took:.0f} s",
         "sizes tried": table,
         "chosen": _chosen(planned, timing),
+        **({"threads": f"{threads}: with more, a step takes longer, because the machine is busy"} if threads else {}),
     }
     return Plan(planned, report)
 

@@ -21,7 +21,7 @@ from nextscale import distributed, plugins
 from nextscale.config.run import dump_run_config, load_run_config
 from nextscale.config.sections import RunConfig, StageConfig
 from nextscale.data import DataSplits
-from nextscale.device import pick_device
+from nextscale.device import cpu_threads, pick_device
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.hub import is_on_hub, run_folder
 from nextscale.modality import Modality
@@ -72,7 +72,8 @@ def train(
     """
     device = pick_device(config.training.device)
     folder = Path(folder)
-    with interruptible(), distributed.process_group(device), RunLock(folder, "trained") as lock:
+    threads = cpu_threads(config.training.threads)
+    with interruptible(), threads, distributed.process_group(device), RunLock(folder, "trained") as lock:
         run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock, began)
         if "tokenizer" in run.to_train:
             run.train_tokenizer()
