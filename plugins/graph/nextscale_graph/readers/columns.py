@@ -102,7 +102,8 @@ def _values(rows: list[Row], header: list[str], ends: set[int]) -> list[dict[str
         if name.lower() == "type" and {word.lower() for word in words} <= {"undirected", "directed"}:
             continue  # Gephi's, which says whether edges are directed
         if not header:
-            name = "weight" if column == 2 and all(map(NUMBER.fullmatch, words)) else f"column {column + 1}"
+            number = all(NUMBER.fullmatch(word) for word in words if word.lower() not in MISSING)
+            name = "weight" if column == 2 and number else f"column {column + 1}"
         for one, value in zip(found, read_words(words), strict=True):
             one[name] = value
     return found
