@@ -40,7 +40,7 @@ class GraphDataConfig(Section):
     """A built-in generator (planar, tree, sbm, community-small), an .npz file, a folder with one graph per file (edge
     lists, adjacency lists, GraphML, GML, Matrix Market, DIMACS, Pajek), a SMILES file (.smi; extra: molecules), or
     pyg:NAME (a torch-geometric data set). A folder may hold the folders train, val and test; all other sub-folders are
-    read together, because graphs have no class condition."""
+    read together. They are no classes: ``property`` names those."""
     root: str = "~/.cache/nextscale/pyg"
     """Folder in which torch-geometric keeps its data sets."""
     validation: Fraction = 0.1

@@ -25,7 +25,7 @@ def read_geometric(
 ) -> RawGraphs:
     """Read ``NAME`` of the TU collection (https://chrsmrrs.github.io/datasets/), ``CLASS/NAME`` of a data set in
     ``torch_geometric.datasets``, or ``CLASS/`` of one that has no names. Features of nodes and edges are attributes
-    (``features``), ``y`` is a property.
+    (``from_data``), ``y`` is a property.
 
     Raises:
         DataError: the data set does not exist or cannot be downloaded, or a graph in it is directed, not simple or too
