@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from nextscale.errors import NextscaleError, unknown
 
 
 class ConditionSpec(BaseModel):
-    """One conditioning input. ``class``: integers below ``size``; ``vector``: B x ``size`` floats.
+    """One conditioning input. ``class``: integers below ``size``; ``vector``: B x ``size`` floats. The network sees
+    (vector - ``offset``) / ``scale``, so users give numbers in the units of the data.
 
     ``count``: integers from 1 to ``size``, the size of a sample. Only the tokenizer reads it (``initial_state``). It is
     not embedded, so the network knows about it only through the inputs. If it is not given, it is drawn.
@@ -27,6 +28,15 @@ class ConditionSpec(BaseModel):
     kind: Literal["class", "vector", "count"] = "class"
     size: PositiveInt
     names: tuple[str, ...] = ()
+    offset: tuple[float, ...] = ()
+    scale: tuple[PositiveFloat, ...] = ()
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> ConditionSpec:
+        for name in ("offset", "scale"):
+            if len(getattr(self, name)) not in (0, self.size if self.kind == "vector" else 0):
+                raise ValueError(f"{self.name}: {name} should be {self.size} numbers, and only vectors have one")
+        return self
 
     @property
     def embedded(self) -> bool:
@@ -51,6 +61,9 @@ class Conditioner(nn.Module):
             is_class = spec.kind == "class"
             self.embed[spec.name] = nn.Embedding(spec.size, width) if is_class else nn.Linear(spec.size, width)
             self.null[spec.name] = nn.Parameter(torch.empty(width))
+            if spec.offset or spec.scale:
+                units = [spec.offset or (0.0,) * spec.size, spec.scale or (1.0,) * spec.size]
+                self.register_buffer(f"units_{spec.name}", torch.tensor(units), persistent=False)
         if not self._embedded():
             self.null["start"] = nn.Parameter(torch.empty(width))
 
@@ -68,7 +81,11 @@ class Conditioner(nn.Module):
             if spec.name not in conditions:
                 parts.append(null_BD)
                 continue
-            embedded_BD = self.embed[spec.name](conditions[spec.name])
+            value = conditions[spec.name]
+            if spec.offset or spec.scale:
+                offset, scale = self.get_buffer(f"units_{spec.name}")
+                value = (value - offset) / scale
+            embedded_BD = self.embed[spec.name](value)
             if drop is not None and spec.name in drop:
                 embedded_BD = torch.where(drop[spec.name][:, None], null_BD.to(embedded_BD.dtype), embedded_BD)
             parts.append(embedded_BD)
@@ -113,7 +130,7 @@ def resolve_conditions(
     - Text, as on the command line, is never read as YAML. For a class, an exact class name wins, then an index that is
       no name (``010`` is 10). ``all`` takes every class in turn, as if the class were not given. ``null`` or ``None``
       leaves any condition null. ``a,b`` is a list, unless the whole text is a class name. The numbers of a vector are
-      separated by commas (``[[1,2],[3,4]]``: one vector per sample).
+      separated by commas (``[[1,2],[3,4]]``: one vector per sample; ``1,2`` if a vector is one number).
     - Numbers are always an index (or a count), even where a class has this number for its name. Booleans are refused.
     - None leaves a condition null. A class that is not given cycles through all its values.
 
@@ -154,7 +171,7 @@ def _number(spec: ConditionSpec, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        wanted = f"{spec.size} numbers separated by commas"
+        wanted = "a number" if spec.size == 1 else f"{spec.size} numbers separated by commas"
         raise NextscaleError(f"{spec.name}: {_shown(text)} is not a number; give {wanted}") from None
 
 
@@ -179,11 +196,13 @@ def _as_vectors(spec: ConditionSpec, value: Any, number: int) -> Tensor:
     if vector.dtype in (torch.bool, torch.complex64, torch.complex128):
         raise NextscaleError(f"{spec.name} {_shown(value)} should be numbers, not {str(vector.dtype)[6:]}")
     vector = vector.float().reshape(1) if vector.dim() == 0 else vector.float()
+    if spec.size == 1 and vector.shape == (number,):  # one number per sample
+        vector = vector[:, None]
     vector = vector.expand(number, -1) if vector.dim() == 1 else vector
     if vector.shape != (number, spec.size):
+        each = "a number" if spec.size == 1 else f"{spec.size} numbers"
         raise NextscaleError(
-            f"{spec.name} has the shape {tuple(vector.shape)}: give {spec.size} numbers, or {spec.size} for each "
-            f"of the {number} samples"
+            f"{spec.name} has the shape {tuple(vector.shape)}: give {each}, or {each} for each of the {number} samples"
         )
     return vector
 

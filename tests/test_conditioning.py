@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from nextscale.conditioning import Conditioner, ConditionSpec
+from nextscale.conditioning import Conditioner, ConditionSpec, resolve_conditions
 from nextscale.errors import NextscaleError
+from nextscale.randomness import Draws
+from nextscale.training.transformer_stage import TransformerObjective
 
 LABEL = ConditionSpec(name="label", size=3)
 SIZE = ConditionSpec(name="size", kind="vector", size=2)
@@ -66,3 +70,32 @@ def test_bad_conditions_are_refused(values, message):
 def test_good_conditions_are_accepted():
     conditioner(LABEL, SIZE).check(VALUES)
     conditioner(LABEL).check({"label": torch.zeros(0, dtype=torch.long)})
+
+
+def test_vectors_are_given_in_the_units_of_the_data():
+    plain = ConditionSpec(name="energy", kind="vector", size=1)
+    units = ConditionSpec(name="energy", kind="vector", size=1, offset=(-300.0,), scale=(20.0,))
+    values = torch.tensor([[-300.0], [-280.0], [-340.0]])
+    ours, theirs = conditioner(units), conditioner(plain)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    torch.testing.assert_close(ours({"energy": values}, 3), theirs({"energy": (values + 300) / 20}, 3))
+    resolved = resolve_conditions([units], {"energy": "-300,-280,-340"}, 3)
+    assert torch.equal(resolved["energy"], values)
+    for wrong in ({"scale": (0.0,)}, {"offset": (1.0, 2.0)}, {"kind": "class", "offset": (1.0,)}):
+        with pytest.raises(ValueError, match=r"energy|greater than 0"):
+            ConditionSpec(**{"name": "energy", "kind": "vector", "size": 1, **wrong})
+
+
+def test_conditions_are_dropped_together_and_also_alone():
+    """Guidance needs samples without any; users may give only some."""
+    draws = Draws(0, 0, slice(0, 4000), 4000, torch.device("cpu"))
+    stage = SimpleNamespace(
+        model=SimpleNamespace(conditioner=conditioner(ConditionSpec(name="n", kind="count", size=9), LABEL, SIZE)),
+        config=SimpleNamespace(condition_drop=0.2),
+    )
+    drop = TransformerObjective._dropped(stage, draws)
+    label, size = drop["label"], drop["size"]
+    assert float((label & size).float().mean()) > 0.2 > float((label & ~size).float().mean()) > 0.1
+    stage.model.conditioner = conditioner(ConditionSpec(name="n", kind="count", size=9), LABEL)
+    alone = TransformerObjective._dropped(stage, Draws(0, 0, slice(0, 9), 9, torch.device("cpu")))
+    assert torch.equal(alone["label"], alone["n"])  # as release 0.1.0 drew it

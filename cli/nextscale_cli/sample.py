@@ -20,8 +20,8 @@ Settings = Annotated[
     typer.Argument(
         metavar="KEY=VALUE",
         help="Sampling settings (guidance=2, top_k=64,32) and conditions. A class is given by its name, or by its "
-        "index if no class has this name (label=cat, label=3), or one per sample (label=cat,dog); label=all, the "
-        "default, takes every class in turn, and label=null none.",
+        "index if no class has this name (label=cat, label=3), or one per sample (label=cat,dog). Numbers are in the "
+        "units of the data (weight=0.3). label=all, the default, takes every class in turn, and label=null none.",
     ),
 ]
 

@@ -23,7 +23,7 @@ from nextscale.tokens.space import Codes, Generators
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import KVCache, ScaleTransformer
 
-NAMED_SCALES = 16
+NAMED_SCALES = 256
 """If the number of scales depends on what is drawn, this many scales contain every scale name that exists."""
 
 

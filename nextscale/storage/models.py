@@ -264,7 +264,8 @@ def _same_condition(name: str, known: Mapping[str, Mapping[str, Any]], specs: Ma
         return False
     there, here = known[condition], specs[condition]
     names = {tuple(there["names"]), here.names} - {()}
-    return kind == "null" or (there["size"] == here.size and len(names) < 2)
+    units = (tuple(there.get("offset", ())), tuple(there.get("scale", ()))) == (here.offset, here.scale)
+    return kind == "null" or (there["size"] == here.size and len(names) < 2 and units)
 
 
 def _shape_of(tensor: Tensor | None) -> str:

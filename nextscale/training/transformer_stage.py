@@ -56,10 +56,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         pyramid, seen = self._corrupted(batch, draws) if self.config.corrupt else [self.pyramid(batch)] * 2
         inputs = self._inputs(seen, batch)
-        drop = {spec.name: draws.uniform() < self.config.condition_drop for spec in self.model.conditioner.specs}
-        if drop:  # drop all conditions of a sample together: guidance needs the unconditional distribution
-            first = next(iter(drop.values()))
-            drop = dict.fromkeys(drop, first)
+        drop = self._dropped(draws)
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
         revealed, counts_BL = self._reveal(pyramid, inputs, draws)
         keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
@@ -76,6 +73,18 @@ class TransformerObjective(Objective[ScaleTransformer]):
         if not loss.requires_grad:  # this batch has no token whose distribution is learned
             loss = loss + 0 * sum(parameter.sum() for parameter in self.model.parameters())
         return loss, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
+
+    def _dropped(self, draws: Draws) -> dict[str, Tensor]:
+        """Which conditions of which samples (B booleans) are null. Guidance needs the unconditional distribution, so
+        all conditions of a sample are dropped together. If there are several, each is also dropped alone, because a
+        user may give only some of them."""
+        specs, share = self.model.conditioner.specs, self.config.condition_drop
+        own = [draws.uniform() < share for _ in specs]
+        drop = dict.fromkeys((spec.name for spec in specs), own[0]) if own else {}
+        several = [spec.name for spec in specs if spec.embedded]
+        if len(several) > 1:
+            drop |= {name: drop[name] | (draws.uniform() < share) for name in several}
+        return drop
 
     def _reveal(
         self, pyramid: TokenPyramid, inputs: ScaleInput, draws: Draws

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from nextscale.plugin import Fraction, LimitsConfig, ModalityConfig, NoOptions, Section
+from nextscale.plugin import Fraction, LimitsConfig, ModalityConfig, NoOptions, Section, unknown
+
+CLEANING = ("loops", "duplicates", "direction", "components")
+"""What ``data.clean`` can mend."""
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
 class GraphLimitsConfig(LimitsConfig):
@@ -26,13 +34,13 @@ class GraphDataConfig(Section):
     """Where graphs come from."""
 
     shorthand = "source"
-    added = ("limits",)
+    added = ("attributes", "bins", "clean", "limits", "property")
 
     source: str = "planar"
     """A built-in generator (planar, tree, sbm, community-small), an .npz file, a folder with one graph per file (edge
     lists, adjacency lists, GraphML, GML, Matrix Market, DIMACS, Pajek), a SMILES file (.smi; extra: molecules), or
     pyg:NAME (a torch-geometric data set). A folder may hold the folders train, val and test; all other sub-folders are
-    read together, because graphs have no class condition."""
+    read together. They are no classes: ``property`` names those."""
     root: str = "~/.cache/nextscale/pyg"
     """Folder in which torch-geometric keeps its data sets."""
     validation: Fraction = 0.1
@@ -42,9 +50,32 @@ class GraphDataConfig(Section):
     split_seed: int = 0
     """Seed of the held-out splits. It is separate from the run's seed, so that all runs are compared on the same
     splits."""
+    attributes: str = "all"
+    """Attributes of nodes and edges that are read and drawn: all, none, or names separated by commas. An attribute is a
+    category (text, bool) or a number. Of all, texts that are names (different in every place) are left out."""
+    bins: Annotated[int, Field(ge=2, le=4096)] = 16
+    """Number of bins of an attribute that is a number: quantiles of the training data. A number that is drawn is the
+    median of its bin. With no more different values than this, each value is a bin of its own."""
+    clean: str = "none"
+    """What is mended instead of refused: none, all, or some of loops (dropped), duplicates (the first of repeated edges
+    counts), direction (forgotten) and components (the largest is kept), separated by commas."""
+    property: str | None = None
+    """Names, separated by commas, of the properties of graphs that samples can be drawn for: attributes of the graph in
+    GraphML, GML and .npz files (arrays graph:NAME), y of torch-geometric, or columns of properties.csv. Texts, and
+    integers of no more different values than ``bins``, become classes. Other numbers become numbers."""
     kind: Literal["auto", "planar", "tree", "sbm", "molecule", "none"] = "auto"
     """The validity test for samples in evaluation; auto picks it by the name of the source."""
     limits: GraphLimitsConfig = GraphLimitsConfig()
+
+    @field_validator("clean")
+    @classmethod
+    def _clean_is_known(cls, text: str) -> str:
+        for step in listed(text):
+            if step not in (*CLEANING, "all", "none"):
+                raise ValueError(unknown("step", step, [*CLEANING, "all", "none"]))
+        if len(listed(text)) > 1 and {"all", "none"} & set(listed(text)):
+            raise ValueError("all and none stand alone")
+        return text
 
 
 class StemConfig(Section):

@@ -11,7 +11,7 @@ from nextscale.plugin import Schedule, TokenPyramid
 from nextscale_graph.coarsen import Coarsening, coarsen
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.scales import Scales
-from nextscale_graph.structure import HEADS, TYPES
+from nextscale_graph.structure import HEADS
 
 Tokens = list[list[int]]
 """The tokens of one graph, one list per scale."""
@@ -24,7 +24,7 @@ def describe_graph(
     adjacency = np.zeros((size, size), bool)
     adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = True
     roots, levels, order = coarsen(adjacency, method, ratio, rng)
-    none: Tokens = [[] for _ in TYPES] if scales.typed else []
+    none: Tokens = [[] for _ in scales.attributes]
     tokens = [[size], [roots]]
     for level in levels:
         masses = [level.masses if roots == 1 else [0] * len(level.masses)] if scales.masses else []
@@ -32,22 +32,30 @@ def describe_graph(
     return tokens, order
 
 
-def describe_types(samples: GraphBatch, described: list[Tokens], orders: Sequence[np.ndarray], scales: Scales) -> None:
-    """Write the types into the last two scales of each graph, in the order of the decoded graph."""
-    assert samples.node_types is not None and samples.edge_types is not None
+def describe_attributes(
+    samples: GraphBatch,
+    nodes: Sequence[np.ndarray],
+    edges: Sequence[np.ndarray],
+    described: list[Tokens],
+    orders: Sequence[np.ndarray],
+    scales: Scales,
+) -> None:
+    """Write the tokens of attributes into the last scales of each graph, in the order of the decoded graph.
+
+    ``nodes`` and ``edges`` are the tokens of each attribute, N and E.
+    """
     node, edge = 0, 0
     for i, (tokens, order) in enumerate(zip(described, orders, strict=True)):
         size, count = int(samples.sizes[i]), int(samples.edge_counts[i])
-        nodes = samples.node_types[node : node + size].cpu().numpy()
-        edges = samples.edges[:, edge : edge + count].cpu().numpy()
-        types = samples.edge_types[edge : edge + count].cpu().numpy()
-        node, edge = node + size, edge + count
+        ends = samples.edges[:, edge : edge + count].cpu().numpy()
         if len(tokens) == len(HEADS):  # nothing to grow
             tokens += [[] for _ in scales.cycle]
-        place = np.argsort(order)
-        ends = np.sort(place[edges], 0)
-        tokens[-2] = nodes[order].tolist()
-        tokens[-1] = types[np.argsort(ends[0] * size + ends[1])].tolist()
+        ends = np.sort(np.argsort(order)[ends], 0)
+        sort = np.argsort(ends[0] * size + ends[1])
+        own = [each[node : node + size][order].tolist() for each in nodes]
+        own += [each[edge : edge + count][sort].tolist() for each in edges]
+        tokens[-len(own) :] = own
+        node, edge = node + size, edge + count
 
 
 def pack(described: list[Tokens], device: torch.device) -> TokenPyramid:

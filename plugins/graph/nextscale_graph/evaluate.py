@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from nextscale.plugin import DataSplits, MultiscaleTokenizer
+from nextscale_graph.codes import AttributeCodes
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.source import GraphSource
 from nextscale_graph.statistics import distances, gdss_distances
@@ -33,7 +34,8 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     (``FLOOR_DIGITS``). ``real_ratio`` is the mean ratio of sets of training graphs that are as large as the set of
     samples: small sets have large ratios. ``valid``, ``unique`` and ``novel`` are shares, and ``vun`` is the share that
     is all three. If there is no test of validity, ``unique_novel`` replaces ``vun``, and ``gdss_NAME`` and its floor
-    are added.
+    are added. Attributes are compared by ``attribute_distances``. Two graphs that differ in attributes alone count as
+    the same.
     """
     kind = data.description["kind"]
     if kind == "molecule":
@@ -62,6 +64,7 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
         results["valid"] = float(good.mean())
     results |= {"unique": float(unique.mean()), "novel": float(novel.mean())}
     results["vun" if kind in VALID else "unique_novel"] = float((good & unique & novel).mean())
+    results |= attribute_distances(samples, train, test, AttributeCodes.of(data.description))
     results["mean_nodes"] = float(samples.sizes.float().mean())
     results["mean_degree"] = float(2 * samples.edge_counts.sum() / samples.sizes.sum())
     return results
@@ -101,8 +104,8 @@ def evaluate_molecules(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
 
 @torch.inference_mode()
 def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, Any]:
-    """The share of held-out graphs that are decoded exactly, up to the order of nodes; the number of tokens per graph;
-    and the share of tokens that are padding, in batches of ``PACKED``."""
+    """The share of held-out graphs that are decoded exactly, up to the order of nodes and to the bins of numbers; the
+    number of tokens per graph; and the share of tokens that are padding, in batches of ``PACKED``."""
     from nextscale_graph.tokenizer import GraphTokenizer
 
     assert isinstance(tokenizer, GraphTokenizer)
@@ -110,7 +113,7 @@ def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict
     samples = _first(source).to(tokenizer.device)
     pyramid, orders = tokenizer.encode_ordered(samples)
     decoded = tokenizer.decode(tokenizer.states(pyramid)[-1])
-    same = [_same(samples[[i]], decoded[[i]], order) for i, order in enumerate(orders)]
+    same = [_same(samples[[i]], decoded[[i]], order, tokenizer.codes) for i, order in enumerate(orders)]
     counted = pyramid.tokens.numel() if pyramid.mask is None else int(pyramid.mask.sum())
     by_length = samples[np.argsort(source.lengths[: len(samples)], kind="stable").tolist()]
     starts = range(0, len(samples), PACKED)
@@ -118,14 +121,31 @@ def evaluate_tokenizer(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict
     return {"lossless": float(np.mean(same)), "tokens_a_graph": counted / len(samples), "padding": 1 - counted / spent}
 
 
-def _same(graph: GraphBatch, decoded: GraphBatch, order: np.ndarray) -> bool:
-    """Whether ``decoded`` is ``graph`` with its nodes in that order."""
+def _same(graph: GraphBatch, decoded: GraphBatch, order: np.ndarray, codes: AttributeCodes) -> bool:
+    """Whether ``decoded`` is ``graph`` with its nodes in that order. Numbers are the same if they are in one bin."""
     size = int(graph.sizes[0])
     ends = np.sort(order[decoded.edges.cpu().numpy()], 0)
     sort = np.argsort(ends[0] * size + ends[1])
-    same = int(decoded.sizes[0]) == size and np.array_equal(ends[:, sort], graph.edges.cpu().numpy())
-    if graph.node_types is None or graph.edge_types is None or not same:
-        return bool(same)
-    assert decoded.node_types is not None and decoded.edge_types is not None
-    nodes = np.array_equal(decoded.node_types.cpu().numpy(), graph.node_types.cpu().numpy()[order])
-    return nodes and np.array_equal(decoded.edge_types.cpu().numpy()[sort], graph.edge_types.cpu().numpy())
+    if int(decoded.sizes[0]) != size or not np.array_equal(ends[:, sort], graph.edges.cpu().numpy()):
+        return False
+    (nodes, edges), (other_nodes, other_edges) = codes.encode(graph), codes.encode(decoded)
+    same = [np.array_equal(one[order], other) for one, other in zip(nodes, other_nodes, strict=True)]
+    same += [np.array_equal(one, other[sort]) for one, other in zip(edges, other_edges, strict=True)]
+    return all(same)
+
+
+def attribute_distances(
+    samples: GraphBatch, train: GraphBatch, test: GraphBatch, codes: AttributeCodes
+) -> dict[str, float]:
+    """For each attribute, the total variation distance between the distributions of its tokens (types, categories,
+    bins) in samples and in the test split; and its floor, the training split's distance. 0 is equal, 1 is disjoint."""
+    found = {}
+    lengths = [*codes.lengths[0].items()], [*codes.lengths[1].items()]
+    encoded = [codes.encode(graphs) for graphs in (samples, train, test)]
+    for side, of in enumerate(("node", "edge")):
+        for i, (name, count) in enumerate(lengths[side]):
+            counts = [np.bincount(sides[side][i], minlength=count) for sides in encoded]
+            ours, floor, real = (each / max(1, each.sum()) for each in counts)
+            found[f"tv_{of}_{name}"] = float(np.abs(ours - real).sum() / 2)
+            found[f"floor_tv_{of}_{name}"] = float(np.abs(floor - real).sum() / 2)
+    return found

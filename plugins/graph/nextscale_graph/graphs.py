@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
+
+from nextscale_graph.attributes import Attribute
 
 
 @dataclass
@@ -28,6 +31,9 @@ class GraphBatch:
         lineage: N integers. As a graph grows, the first child of a node keeps its number and the second child gets a
             new one; None if the graphs were not grown.
         node_names, edge_names: names of the types, where they are known.
+        node_values, edge_values, graph_values: N A, E A' and B A" (float64), the values of all other attributes. They
+            stay on the CPU, because not every device has float64. None if there are none.
+        node_attributes, edge_attributes, graph_attributes: what their columns are.
     """
 
     sizes: Tensor
@@ -39,6 +45,12 @@ class GraphBatch:
     lineage: Tensor | None = None
     node_names: tuple[str, ...] = ()
     edge_names: tuple[str, ...] = ()
+    node_values: np.ndarray | None = None
+    edge_values: np.ndarray | None = None
+    graph_values: np.ndarray | None = None
+    node_attributes: tuple[Attribute, ...] = ()
+    edge_attributes: tuple[Attribute, ...] = ()
+    graph_attributes: tuple[Attribute, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -55,22 +67,25 @@ class GraphBatch:
 
     def _empty(self) -> GraphBatch:
         none = self.sizes[:0]
-        rest = ("node_types", "edge_types", "seeds", "lineage")
+        rest = ("node_types", "edge_types", "seeds", "lineage", *VALUES)
         parts = {name: None if (part := getattr(self, name)) is None else part[:0] for name in rest}
         return replace(self, sizes=none, edges=self.edges[:, :0], edge_counts=none, **parts)
 
     def _single(self, i: int) -> GraphBatch:
         edges, nodes = self._edge_span(i), self._node_span(i)
-        return GraphBatch(
-            self.sizes[i : i + 1],
-            self.edges[:, edges],
-            self.edge_counts[i : i + 1],
-            None if self.node_types is None else self.node_types[nodes],
-            None if self.edge_types is None else self.edge_types[edges],
-            None if self.seeds is None else self.seeds[i : i + 1],
-            None if self.lineage is None else self.lineage[nodes],
-            self.node_names,
-            self.edge_names,
+        return replace(
+            self,
+            **{
+                name: None if (values := getattr(self, name)) is None else values[rows]
+                for name, rows in zip(VALUES, (nodes, edges, slice(i, i + 1)), strict=True)
+            },
+            sizes=self.sizes[i : i + 1],
+            edges=self.edges[:, edges],
+            edge_counts=self.edge_counts[i : i + 1],
+            node_types=None if self.node_types is None else self.node_types[nodes],
+            edge_types=None if self.edge_types is None else self.edge_types[edges],
+            seeds=None if self.seeds is None else self.seeds[i : i + 1],
+            lineage=None if self.lineage is None else self.lineage[nodes],
         )
 
     def _edge_span(self, i: int) -> slice:
@@ -83,35 +98,64 @@ class GraphBatch:
 
     def to_data_list(self) -> list[Data]:
         """As torch-geometric graphs: ``edge_index`` in both directions, ``x`` node types N 1, ``edge_attr`` edge types
-        E 1."""
+        E 1. If there are other attributes, these are columns of float64, behind the types. ``y`` is 1 A, the attributes
+        of the graph. Categories are numbers."""
         found = []
         for i in range(len(self)):
             one = self._single(i)
-            types = None if one.edge_types is None else one.edge_types[:, None]
-            edges, types = to_undirected(one.edges, types) if types is not None else (to_undirected(one.edges), None)
-            nodes = None if one.node_types is None else one.node_types[:, None]
-            found.append(Data(x=nodes, edge_index=edges, edge_attr=types, num_nodes=int(one.sizes[0])))
+            nodes, attributes = (
+                _columns(types, values)
+                for types, values in ((one.node_types, one.node_values), (one.edge_types, one.edge_values))
+            )
+            edges = to_undirected(one.edges) if attributes is None else to_undirected(one.edges, attributes)
+            edges, attributes = edges if isinstance(edges, tuple) else (edges, None)
+            more = {} if one.graph_values is None else {"y": torch.from_numpy(one.graph_values)}
+            found.append(Data(x=nodes, edge_index=edges, edge_attr=attributes, num_nodes=int(one.sizes[0]), **more))
         return found
 
     def to_networkx(self) -> list[nx.Graph]:
-        """As networkx graphs; types become the attribute ``type`` of nodes and edges."""
+        """As networkx graphs with their attributes; types become the attribute ``type`` of nodes and edges, by
+        number."""
         found = []
         for i in range(len(self)):
             one = self._single(i)
             graph = nx.Graph()
-            kinds = None if one.node_types is None else one.node_types.tolist()
-            for node in range(int(one.sizes[0])):
-                graph.add_node(node, **({} if kinds is None else {"type": kinds[node]}))
-            bonds = None if one.edge_types is None else one.edge_types.tolist()
-            for e, (a, b) in enumerate(one.edges.T.tolist()):
-                graph.add_edge(a, b, **({} if bonds is None else {"type": bonds[e]}))
+            for column, attribute in enumerate(one.graph_attributes if one.graph_values is not None else ()):
+                known = one.graph_values[:, column] if one.graph_values is not None else np.zeros(0)
+                if np.isfinite(known).all():  # properties that were not asked for are unknown
+                    graph.graph[attribute.name] = attribute.values(known)[0]
+            nodes = _rows(one.node_types, one.node_values, one.node_attributes, int(one.sizes[0]))
+            graph.add_nodes_from(enumerate(nodes))
+            edges = _rows(one.edge_types, one.edge_values, one.edge_attributes, one.edges.shape[1])
+            graph.add_edges_from((a, b, row) for (a, b), row in zip(one.edges.T.tolist(), edges, strict=True))
             found.append(graph)
         return found
 
 
+VALUES = ("node_values", "edge_values", "graph_values")
+
+
+def _columns(types: Tensor | None, values: np.ndarray | None) -> Tensor | None:
+    """Types and values as one table; types alone stay integers."""
+    if values is None:
+        return None if types is None else types[:, None]
+    table = torch.from_numpy(values)
+    return table if types is None else torch.cat([types[:, None].to(table), table], 1)
+
+
+def _rows(
+    types: Tensor | None, values: np.ndarray | None, attributes: Sequence[Attribute], count: int
+) -> list[dict[str, Any]]:
+    """The attributes of each of ``count`` nodes or edges, by name."""
+    columns: dict[str, list[Any]] = {} if types is None else {"type": types.tolist()}
+    if values is not None:
+        columns |= {one.name: one.values(values[:, i]) for i, one in enumerate(attributes)}
+    return [{name: column[i] for name, column in columns.items()} for i in range(count)]
+
+
 def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
-    """Join batches into one, on the device of the first. What some of them lack, the result lacks; names of types are
-    the first batch's."""
+    """Join batches into one, on the device of the first. What some of them lack, the result lacks; names of types, and
+    what attributes are, are the first batch's."""
     first = batches[0]
 
     def join(name: str, dim: int = 0) -> Tensor | None:
@@ -121,7 +165,11 @@ def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
         )
 
     whole = {name: join(name) for name in ("sizes", "edge_counts", "node_types", "edge_types", "seeds", "lineage")}
-    return replace(first, edges=join("edges", 1), **whole)
+    tables = {name: [getattr(batch, name) for batch in batches] for name in VALUES}
+    values = {
+        name: None if any(part is None for part in parts) else np.concatenate(parts) for name, parts in tables.items()
+    }
+    return replace(first, edges=join("edges", 1), **whole, **values)
 
 
 def single(
@@ -129,8 +177,11 @@ def single(
     edges: np.ndarray | Tensor,
     node_types: np.ndarray | None = None,
     edge_types: np.ndarray | None = None,
+    node_values: np.ndarray | None = None,
+    edge_values: np.ndarray | None = None,
 ) -> GraphBatch:
-    """A batch of one graph from any list of edges, 2 E. Edges are sorted; self-loops and duplicates are dropped."""
+    """A batch of one graph from any list of edges, 2 E. Edges are sorted; self-loops are dropped, and duplicates but
+    for the first."""
     pairs = np.asarray(edges, np.int64).reshape(2, -1)
     low, high = pairs.min(0), pairs.max(0)
     real = low != high
@@ -142,11 +193,14 @@ def single(
         torch.tensor([len(keys)]),
         None if node_types is None else torch.from_numpy(np.asarray(node_types, np.int64)),
         types,
+        node_values=node_values,
+        edge_values=None if edge_values is None else edge_values[real][first],
     )
 
 
 def from_networkx(graphs: Sequence[nx.Graph]) -> GraphBatch:
-    """A batch of networkx graphs. Nodes are numbered in networkx's order."""
+    """A batch of networkx graphs, with the attribute ``type`` where it is an integer, and no others
+    (``readers.memory`` reads all). Nodes are numbered in networkx's order."""
     found = []
     for graph in graphs:
         ids = {node: i for i, node in enumerate(graph.nodes)}

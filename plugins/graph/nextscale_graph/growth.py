@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.scales import Scales
 from nextscale_graph.state import GrowthState, choose, split, within
-from nextscale_graph.structure import COUNT, EDGE, HEADS, MASS, NODE, NODE_TYPE, ROOTS, SIZE
+from nextscale_graph.structure import COUNT, EDGE, HEADS, MASS, NODE, ROOTS, SIZE
 
 
-def begin(num_samples: int, scales: Scales, given: Tensor | None, device: torch.device) -> GrowthState:
-    """Graphs of one node. Their target size is ``given`` (B), or is drawn if that is None."""
+def begin(
+    num_samples: int, scales: Scales, given: Tensor | None, device: torch.device, properties: Tensor | None = None
+) -> GrowthState:
+    """Graphs of one node. Their target size is ``given`` (B), or is drawn if that is None. ``properties`` (B P) are
+    those that were asked for."""
     zeros = torch.zeros(num_samples, dtype=torch.long, device=device)
-    types = zeros if scales.typed else None
     return GrowthState(
         scale=0,
         target=zeros,
@@ -30,9 +33,10 @@ def begin(num_samples: int, scales: Scales, given: Tensor | None, device: torch.
         spans=zeros[:0],
         kept=None,
         lineage=zeros,
-        node_types=types,
-        edge_types=None if types is None else types[:0],
+        node_types=_no_tokens(zeros, scales.node_codes) if scales.typed else None,
+        edge_types=_no_tokens(zeros[:0], scales.edge_codes) if scales.typed else None,
         typed=torch.full((num_samples,), not scales.typed, device=device),
+        graph_values=properties,
     )
 
 
@@ -74,15 +78,18 @@ def advance(state: GrowthState, scales: Scales, tokens: Tensor) -> GrowthState:
         return replace(state, parts=parts)
     if kind == EDGE:
         return split(state, tokens[mask])
-    if kind == NODE_TYPE:
-        assert state.node_types is not None
-        types = state.node_types.clone()
-        types[mask.any(1)[state.graph_of]] = tokens[mask] + 1
-        return replace(state, node_types=types)
-    assert state.edge_types is not None
-    types = state.edge_types.clone()
-    types[mask.any(1)[state.graph_of[state.edges[0]]]] = tokens[mask] + 1
-    return replace(state, edge_types=types, typed=state.typed | ~state.growing)
+    assert state.node_types is not None and state.edge_types is not None
+    of, column, _ = scales.attributes[kind]
+    drawn = (state.node_types if of == NODE else state.edge_types).clone()
+    owners = state.graph_of if of == NODE else state.graph_of[state.edges[0]]
+    drawn[mask.any(1)[owners], column] = tokens[mask] + 1
+    state = replace(state, node_types=drawn) if of == NODE else replace(state, edge_types=drawn)
+    return replace(state, typed=state.typed | ~state.growing) if kind == scales.cycle[-1] else state
+
+
+def _no_tokens(items: Tensor, codes: Mapping[str, int]) -> Tensor:
+    """N A zeros for N ``items``: no attribute has been drawn."""
+    return torch.zeros(len(items), len(codes), dtype=torch.long, device=items.device)
 
 
 def _rooted(state: GrowthState, scales: Scales, roots: Tensor) -> GrowthState:
@@ -97,5 +104,5 @@ def _rooted(state: GrowthState, scales: Scales, roots: Tensor) -> GrowthState:
         masses=masses if scales.masses else None,
         parts=torch.zeros_like(masses),
         lineage=within(roots),
-        node_types=nodes.long() if scales.typed else None,
+        node_types=_no_tokens(nodes, scales.node_codes) if scales.typed else None,
     )

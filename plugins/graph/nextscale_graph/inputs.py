@@ -15,7 +15,6 @@ from nextscale_graph.structure import (
     HEADS,
     MASS,
     NODE,
-    NODE_TYPE,
     PRESENT,
     Structure,
 )  # fmt: skip
@@ -25,7 +24,7 @@ NUMBERS, MASSES = 6, 5
 
 
 def reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """States and types of nodes and edges, updated with the tokens that the scale has revealed."""
+    """States and attributes of nodes and edges, updated with the tokens that the scale has revealed."""
     node_states, edge_states, node_types, edge_types = (
         part.node_states, part.edge_states, part.node_types, part.edge_types,
     )  # fmt: skip
@@ -47,10 +46,13 @@ def reveal(part: Structure, seen: tuple[Tensor, Tensor] | None) -> tuple[Tensor,
         edge_states = edge_states.clone()
         edge_states[places[:, 0]] = torch.where(values == SECOND, ABSENT, PRESENT)
         edge_states[places[:, 1]] = torch.where(values == FIRST, ABSENT, PRESENT)
-    elif part.kind == NODE_TYPE and node_types is not None:
-        node_types = node_types.index_put((places[:, 0],), values + 1)
-    elif edge_types is not None:
-        edge_types = edge_types.index_put((places[:, 0],), values + 1)
+    elif part.draws is not None and node_types is not None and edge_types is not None:
+        of, column = part.draws
+        at = (places[:, 0], torch.full_like(values, column))
+        if of == NODE:
+            node_types = node_types.index_put(at, values + 1)
+        else:
+            edge_types = edge_types.index_put(at, values + 1)
     return node_states, edge_states, node_types, edge_types
 
 

@@ -27,6 +27,7 @@ from nextscale_graph.graphs import GraphBatch, concatenate, from_networkx
 from nextscale_graph.proposals import propose_graphs
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_graph
+from nextscale_graph.readers.rules import Rules
 from nextscale_graph.tokenizer import GraphTokenizer
 
 
@@ -64,7 +65,11 @@ class GraphModality(Modality):
     ) -> tuple[GraphBatch, Tensor | None]:
         """Read a graph from a file of any kind that folders of data may hold, or the first graph of an .npz file."""
         check_file(path)
-        return (read_npz(path).graphs[0] if path.suffix.lower() == ".npz" else read_graph(path)), None
+        assert isinstance(tokenizer, GraphTokenizer)
+        rules = Rules(attributes=tokenizer.codes.names, properties=())
+        if path.suffix.lower() == ".npz":
+            return read_npz(path, rules=rules).graphs[0], None
+        return read_graph(path, rules=rules), None
 
     def contract(self, folder: Path) -> ContractCase:
         """A few random trees and cycles of 3 to 6 nodes."""

@@ -17,7 +17,7 @@ def nextscale_modalities() -> Iterable[ModalitySpec]:
             config="nextscale_graph.config:CONFIG",
             implementation="nextscale_graph.modality:GraphModality",
             presets=Path(__file__).parent / "presets",
-            default_preset="planar",
             samples="graphs",
+            default_preset="general",
         )
     ]

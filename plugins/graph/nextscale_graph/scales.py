@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,14 +14,11 @@ from nextscale_graph.state import GrowthState, split_edges
 from nextscale_graph.structure import (
     COUNT,
     EDGE,
-    EDGE_TYPE,
     HEADS,
     MASS,
     NODE,
-    NODE_TYPE,
     ROOTS,
     SIZE,
-    TYPES,
 )  # fmt: skip
 
 
@@ -31,24 +30,35 @@ class Scales:
         vocabulary: V, the number of tokens.
         max_nodes: the largest number of nodes of a graph.
         masses: whether masses are drawn.
-        node_types, edge_types: how many types there are; 0 without types.
+        node_codes, edge_codes: how many tokens each attribute of nodes and of edges has, by name, in the order in which
+            they are drawn.
     """
 
     vocabulary: int
     max_nodes: int
     masses: bool
-    node_types: int
-    edge_types: int
+    node_codes: Mapping[str, int]
+    edge_codes: Mapping[str, int]
 
     @property
     def typed(self) -> bool:
-        return self.node_types > 0
+        return bool(self.node_codes or self.edge_codes)
 
-    @property
+    @cached_property
+    def attributes(self) -> dict[str, tuple[str, int, int]]:
+        """The scales that draw attributes, which they are named after: whether nodes or edges have the attribute, its
+        column in the state, and its number of tokens."""
+        return {
+            f"{of} {name}": (of, column, count)
+            for of, codes in ((NODE, self.node_codes), (EDGE, self.edge_codes))
+            for column, (name, count) in enumerate(codes.items())
+        }
+
+    @cached_property
     def cycle(self) -> tuple[str, ...]:
-        """The scales of one level, including the types, which are drawn once a graph is complete."""
+        """The scales of one level, including the attributes, which are drawn once a graph is complete."""
         mass = (MASS,) if self.masses else ()
-        return COUNT, NODE, *mass, EDGE, *(TYPES if self.typed else ())
+        return COUNT, NODE, *mass, EDGE, *self.attributes
 
     def kind(self, scale: int) -> str:
         return HEADS[scale] if scale < len(HEADS) else self.cycle[(scale - len(HEADS)) % len(self.cycle)]
@@ -67,10 +77,8 @@ class Scales:
         elif kind == EDGE:
             nodes = split_edges(state)[1]
             lengths = torch.bincount(state.graph_of[nodes], minlength=len(state.sizes))
-        elif kind == NODE_TYPE:
-            lengths = state.sizes * ready
         else:
-            lengths = state.edge_counts * ready
+            lengths = (state.sizes if self.attributes[kind][0] == NODE else state.edge_counts) * ready
         longest = max(1, int(lengths.max()))
         return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
@@ -96,7 +104,7 @@ class Scales:
             legal[mask] = torch.where(masses > 0, (code >= 1) & (code < masses), code == 0)
             return legal
         else:
-            number = {EDGE: 3, NODE_TYPE: self.node_types, EDGE_TYPE: self.edge_types}[kind]
+            number = 3 if kind == EDGE else self.attributes[kind][2]
             legal_BV = (code < number).expand(len(mask), -1)
         legal = torch.where(mask[..., None], legal_BV[:, None], code == 0)
         if kind == EDGE and state.kept is not None:  # an edge between kept nodes stays between them

@@ -28,8 +28,10 @@ class GrowthState:
             that held both ends of the edge. Both are 0 if masses are unknown or not drawn.
         kept: N booleans, the nodes that a completion keeps; None otherwise.
         lineage: N, numbers of nodes within their graph that outlast splits (``GraphBatch``).
-        node_types, edge_types: N and E integers, zero until drawn, then one more than the type; None without types.
-        typed: B booleans, whether types have been drawn.
+        node_types, edge_types: N A and E A' integers, the tokens of all attributes. They are zero until drawn, then one
+            more than the token. None if neither nodes nor edges have attributes.
+        typed: B booleans, whether all attributes have been drawn.
+        graph_values: B P, the properties that were asked for; None if there are none.
     """
 
     scale: int
@@ -47,6 +49,7 @@ class GrowthState:
     node_types: Tensor | None
     edge_types: Tensor | None
     typed: Tensor
+    graph_values: Tensor | None = None
 
     @property
     def offsets(self) -> Tensor:
@@ -70,12 +73,11 @@ class GrowthState:
 
 
 def graphs_of(state: GrowthState) -> GraphBatch:
+    """The graphs without attributes."""
     return GraphBatch(
         state.sizes,
         state.edges - state.offsets[state.graph_of[state.edges[0]]],
         state.edge_counts,
-        None if state.node_types is None else (state.node_types - 1).clamp_min(0),
-        None if state.edge_types is None else (state.edge_types - 1).clamp_min(0),
         lineage=state.lineage,
     )
 
@@ -176,13 +178,13 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
     edges = edges[:, order]
     inherited = state.spans[numbers]
     spans = torch.cat([state.spans[stays], sibling_spans(state), inherited[to_first], inherited[to_second]])[order]
-    # Complete graphs may have types already.
+    # Complete graphs may have attributes already.
     node_types = edge_types = None
     if state.node_types is not None and state.edge_types is not None:
-        node_types = place.new_zeros(total)
+        node_types = place.new_zeros(total, state.node_types.shape[1])
         node_types[place] = state.node_types
         old = state.edge_types[stays]
-        edge_types = torch.cat([old, old.new_zeros(len(order) - len(old))])[order]
+        edge_types = torch.cat([old, old.new_zeros(len(order) - len(old), old.shape[1])])[order]
     more = torch.zeros_like(state.sizes).scatter_add_(0, state.graph_of, state.splits.long())
     kept = None
     if state.kept is not None:  # the first child takes the place of the kept node

@@ -6,7 +6,6 @@ are told apart only by edges already revealed, so swapping them swaps "first" an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,24 +19,25 @@ from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.division import OUTSIDE, Division
 from nextscale_graph.inputs import MASSES, NUMBERS, describe_masses, describe_numbers, reveal
 from nextscale_graph.layer import Layer
+from nextscale_graph.scales import Scales
 from nextscale_graph.structure import (
     CHOSEN,
     COUNT,
     EDGE,
     EDGE_STATES,
-    EDGE_TYPE,
     HEADS,
     MASS,
     NODE,
     NODE_STATES,
-    NODE_TYPE,
     ROOTS,
-    TYPES,
     Structure,
 )  # fmt: skip
+from nextscale_graph.tilt import Tilt
 
 CANDIDATE = 7
 """Number of features of a candidate number of nodes to split."""
+NODE_TYPE, EDGE_TYPE = "node type", "edge type"
+"""Scales whose weights release 0.1.0 named."""
 UNLIKELY = -1e4
 """The logit of a token that is drawn only if nothing else can be."""
 
@@ -63,10 +63,11 @@ class GraphStem(Stem):
     Args:
         width: D, of nodes, edges and embeddings.
         config: the tokenizer section.
-        vocabulary: V.
-        node_types, edge_types: names of the types. Without node types there are no edge types either.
+        scales: the scales that are drawn, with V and the attributes.
         sizes: V, logits of the number of nodes.
         roots: V V, logits of the number of components, one row per number of nodes.
+        conditioned: whether graphs are drawn for properties, which then also change how many nodes and components
+            there are, and how many nodes split. (How masses are divided depends on numbers only.)
     """
 
     size_logits: Tensor
@@ -76,20 +77,22 @@ class GraphStem(Stem):
         self,
         width: int,
         config: GraphTokenizerConfig,
-        vocabulary: int,
-        node_types: Sequence[str],
-        edge_types: Sequence[str],
+        scales: Scales,
         sizes: Tensor,
         roots: Tensor,
+        conditioned: bool = False,
     ) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
+        self.vocabulary = scales.vocabulary
         self.node_state, self.edge_state = nn.Embedding(NODE_STATES, width), nn.Embedding(EDGE_STATES, width)
-        if node_types:
-            self.node_type = nn.Embedding(len(node_types) + 1, width)
-            self.edge_type = nn.Embedding(len(edge_types) + 1, width)
-            self.score_node_type = _mlp(width, width, len(node_types))
-            self.score_edge_type = _mlp(width, width, len(edge_types))
+        # For each attribute of nodes and of edges, the name of the table that embeds it.
+        self.tables: dict[str, list[str]] = {NODE: [], EDGE: []}
+        for kind, (of, column, count) in scales.attributes.items():
+            name = kind.replace(" ", "_") if kind in (NODE_TYPE, EDGE_TYPE) else f"{of}_attribute_{column}"
+            self.tables[of].append(name)
+            setattr(self, name, nn.Embedding(count + 1, width))
+        for of, column, count in scales.attributes.values():
+            setattr(self, f"score_{self.tables[of][column]}", _mlp(width, width, count))
         if config.masses:
             self.mass, self.span = (_mlp(MASSES, width, width) for _ in range(2))
             self.division = Division(config.max_nodes)
@@ -102,6 +105,12 @@ class GraphStem(Stem):
         self.node_score = _mlp(width, width, 1)
         self.edge_score = _mlp(width, 2 * width, 3)
         self.count_score = _mlp(CANDIDATE, 32, 1)
+        self.tilt_sizes = self.tilt_roots = self.tilt_counts = None
+        if conditioned:
+            self.tilt_sizes, self.tilt_roots = Tilt(width, sizes), Tilt(width, roots)
+            self.tilt_counts = nn.Linear(width, CANDIDATE)
+            nn.init.zeros_(self.tilt_counts.weight)
+            nn.init.zeros_(self.tilt_counts.bias)
         self.register_buffer("size_logits", sizes, persistent=False)
         self.register_buffer("root_logits", roots, persistent=False)
 
@@ -135,11 +144,11 @@ class GraphStem(Stem):
             parts.append(part)
             node_states, edge_states, node_types, edge_types = reveal(part, seen)
             if len(node_states):
-                states = self._embed(self.node_state, node_states, node_types, "node_type")
+                states = self._embed(NODE, self.node_state(node_states), node_types)
                 if part.masses is not None:
                     states = states + self.mass(describe_masses(part.masses))
                 nodes.append(states)
-                states = self._embed(self.edge_state, edge_states, edge_types, "edge_type")
+                states = self._embed(EDGE, self.edge_state(edge_states), edge_types)
                 if part.spans is not None:
                     states = states + self.span(describe_masses(part.spans))
                 edges.append(states)
@@ -166,9 +175,13 @@ class GraphStem(Stem):
         )
         return memory, number_states, (ends, torch.cat(triangles, 1), of)
 
-    def _embed(self, table: nn.Embedding, states: Tensor, types: Tensor | None, name: str) -> Tensor:
-        embedded = table(states)
-        return embedded if types is None else embedded + getattr(self, name)(types)
+    def _embed(self, of: str, states: Tensor, tokens: Tensor | None) -> Tensor:
+        """N D: the states of nodes or edges with their attributes, N A, of which 0 is not drawn yet."""
+        if tokens is None:
+            return states
+        for column, name in enumerate(self.tables[of]):
+            states = states + getattr(self, name)(tokens[:, column])
+        return states
 
     def _tokens(self, memory: Memory, number_states: Tensor) -> Tensor:
         """B L D. A token that chooses a node gets the mean over its graph; a token about edges gets the sum over the
@@ -180,8 +193,9 @@ class GraphStem(Stem):
                 own = memory.nodes[node : node + len(part.graph_of)]
                 mean = scatter(own, part.graph_of, 0, part.num_samples, "mean")
                 x_BLD = x_BLD + self.pool(mean)[:, None]
-            elif part.kind in (EDGE, *TYPES) and len(part.places):
-                source, begin = (memory.nodes, node) if part.kind == NODE_TYPE else (memory.edges, edge)
+            elif (part.kind == EDGE or part.draws is not None) and len(part.places):
+                of_nodes = part.draws is not None and part.draws[0] == NODE
+                source, begin = (memory.nodes, node) if of_nodes else (memory.edges, edge)
                 about = self.pool(source[begin + part.places].sum(1))
                 x_BLD = x_BLD.index_put((*part.mask.nonzero(as_tuple=True),), about, accumulate=True)
             parts.append(x_BLD)
@@ -200,12 +214,14 @@ class GraphStem(Stem):
         """B L V of one scale; padding has all logits alike."""
         logits = hidden_BLD.new_zeros(*part.mask.shape, self.vocabulary)
         if part.kind in HEADS:
-            known = self.size_logits.expand(len(logits), -1)
+            known, tilt = self.size_logits.expand(len(logits), -1), self.tilt_sizes
             if part.kind == ROOTS:
-                known = self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)]
+                known, tilt = self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)], self.tilt_roots
+            if tilt is not None:
+                known = known + tilt(hidden_BLD[:, 0])
             return known[:, None].expand(logits.shape).to(logits.dtype)
         if part.kind == COUNT:
-            scores = self._count_logits(part.numbers, self.vocabulary)
+            scores = self._count_logits(part.numbers, self.vocabulary, hidden_BLD[:, 0])
             return torch.where(part.mask[..., None], scores[:, None], logits)
         if part.kind == NODE:
             asked = memory.nodes[node : node + len(part.graph_of)] + self.ask_node(hidden_BLD[:, 0])[part.graph_of]
@@ -227,10 +243,10 @@ class GraphStem(Stem):
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """R V': logits of tokens that are each about an edge or a node."""
         asked = self.ask_edge(hidden_BLD[part.mask])
-        if part.kind == NODE_TYPE:
-            return self.score_node_type(memory.nodes[node + part.places[:, 0]] + asked)
-        if part.kind == EDGE_TYPE:
-            return self.score_edge_type(memory.edges[edge + part.places[:, 0]] + asked)
+        if part.draws is not None:
+            of, column = part.draws
+            about = memory.nodes[node + part.places[:, 0]] if of == NODE else memory.edges[edge + part.places[:, 0]]
+            return getattr(self, f"score_{self.tables[of][column]}")(about + asked)
         # Three maps: for the child that the edge goes to, for the child that it leaves, and for edges that go to both.
         taken, left, both = self.edge_score(memory.edges[edge + part.places] + asked[:, None]).unbind(-1)
         scores = torch.empty_like(taken[:, :1]).expand(-1, 3).clone()
@@ -239,7 +255,7 @@ class GraphStem(Stem):
         scores[:, BOTH] = both.sum(1)
         return scores
 
-    def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
+    def _count_logits(self, numbers: Tensor, vocabulary: int, hidden_BD: Tensor) -> Tensor:
         """B V: logits of how many nodes split. Each number is scored by how it compares with the usual one."""
         size, target, usual = numbers.float()[:, :, None].unbind(1)
         most = torch.minimum(size, target - size)
@@ -252,7 +268,10 @@ class GraphStem(Stem):
                 size / target.clamp_min(1), (count == most).float(), (usual + 1).log() / 5,
             ), -1,
         )  # fmt: skip
-        scores = self.count_score(features)[..., 0].float().masked_fill(count > most.clamp_min(1), OUTSIDE)
+        scores = self.count_score(features)[..., 0].float()
+        if self.tilt_counts is not None:
+            scores = scores + (features * self.tilt_counts(hidden_BD)[:, None]).sum(-1)
+        scores = scores.masked_fill(count > most.clamp_min(1), OUTSIDE)
         return F.pad(scores, (1, vocabulary - 1 - longest), value=OUTSIDE)
 
 

@@ -10,10 +10,8 @@ from torch import Tensor
 from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, sibling_spans, split_edges, triangles
 
 # The kinds of scales.
-SIZE, ROOTS, COUNT, NODE, MASS, EDGE, NODE_TYPE, EDGE_TYPE = (
-    "size", "roots", "count", "node", "mass", "edge", "node type", "edge type",
-)  # fmt: skip
-HEADS, TYPES = (SIZE, ROOTS), (NODE_TYPE, EDGE_TYPE)
+SIZE, ROOTS, COUNT, NODE, MASS, EDGE = "size", "roots", "count", "node", "mass", "edge"
+HEADS = (SIZE, ROOTS)
 # States of nodes and of edges.
 PLAIN, CHILD, CHOSEN, BLOCKED, NODE_STATES = range(5)
 FIXED, SIBLING, UNKNOWN, PRESENT, ABSENT, EDGE_STATES = range(6)
@@ -31,10 +29,11 @@ class Structure:
         graph_of: N, the sample of each node. offsets: B, the first node of each sample.
         node_states, edge_states: N and E.
         masses, spans: N and E, as in ``GrowthState``; None if masses are not drawn.
-        node_types, edge_types: N and E, zero if unknown, else one more than the type; None without types.
+        node_types, edge_types: N A and E A', as in ``GrowthState``.
         edges: 2 E. triangles: 3 T edge indices.
-        places: what each token is about. Edge scales: R 2, the edges to the first and to the second child. Type scales:
-            R 1, the node or edge. Mass scales: R 1, the mass to divide. Empty at other scales.
+        places: what each token is about. Edge scales: R 2, the edges to the first and to the second child. Attribute
+            scales: R 1, the node or edge. Mass scales: R 1, the mass to divide. Empty at other scales.
+        draws: at attribute scales, whether nodes or edges have the attribute (``NODE``, ``EDGE``), and its column.
     """
 
     kind: str
@@ -51,6 +50,7 @@ class Structure:
     edges: Tensor
     triangles: Tensor
     places: Tensor
+    draws: tuple[str, int] | None = None
 
     @property
     def num_samples(self) -> int:
@@ -68,7 +68,7 @@ class Structure:
         if len(places):
             places = places[active[self.mask.nonzero()[:, 0]]]
         if len(places) and self.kind != MASS:
-            places = (new_node if self.kind == NODE_TYPE else new_edge)[places]
+            places = (new_node if self.draws is not None and self.draws[0] == NODE else new_edge)[places]
         sizes = torch.bincount(self.graph_of, minlength=self.num_samples) * active
         return replace(
             self,
@@ -115,23 +115,24 @@ def without_graph(
     """The structure of a scale that depends on numbers only; ``counts`` is the third column of
     ``Structure.numbers``."""
     none = mask.new_zeros(0, dtype=torch.long)
-    typed = None if state.node_types is None else none
+    node_types, edge_types = (None if each is None else each[:0] for each in (state.node_types, state.edge_types))
     masses = None if state.masses is None else none
     places = none.view(0, 1) if places is None else places
     return Structure(
         kind, mask, _numbers(state, state.sizes, counts), none, torch.zeros_like(state.sizes), none, none, masses,
-        masses, typed, None if state.edge_types is None else none, none.view(2, 0), none.view(3, 0), places,
+        masses, node_types, edge_types, none.view(2, 0), none.view(3, 0), places,
     )  # fmt: skip
 
 
-def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
-    """The structure of a scale that chooses nodes or draws types: the graph as it is."""
+def of_graph(
+    kind: str, state: GrowthState, mask: Tensor, active: Tensor, draws: tuple[str, int] | None = None
+) -> Structure:
+    """The structure of a scale that chooses nodes or draws an attribute: the graph as it is, with the attributes drawn
+    so far."""
     part = restrict(state, active)
     num_nodes, num_edges = len(part.splits), part.edges.shape[1]
-    node_types, edge_types = part.node_types, part.edge_types
-    if kind != EDGE_TYPE and node_types is not None:  # not drawn yet
-        node_types = torch.zeros_like(node_types)
-    places = torch.arange({NODE_TYPE: num_nodes, EDGE_TYPE: num_edges}.get(kind, 0), device=mask.device)[:, None]
+    about = 0 if draws is None else num_nodes if draws[0] == NODE else num_edges
+    places = torch.arange(about, device=mask.device)[:, None]
     return Structure(
         kind,
         mask,
@@ -142,11 +143,12 @@ def of_graph(kind: str, state: GrowthState, mask: Tensor, active: Tensor) -> Str
         torch.full((num_edges,), FIXED, device=mask.device),
         part.masses,
         None if part.masses is None else part.spans,
-        node_types,
-        None if edge_types is None else torch.zeros_like(edge_types),
+        part.node_types,
+        part.edge_types,
         part.edges,
         triangles(part.edges, num_nodes),
         places,
+        draws,
     )
 
 
@@ -180,7 +182,11 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
     node_states = torch.full((total,), PLAIN, device=mask.device)
     node_states[children] = node_states[children + 1] = CHILD
     grown = replace(part, sizes=after)
-    none = None if state.node_types is None else torch.zeros_like(node_states)
+    # Graphs that still grow have no attributes yet.
+    node_types, edge_types = (
+        None if each is None else each.new_zeros(count, each.shape[1])
+        for each, count in ((state.node_types, total), (state.edge_types, len(states)))
+    )
     return Structure(
         EDGE,
         mask,
@@ -191,8 +197,8 @@ def of_split(state: GrowthState, mask: Tensor, active: Tensor) -> Structure:
         states,
         grown_masses(part),
         None if part.masses is None else spans,
-        none,
-        None if state.edge_types is None else torch.zeros_like(states),
+        node_types,
+        edge_types,
         edges,
         triangles(edges, total),
         places,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,8 +27,9 @@ from nextscale.plugin import (
     TokenPyramid,
 )
 from nextscale_graph.coarsen import strategy
+from nextscale_graph.codes import AttributeCodes
 from nextscale_graph.config import GraphTokenizerConfig
-from nextscale_graph.describe import describe_graph, describe_types, pack
+from nextscale_graph.describe import describe_attributes, describe_graph, pack
 from nextscale_graph.frequencies import root_logits, size_logits
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.growth import advance, begin, begin_with
@@ -73,12 +73,12 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
     Scale 0 is the number of nodes, scale 1 the number of components. Every level then has three scales: how many nodes
     split; which ones (tokens that point at nodes, drawn one at a time); and where their edges go (``coarsen``). With
     ``config.masses`` there is one more, before the edges: how many nodes of the final graph each first child stands
-    for. Types of nodes and edges, if there are any, follow once a graph is complete.
+    for. Attributes of nodes, then of edges, follow once a graph is complete, one scale each. Each sees those before it.
 
     Args:
         config: the tokenizer section.
-        description: of the data (``source.describe``). It holds the counts ``sizes`` and ``components``, and the names
-            of the types ``node_types`` and ``edge_types``.
+        description: of the data (``source.describe``). It holds the counts ``sizes`` and ``components``, the names of
+            the types ``node_types`` and ``edge_types``, the codes of other attributes, and the properties.
     """
 
     adaptive = True
@@ -97,14 +97,10 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
             raise ConfigError(
                 f"tokenizer.max_nodes {config.max_nodes} is less than the {self.largest} nodes of the largest graph"
             )
-        self.vocabulary = max(config.max_nodes + 1, 3, len(self.node_types), len(self.edge_types))
-        self.scales = Scales(
-            self.vocabulary,
-            config.max_nodes,
-            config.masses,
-            len(self.node_types),
-            len(self.edge_types),
-        )
+        self.codes = AttributeCodes.of(description)
+        node_codes, edge_codes = self.codes.lengths
+        self.vocabulary = max(config.max_nodes + 1, 3, *node_codes.values(), *edge_codes.values())
+        self.scales = Scales(self.vocabulary, config.max_nodes, config.masses, node_codes, edge_codes)
         self.token_space = Codes(self.vocabulary)
         # Nothing here is trained; this buffer tells which device the model is on.
         self.register_buffer("place", torch.zeros(0), persistent=False)
@@ -113,11 +109,10 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         return GraphStem(
             width,
             self.config,
-            self.vocabulary,
-            self.node_types if self.scales.typed else (),
-            self.edge_types,
+            self.scales,
             size_logits(self.sizes, self.vocabulary),
             root_logits(self.components, self.vocabulary),
+            bool(self.codes.properties),
         )
 
     def scale_names(self, num_scales: int) -> list[str]:
@@ -145,7 +140,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         sample.
 
         Raises:
-            DataError: a graph has no nodes, or more than ``tokenizer.max_nodes``.
+            DataError: a graph has no nodes, or more than ``tokenizer.max_nodes``, or lacks an attribute.
         """
         described, orders = [], []
         start = 0
@@ -160,7 +155,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
             described.append(tokens)
             orders.append(order)
         if self.scales.typed:
-            describe_types(samples, described, orders, self.scales)
+            describe_attributes(samples, *self.codes.encode(samples), described, orders, self.scales)
         return pack(described, samples.sizes.device), orders
 
     # The state machine.
@@ -181,7 +176,8 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
                 NextscaleWarning,
                 stacklevel=2,
             )
-        return begin(num_samples, self.scales, given, self.device)
+        properties = self.codes.requested(conditions or {})
+        return begin(num_samples, self.scales, given, self.device, properties)
 
     def begin_with(self, samples: GraphBatch, conditions: Mapping[str, Tensor] | None = None) -> GrowthState:
         """Graphs to be completed to the condition ``size``. The given nodes, and the edges among them, are kept.
@@ -194,7 +190,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         if target is None:
             raise NextscaleError("completing a graph needs size=N, its number of nodes when complete")
         if self.scales.typed:
-            raise NextscaleError("graphs with node and edge types cannot be completed, because types are drawn last")
+            raise NextscaleError("graphs with attributes cannot be completed, because attributes are drawn last")
         if self.config.masses:
             raise NextscaleError("a model with tokenizer.masses=true cannot complete graphs: train one without masses")
         if bool((samples.sizes >= target.to(samples.sizes)).any()):
@@ -238,7 +234,14 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
             assert state.masses is not None
             divided = state.masses[state.splits][:, None]
             return without_graph(kind, state, mask, state.counts, divided)
-        return of_split(state, mask, active) if kind == EDGE else of_graph(kind, state, mask, active)
+        if kind == EDGE:
+            return of_split(state, mask, active)
+        if kind == NODE:
+            return of_graph(kind, state, mask, active)
+        draws = self.scales.attributes[kind][:2]
+        if not bool(active.any()):  # every level has these scales, but most levels complete no graph
+            return without_graph(kind, state, mask, state.counts)
+        return of_graph(kind, state, mask, active, draws)
 
     def update(self, state: GrowthState, k: int, tokens: Tensor) -> GrowthState:
         return advance(state, self.scales, tokens)
@@ -248,9 +251,8 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         go."""
         if state.scale <= len(HEADS) or self.scales.kind(state.scale - 1) != EDGE:
             return torch.ones_like(state.sizes, dtype=torch.bool)
-        graphs = replace(self.decode(state), node_types=None, edge_types=None).to_networkx()
+        graphs = graphs_of(state).to_networkx()
         return torch.tensor([GROWING[requirement](graph) for graph in graphs], device=self.device)
 
     def decode(self, state: GrowthState) -> GraphBatch:
-        names = {"node_names": tuple(self.node_types), "edge_names": tuple(self.edge_types)}
-        return replace(graphs_of(state), **(names if self.scales.typed else {}))
+        return self.codes.decode(graphs_of(state), state.node_types, state.edge_types, state.graph_values)

@@ -11,6 +11,7 @@ import networkx as nx
 import numpy as np
 
 from nextscale.plugin import replacing
+from nextscale_graph.attributes import Attribute
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.layout import ancestors, positions
 
@@ -21,7 +22,8 @@ CELL = 1.6
 def write_samples(samples: GraphBatch, folder: Path, description: Mapping[str, Any] | None = None) -> list[Path]:
     """Write ``NNNN.graphml`` for each graph, and all graphs to ``graphs.npz`` in the same folder. ``data=`` reads both.
 
-    Types are written by name where names are known, from the samples or from the ``description`` of the data.
+    Types are written by name where names are known, from the samples or from the ``description`` of the data. Other
+    attributes are written as texts and numbers, and so are the properties that samples were drawn for.
     """
     nodes, edges = _names(samples, description)
     written = []
@@ -39,7 +41,8 @@ def write_samples(samples: GraphBatch, folder: Path, description: Mapping[str, A
 
 
 def write_npz(samples: GraphBatch, path: Path, description: Mapping[str, Any] | None = None) -> Path:
-    """Write all graphs as ``readers.arrays.read_npz`` reads them, with the names of types and the kind of the data."""
+    """Write all graphs as ``readers.arrays.read_npz`` reads them, with the names of types, all attributes and
+    properties, and the kind of the data."""
     arrays: dict[str, np.ndarray] = {
         "num_nodes": samples.sizes.cpu().numpy(),
         "edges": samples.edges.T.cpu().numpy(),
@@ -51,11 +54,24 @@ def write_npz(samples: GraphBatch, path: Path, description: Mapping[str, Any] | 
         if types is not None:
             arrays[f"{of}_types"] = types.cpu().numpy()
             arrays |= {f"{of}_type_names": np.array(names)} if names else {}
+    for of in ("node", "edge", "graph"):
+        values = getattr(samples, f"{of}_values")
+        if values is None:
+            continue
+        for i, attribute in enumerate(getattr(samples, f"{of}_attributes")):
+            if np.isfinite(values[:, i]).all():  # properties that were not asked for are unknown
+                arrays[f"{of}:{attribute.name}"] = _column(attribute, values[:, i])
     kind = (description or {}).get("kind", "none")
     arrays |= {} if kind == "none" else {"kind": np.array(kind)}
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return path
+
+
+def _column(attribute: Attribute, stored: np.ndarray) -> np.ndarray:
+    """The values as texts, booleans, integers or floats; the kind of the array says which."""
+    kinds = {"text": np.str_, "bool": np.bool_, "integer": np.int64, "real": np.float64}
+    return np.array(attribute.values(stored), kinds[attribute.kind])
 
 
 def _names(samples: GraphBatch, description: Mapping[str, Any] | None) -> tuple[Sequence[str], Sequence[str]]:

@@ -11,7 +11,10 @@ from nextscale.plugin import SPLIT_NAMES, DataError, NextscaleWarning, shown_pat
 from nextscale.plugin import read_folder as read_splits
 from nextscale_graph.config import GraphLimitsConfig
 from nextscale_graph.graphs import GraphBatch
+from nextscale_graph.readers.assemble import assemble
+from nextscale_graph.readers.properties import TABLE, read_properties
 from nextscale_graph.readers.raw import FileGraph, RawGraphs
+from nextscale_graph.readers.rules import Rules
 from nextscale_graph.readers.text import ADJACENCY, read_text_graph
 
 LISTS = (".edgelist", ".edges", ".txt", ".csv", ".tsv", *ADJACENCY, ".mtx", ".col", ".dimacs", ".net")
@@ -19,17 +22,18 @@ SUFFIXES = (*LISTS, ".graphml", ".gml")
 UNREAD = (".gexf", ".dot", ".gv", ".g6", ".s6", ".json", ".graph", ".pkl", ".pickle", ".gz", ".bz2", ".xz", ".zip")
 """Graphs, most likely, that are not read: a warning says so."""
 PROSE = re.compile(r"(readme|licen[cs]e|copying|notice|authors|citation|changelog|changes).*", re.IGNORECASE)
-TABLES = re.compile(r"(meta|metadata|index|labels?|classes|splits?|requirements)", re.IGNORECASE)
+TABLES = re.compile(r"(meta|metadata|index|labels?|properties|classes|splits?|requirements)", re.IGNORECASE)
 """What often lies beside graphs, under the suffix of an edge list."""
 
 
-def read_folder(folder: Path, limits: GraphLimitsConfig | None = None) -> RawGraphs:
-    """Every graph below ``folder``, in the order of paths. Folders other than train, val and test mean nothing.
+def read_folder(folder: Path, limits: GraphLimitsConfig | None = None, rules: Rules | None = None) -> RawGraphs:
+    """Every graph below ``folder``, in the order of paths. Folders other than train, val and test mean nothing. A table
+    ``properties.csv`` holds properties of graphs (``properties.read_properties``).
 
     Raises:
         DataError: there are no graphs, or a graph cannot be read, is directed, or is not simple.
     """
-    limits = limits or GraphLimitsConfig()
+    rules = rules or Rules(limits or GraphLimitsConfig())
     found = read_splits(folder, is_graph, f"graphs ({', '.join(SUFFIXES)})")
     files: list[tuple[Path, str]] = []
     for split, part in found.items():
@@ -38,22 +42,19 @@ def read_folder(folder: Path, limits: GraphLimitsConfig | None = None) -> RawGra
         _warn_of_others(part.others)
         _refuse_deeper_splits(folder, part.paths, 0 if len(found) == 1 else 1)
     _refuse_twins([path for path, _ in files])
-    graphs = [_read(path, limits) for path, _ in files]
-    node_types = _names([one.node_types for one in graphs], [path for path, _ in files], "node")
-    edge_types = _names([one.edge_types for one in graphs], [path for path, _ in files], "edge")
-    batches = [one.batch(node_types, edge_types) for one in graphs]
-    return RawGraphs(batches, [split for _, split in files] if len(found) > 1 else None, node_types, edge_types)
+    graphs = [_read(path, rules) for path, _ in files]
+    read_properties(folder, [path for path, _ in files], graphs, rules)
+    return assemble(graphs, rules, [split for _, split in files] if len(found) > 1 else None)
 
 
-def read_graph(path: Path, limits: GraphLimitsConfig | None = None) -> GraphBatch:
+def read_graph(path: Path, limits: GraphLimitsConfig | None = None, rules: Rules | None = None) -> GraphBatch:
     """One graph from a text file (``text.read_text_graph``), GraphML or GML.
 
     Raises:
         DataError: as ``read_folder``.
     """
-    graph = _read(path, limits or GraphLimitsConfig())
-    node_types, edge_types = (sorted(set(one or ()), key=_by_number) for one in (graph.node_types, graph.edge_types))
-    return RawGraphs([graph.batch(node_types, edge_types)], None, node_types, edge_types).graphs[0]
+    rules = rules or Rules(limits or GraphLimitsConfig())
+    return assemble([_read(path, rules)], rules).graphs[0]
 
 
 def is_graph(path: Path) -> bool:
@@ -64,29 +65,13 @@ def is_graph(path: Path) -> bool:
     return (name.endswith(SUFFIXES) or name.startswith("out.")) and not path.is_dir()
 
 
-def _read(path: Path, limits: GraphLimitsConfig) -> FileGraph:
+def _read(path: Path, rules: Rules) -> FileGraph:
     suffix = path.suffix.lower()
     if suffix in (".graphml", ".gml"):
         from nextscale_graph.readers.markup import read_gml, read_graphml
 
-        return (read_graphml if suffix == ".graphml" else read_gml)(path, limits)
-    return read_text_graph(path, limits)
-
-
-def _names(types: Sequence[list[str] | None], paths: Sequence[Path], of: str) -> list[str]:
-    """The names of all types; none if the graphs have no types. A graph without edges has types of edges or not."""
-    known = [one for one in types if one]
-    if not known:
-        return []
-    if None in types:
-        without, having = paths[types.index(None)], paths[next(i for i, one in enumerate(types) if one)]
-        raise DataError(f"{shown_path(without)} has no {of} types, but {having.name} has: give them to all, or to none")
-    return sorted({name for one in known for name in one}, key=_by_number)
-
-
-def _by_number(name: str) -> tuple[bool, int, str]:
-    number = name.isdecimal() and len(name) < 1000
-    return not number, int(name) if number else 0, name
+        return (read_graphml if suffix == ".graphml" else read_gml)(path, rules)
+    return read_text_graph(path, rules)
 
 
 def _refuse_deeper_splits(folder: Path, paths: Sequence[Path], depth: int) -> None:
@@ -109,7 +94,9 @@ def _refuse_twins(paths: Sequence[Path]) -> None:
 
 def _warn_of_others(others: Sequence[Path]) -> None:
     unread = [
-        path for path in others if path.name.lower().endswith((*UNREAD, *SUFFIXES)) and not PROSE.match(path.name)
+        path
+        for path in others
+        if path.name != TABLE and path.name.lower().endswith((*UNREAD, *SUFFIXES)) and not PROSE.match(path.name)
     ]
     if unread:
         more = f" and {len(unread) - 1} more files" if len(unread) > 1 else ""

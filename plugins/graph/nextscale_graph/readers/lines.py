@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nextscale.plugin import DataError, shown_path
 
@@ -14,16 +16,19 @@ COMMENTS = ("#", "%", "//", ";")
 SEPARATORS = ("\t", ";", ",")
 ATTRIBUTES = re.compile(r"\{[^{}]*\}\s*$")
 """networkx writes the attributes of an edge behind it, as a dictionary."""
+LONGEST = 10_000
+"""Characters of a line whose dictionary is read."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass
 class Row:
-    """The fields of a line. ``line`` is its number, ``text`` what it says."""
+    """The fields of a line. ``line`` is its number, ``text`` what it says, ``attributes`` a dictionary at its end."""
 
     line: int
     text: str
     fields: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def split_lines(text: str, path: Path) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
@@ -52,14 +57,15 @@ def read_rows(data: list[tuple[int, str]], path: Path) -> list[Row]:
     Raises:
         DataError: quotes do not end, or separators do not tell names apart.
     """
+    attributes = [_attributes(line) for _, line in data]
     cleaned = [(number, _without_comment(line, number, path)) for number, line in data]
     bare = [re.sub(r'"[^"]*"', "", line) if '"' in line else line for _, line in cleaned]
     separator = next((one for one in SEPARATORS if any(one in line for line in bare)), None)
     rows, named = [], None
-    for (number, line), plain in zip(cleaned, bare, strict=True):
+    for (number, line), plain, own in zip(cleaned, bare, attributes, strict=True):
         here = separator if separator is not None and separator in plain else None
         fields = _split(line, here, number, path)
-        rows.append(Row(number, line, fields))
+        rows.append(Row(number, line, fields, own))
         if here and '"' not in line and any(" " in field for field in fields[:2]):
             named = number
     if separator is not None and named is not None:  # then a line without the separator may be one name, or several
@@ -70,6 +76,16 @@ def read_rows(data: list[tuple[int, str]], path: Path) -> list[Row]:
                     "use one of them"
                 )
     return rows
+
+
+def _attributes(line: str) -> dict[str, Any]:
+    """The dictionary at the end of a line; empty if there is none, or none that can be read."""
+    found = ATTRIBUTES.search(line) if line.endswith("}") and len(line) < LONGEST else None
+    try:
+        read = ast.literal_eval(found[0].strip()) if found else {}
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {}
+    return {str(name): value for name, value in read.items()} if isinstance(read, dict) else {}
 
 
 def _without_comment(line: str, number: int, path: Path) -> str:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import networkx as nx
 
 from nextscale.plugin import DataError, check_file, read_text, reading, shown_path
-from nextscale_graph.config import GraphLimitsConfig
-from nextscale_graph.readers.raw import Builder, FileGraph, check_size
+from nextscale_graph.readers.raw import Builder, FileGraph, check_size, columns_of, refuse_directed, types_of
+from nextscale_graph.readers.rules import Rules
 
 
-def read_graphml(path: Path, limits: GraphLimitsConfig) -> FileGraph:
-    """One undirected graph. The attribute ``type`` of nodes and edges is read; others are ignored.
+def read_graphml(path: Path, rules: Rules) -> FileGraph:
+    """One undirected graph, with its attributes and those of its nodes and edges.
 
     External entities are not fetched, and expat stops where entities grow out of proportion.
 
     Raises:
         DataError: the file is damaged, too large, holds several graphs, or its graph is directed or not simple.
     """
-    what = "GraphML file"
+    what, limits = "GraphML file", rules.limits
     with reading(path, what):
         size = check_file(path).stat().st_size
         if size > limits.text_bytes:
@@ -43,40 +42,53 @@ def read_graphml(path: Path, limits: GraphLimitsConfig) -> FileGraph:
             "occurs twice, or an edge ends at a node that is not declared"
         )
     if graph.is_directed():
-        raise DataError(f"{shown_path(path)} is directed: only undirected graphs are modelled (edgedefault=undirected)")
-    return _convert(graph, path, limits)
+        refuse_directed(shown_path(path), rules, "edgedefault=undirected; ")
+    defaults = [graph.graph.pop(f"{of}_default", {}) for of in ("node", "edge")]
+    for _, data in graph.nodes(data=True):
+        data.update({name: value for name, value in defaults[0].items() if name not in data})
+    for *_, data in graph.edges(data=True):
+        data.pop("id", None)  # the name of the edge, not an attribute
+        data.update({name: value for name, value in defaults[1].items() if name not in data})
+    return convert(graph, path, rules)
 
 
-def read_gml(path: Path, limits: GraphLimitsConfig) -> FileGraph:
+def read_gml(path: Path, rules: Rules) -> FileGraph:
     """As ``read_graphml``, for GML."""
-    text = read_text(path, limits)
+    text, limits = read_text(path, rules.limits), rules.limits
     number, ends = (len(re.findall(rf"\b{word}\s*\[", text)) for word in ("node", "edge"))
     check_size(shown_path(path), number, ends, limits)
     with reading(path, "GML file"):
+        if "duplicates" in rules.clean and not re.search(r"\bmultigraph\s+1\b", text):
+            text = re.sub(r"\bgraph\s*\[", "graph [ multigraph 1", text, count=1)
         graph = nx.parse_gml(text, label="id")
     if graph.is_directed():
-        raise DataError(f"{shown_path(path)} is directed: only undirected graphs are modelled (directed 0)")
-    return _convert(graph, path, limits)
+        refuse_directed(shown_path(path), rules, "directed 0; ")
+    labels = {node: str(label) for node, label in graph.nodes(data="label") if label is not None}
+    if len(set(labels.values())) == len(graph):  # then it is the node's name
+        for _, data in graph.nodes(data=True):
+            del data["label"]
+        graph = nx.relabel_nodes(graph, labels)
+    return convert(graph, path, rules)
 
 
-def _convert(graph: nx.Graph, path: Path, limits: GraphLimitsConfig) -> FileGraph:
-    builder = Builder(path, limits)
+def convert(graph: nx.Graph, path: Path, rules: Rules) -> FileGraph:
+    """A graph of networkx, with all its attributes. ``path`` is what messages call it.
+
+    Raises:
+        DataError: it is not simple, or some nodes or edges have a type and others have none.
+    """
+    builder = Builder(path, rules)
     for node in graph.nodes:
         builder.node(str(node))
-    for one, other in graph.edges():
-        builder.edge(str(one), str(other))
+    if len(builder.ids) < len(graph):
+        raise DataError(f"{shown_path(path)} has two nodes of the same name, such as 1 and '1'")
+    for one, other, data in graph.edges(data=True):
+        builder.edge(str(one), str(other), None, {str(name): value for name, value in data.items()})
     found = builder.graph()
-    found.node_types = _types(list(graph.nodes(data="type")), "node", path)
-    found.edge_types = _types(list(graph.edges(data="type")), "edge", path)
+    columns = columns_of([{str(name): value for name, value in data.items()} for _, data in graph.nodes(data=True)])
+    types = columns.pop("type", None)
+    if rules.wants("type"):
+        found.node_types = types_of(types, "node", found)
+    found.node_columns = columns
+    found.properties = {str(name): value for name, value in graph.graph.items()}
     return found
-
-
-def _types(rows: list[tuple[Any, ...]], of: str, path: Path) -> list[str] | None:
-    """The types of all nodes or edges as texts; None if none has one."""
-    types = [None if row[-1] is None else str(row[-1]) for row in rows]
-    if all(one is None for one in types):
-        return None if types else []
-    if None in types:
-        where = "-".join(map(str, rows[types.index(None)][:-1]))
-        raise DataError(f"{shown_path(path)}: {of} {where} has no type, but others have: give all of them one, or none")
-    return [str(one) for one in types]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nextscale.plugin import DataError, shown_path
 from nextscale_graph.config import GraphLimitsConfig
 from nextscale_graph.graphs import GraphBatch, single
+from nextscale_graph.readers.rules import Rules
+from nextscale_graph.readers.tables import Columns
 
 SPLITS = ("train", "val", "test")
 KINDS = ("planar", "tree", "sbm", "molecule")
@@ -21,8 +24,9 @@ KINDS = ("planar", "tree", "sbm", "molecule")
 class RawGraphs:
     """Graphs as a reader returns them.
 
-    ``graphs`` are batches of one. ``splits`` is the split of each (``train``, ``val``, ``test``); None if the data has
-    no splits. ``node_types`` and ``edge_types`` are the names of the types. ``kind`` selects the validity test.
+    ``graphs`` are batches of one, with their attributes and properties. ``splits`` is the split of each (``train``,
+    ``val``, ``test``); None if the data has no splits. ``node_types`` and ``edge_types`` are the names of the types.
+    ``kind`` selects the validity test.
     """
 
     graphs: list[GraphBatch]
@@ -46,56 +50,77 @@ class RawGraphs:
 
 @dataclass
 class FileGraph:
-    """One graph as a file describes it: names of nodes in the order of the file, edges as positions in them, and names
-    of types where the file has types."""
+    """One graph as a file describes it.
 
+    ``names`` are the names of nodes in the order of the file, ``edges`` positions in them. ``node_types`` and
+    ``edge_types`` are names, where the file has types; ``node_columns`` and ``edge_columns`` are all other attributes,
+    and ``properties`` those of the graph.
+    """
+
+    where: str
     names: list[str]
     edges: list[tuple[int, int]]
     node_types: list[str] | None = None
     edge_types: list[str] | None = None
+    node_columns: Columns = field(default_factory=dict)
+    edge_columns: Columns = field(default_factory=dict)
+    properties: dict[str, Any] = field(default_factory=dict)
 
-    def batch(self, node_types: Sequence[str] = (), edge_types: Sequence[str] = ()) -> GraphBatch:
-        """A batch of one, with types as positions in the given names."""
-        nodes = {name: i for i, name in enumerate(node_types)}
-        edges = {name: i for i, name in enumerate(edge_types)}
-        return single(
-            len(self.names),
-            np.array(self.edges, np.int64).reshape(-1, 2).T,
-            np.array([nodes[name] for name in self.node_types or ()], np.int64) if nodes else None,
-            np.array([edges[name] for name in self.edge_types or ()], np.int64) if edges else None,
-        )
+    def edge_name(self, j: int) -> str:
+        return "-".join(self.names[i] for i in self.edges[j])
 
 
 class Builder:
-    """Collects the nodes and edges of one file, and refuses what makes no simple graph at the line where it stands."""
+    """Collects the nodes and edges of one file. What makes no simple graph is refused at the line where it stands, or
+    mended (``Rules.clean``)."""
 
-    def __init__(self, path: Path, limits: GraphLimitsConfig) -> None:
-        self.path, self.limits = path, limits
+    def __init__(self, path: Path, rules: Rules) -> None:
+        self.path, self.rules = path, rules
         self.ids: dict[str, int] = {}
-        self.edges: dict[tuple[int, int], int | None] = {}
+        self.edges: dict[tuple[int, int], tuple[int | None, bool]] = {}
+        self.rows: list[Mapping[str, Any]] = []
 
     def node(self, name: str, line: int | None = None) -> int:
         """The number of the node called ``name``, which is new or known."""
         if name not in self.ids:
-            if len(self.ids) >= self.limits.nodes:
-                check_size(self.at(line), len(self.ids) + 1, 0, self.limits)
+            if len(self.ids) >= self.rules.limits.nodes:
+                check_size(self.at(line), len(self.ids) + 1, 0, self.rules.limits)
             self.ids[name] = len(self.ids)
         return self.ids[name]
 
-    def edge(self, one: str, other: str, line: int | None = None) -> None:
+    def edge(self, one: str, other: str, line: int | None = None, values: Mapping[str, Any] | None = None) -> None:
+        """Add an edge with the ``values`` of its attributes."""
         a, b = self.node(one, line), self.node(other, line)
+        clean, cleaned = self.rules.clean, self.rules.cleaned
         if a == b:
-            raise DataError(f"{self.at(line)} has a self-loop at node {one}: only simple graphs are modelled")
+            if "loops" not in clean:
+                raise DataError(
+                    f"{self.at(line)} has a self-loop at node {one}: only simple graphs are modelled "
+                    "(data.clean=loops drops it)"
+                )
+            cleaned["loops"] += 1
+            return
         pair = (min(a, b), max(a, b))
         if pair in self.edges:
-            first = f", first in line {self.edges[pair]}" if self.edges[pair] else ""
-            raise DataError(
-                f"{self.at(line)} has the edge {one}-{other} twice{first}: give each undirected edge once "
-                "(no multi-edges, no edge in both directions)"
-            )
-        if len(self.edges) >= self.limits.edges:
-            check_size(self.at(line), 0, len(self.edges) + 1, self.limits)
-        self.edges[pair] = line
+            first, forwards = self.edges[pair]
+            turned = forwards != (a < b)
+            if "duplicates" not in clean and not (turned and "direction" in clean):
+                before = f", first in line {first}" if first else ""
+                cure = "direction" if turned else "duplicates"
+                raise DataError(
+                    f"{self.at(line)} has the edge {one}-{other} twice{before}: give each undirected edge once "
+                    f"(no multi-edges, no edge in both directions), or set data.clean={cure}"
+                )
+            cleaned["duplicates"] += not (turned and "direction" in clean)
+            return
+        if len(self.edges) >= self.rules.limits.edges:
+            check_size(self.at(line), 0, len(self.edges) + 1, self.rules.limits)
+        self.edges[pair] = line, a < b
+        self.rows.append(values or {})
+
+    def directed(self, where: str, hint: str = "") -> None:
+        """Called once for a directed graph. Raises DataError unless direction is to be forgotten."""
+        refuse_directed(where, self.rules, hint)
 
     def at(self, line: int | None) -> str:
         return shown_path(self.path) + (f", line {line}," if line else "")
@@ -104,7 +129,43 @@ class Builder:
         """Raises DataError if there are no nodes."""
         if not self.ids:
             raise DataError(f"{shown_path(self.path)} has no nodes: leave it out")
-        return FileGraph(list(self.ids), list(self.edges))
+        columns = columns_of(self.rows)
+        types = columns.pop("type", None)
+        found = FileGraph(shown_path(self.path), list(self.ids), list(self.edges), edge_columns=columns)
+        if self.rules.wants("type"):
+            found.edge_types = types_of(types, "edge", found)
+        return found
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows of values as columns; None where a row has no value."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def types_of(values: Sequence[Any] | None, of: str, graph: FileGraph) -> list[str] | None:
+    """The types of all nodes or edges as texts; None if none has one.
+
+    Raises:
+        DataError: some have a type and others have none.
+    """
+    types = [None if value is None else str(value) for value in values or ()]
+    if all(one is None for one in types):
+        return [] if of == "edge" and not graph.edges else None
+    if None in types:
+        name = graph.edge_name(types.index(None)) if of == "edge" else graph.names[types.index(None)]
+        raise DataError(f"{graph.where}: {of} {name} has no type, but others have: give all of them one, or none")
+    return [str(one) for one in types]
+
+
+def refuse_directed(where: str, rules: Rules, hint: str = "") -> None:
+    """Raises DataError unless direction is to be forgotten, and counts the graph if so."""
+    if "direction" not in rules.clean:
+        raise DataError(
+            f"{where} is directed: only undirected graphs are modelled "
+            f"({hint}data.clean=direction forgets the direction)"
+        )
+    rules.cleaned["direction"] += 1
 
 
 def check_size(where: str, nodes: int, edges: int, limits: GraphLimitsConfig) -> None:
@@ -120,26 +181,41 @@ def checked(
     edges: np.ndarray,
     node_types: np.ndarray | None = None,
     edge_types: np.ndarray | None = None,
+    node_values: np.ndarray | None = None,
+    edge_values: np.ndarray | None = None,
+    rules: Rules | None = None,
 ) -> GraphBatch:
-    """A simple undirected graph from edges 2 E, each given once.
+    """A simple undirected graph from edges 2 E, each given once, unless ``rules`` mend it.
 
     Raises:
         DataError: there are no nodes, a node is out of range, or an edge is a self-loop or given twice.
     """
+    rules = rules or Rules()
     if num_nodes < 1:
         raise DataError(f"{where} has no nodes: leave it out")
     if edges.size and not 0 <= edges.min() <= edges.max() < num_nodes:
         wrong = edges[(edges < 0) | (edges >= num_nodes)][0]
         raise DataError(f"{where} has an edge at node {wrong}; its {num_nodes} nodes are numbered from 0")
     loops = edges[0][edges[0] == edges[1]]
-    if len(loops):
-        raise DataError(f"{where} has a self-loop at node {loops[0]}: remove it; only simple graphs are modelled")
+    if len(loops) and "loops" not in rules.clean:
+        raise DataError(
+            f"{where} has a self-loop at node {loops[0]}: remove it; only simple graphs are modelled "
+            "(data.clean=loops drops it)"
+        )
+    rules.cleaned["loops"] += len(loops)
     low, high = edges.min(0), edges.max(0)
     keys, first, counts = np.unique(low * num_nodes + high, return_index=True, return_counts=True)
     if len(keys) < edges.shape[1]:
-        twice = first[counts > 1][0]
-        raise DataError(
-            f"{where} has the edge {low[twice]}-{high[twice]} twice (multi-edges, or both directions of each edge): "
-            "give each undirected edge once"
-        )
-    return single(num_nodes, edges, node_types, edge_types)
+        real = keys // num_nodes != keys % num_nodes
+        ways = np.unique(edges[0] * num_nodes + edges[1])
+        repeated = edges.shape[1] - len(loops) - len(ways[ways // num_nodes != ways % num_nodes])
+        turned = edges.shape[1] - len(loops) - int(real.sum()) - repeated
+        both = "duplicates" in rules.clean
+        if (repeated and not both) or (turned and not both and "direction" not in rules.clean):
+            twice = first[(counts > 1) & real][0]
+            raise DataError(
+                f"{where} has the edge {low[twice]}-{high[twice]} twice (multi-edges, or both directions of edges): "
+                f"give each undirected edge once, or set data.clean={'duplicates' if repeated else 'direction'}"
+            )
+        rules.cleaned["duplicates"] += repeated + (0 if "direction" in rules.clean else turned)
+    return single(num_nodes, edges, node_types, edge_types, node_values, edge_values)
