@@ -18,6 +18,7 @@ from nextscale.plugin import ScaleInput, Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.division import OUTSIDE, Division
+from nextscale_graph.frequencies import UNSEEN
 from nextscale_graph.inputs import MASSES, NUMBERS, describe_masses, describe_numbers, reveal
 from nextscale_graph.layer import Layer
 from nextscale_graph.structure import (
@@ -38,6 +39,9 @@ from nextscale_graph.structure import (
 
 CANDIDATE = 7
 """Number of features of a candidate number of nodes to split."""
+REGISTER = 16
+"""Logits are padded to a multiple of this. Their exponentials are then added in the same order whatever the width, so
+that losses do not depend on ``max_nodes`` or on the rest of the batch."""
 UNLIKELY = -1e4
 """The logit of a token that is drawn only if nothing else can be."""
 
@@ -66,11 +70,12 @@ class GraphStem(Stem):
         vocabulary: V.
         node_types, edge_types: names of the types. Without node types there are no edge types either.
         sizes: V, logits of the number of nodes.
-        roots: V V, logits of the number of components, one row per number of nodes.
+        roots: as ``root_logits`` returns them: logits of the number of components, and the row of each number of nodes.
     """
 
     size_logits: Tensor
     root_logits: Tensor
+    root_row: Tensor
 
     def __init__(
         self,
@@ -80,7 +85,7 @@ class GraphStem(Stem):
         node_types: Sequence[str],
         edge_types: Sequence[str],
         sizes: Tensor,
-        roots: Tensor,
+        roots: tuple[Tensor, Tensor],
     ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
@@ -92,6 +97,7 @@ class GraphStem(Stem):
             self.score_edge_type = _mlp(width, width, len(edge_types))
         if config.masses:
             self.mass, self.span = (_mlp(MASSES, width, width) for _ in range(2))
+            assert config.max_nodes is not None  # the tokenizer has filled it in
             self.division = Division(config.max_nodes)
         self.numbers = _mlp(NUMBERS, width, width)
         self.layers = nn.ModuleList(Layer(width, config.stem.pooled) for _ in range(config.stem.layers))
@@ -103,7 +109,8 @@ class GraphStem(Stem):
         self.edge_score = _mlp(width, 2 * width, 3)
         self.count_score = _mlp(CANDIDATE, 32, 1)
         self.register_buffer("size_logits", sizes, persistent=False)
-        self.register_buffer("root_logits", roots, persistent=False)
+        self.register_buffer("root_logits", roots[0], persistent=False)
+        self.register_buffer("root_row", roots[1], persistent=False)
 
     def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Memory]:
         memory, number_states, structure = self._states(inputs, revealed)
@@ -190,39 +197,44 @@ class GraphStem(Stem):
     # Outputs.
 
     def logits(self, hidden_BLD: Tensor, memory: Memory) -> Tensor:
+        parts = self.logits_by_scale(hidden_BLD, memory)
+        return torch.cat([F.pad(part, (0, self.vocabulary - part.shape[-1]), value=OUTSIDE) for part in parts], 1)
+
+    def logits_by_scale(self, hidden_BLD: Tensor, memory: Memory) -> list[Tensor]:
         out = []
         for part, (token, node, edge) in zip(memory.structure, memory.begins, strict=True):
             own = hidden_BLD[:, token : token + part.mask.shape[1]]
-            out.append(self._part_logits(part, own, memory, node, edge))
-        return torch.cat(out, 1)
+            logits = self._part_logits(part, own, memory, node, edge)
+            width = min(self.vocabulary, -(-logits.shape[-1] // REGISTER) * REGISTER)
+            out.append(F.pad(logits, (0, width - logits.shape[-1]), value=OUTSIDE))
+        return out
 
     def _part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
-        """B L V of one scale; padding has all logits alike."""
-        logits = hidden_BLD.new_zeros(*part.mask.shape, self.vocabulary)
+        """B L V' of one scale, as wide as its tokens need; padding has all logits alike."""
+        none = hidden_BLD.new_zeros(())
         if part.kind in HEADS:
-            known = self.size_logits.expand(len(logits), -1)
+            known = self.size_logits.expand(part.num_samples, -1)
             if part.kind == ROOTS:
-                known = self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)]
-            return known[:, None].expand(logits.shape).to(logits.dtype)
+                known = self._root_logits(part.numbers[:, 1])
+            return known[:, None].to(none.dtype)
         if part.kind == COUNT:
-            scores = self._count_logits(part.numbers, self.vocabulary)
-            return torch.where(part.mask[..., None], scores[:, None], logits)
+            return torch.where(part.mask[..., None], self._count_logits(part.numbers)[:, None], none)
         if part.kind == NODE:
             asked = memory.nodes[node : node + len(part.graph_of)] + self.ask_node(hidden_BLD[:, 0])[part.graph_of]
             score = self.node_score(asked)[:, 0]
             score = score.masked_fill(memory.blocked[node : node + len(part.graph_of)], UNLIKELY)
             within = torch.arange(len(score), device=score.device) - part.offsets[part.graph_of]
-            scores = logits.new_full((len(logits), self.vocabulary), OUTSIDE)
+            scores = none.new_full((part.num_samples, int(part.numbers[:, 0].max())), OUTSIDE)
             scores = scores.index_put((part.graph_of, within), score.to(scores.dtype))
-            return torch.where(part.mask[..., None], scores[:, None], logits)
+            return torch.where(part.mask[..., None], scores[:, None], none)
         if not len(part.places):
-            return logits
+            return none.expand(*part.mask.shape, {EDGE: 3, MASS: 1}.get(part.kind, self.vocabulary))
         if part.kind == MASS:
             values = self.division(part)
         else:
             values = self._place_logits(part, hidden_BLD, memory, node, edge)
-        values = F.pad(values.float(), (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
-        return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
+        logits = none.expand(*part.mask.shape, values.shape[1])
+        return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(none.dtype))
 
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """R V': logits of tokens that are each about an edge or a node."""
@@ -239,8 +251,8 @@ class GraphStem(Stem):
         scores[:, BOTH] = both.sum(1)
         return scores
 
-    def _count_logits(self, numbers: Tensor, vocabulary: int) -> Tensor:
-        """B V: logits of how many nodes split. Each number is scored by how it compares with the usual one."""
+    def _count_logits(self, numbers: Tensor) -> Tensor:
+        """B V': logits of how many nodes split. Each number is scored by how it compares with the usual one."""
         size, target, usual = numbers.float()[:, :, None].unbind(1)
         most = torch.minimum(size, target - size)
         longest = max(1, int(most.max()))
@@ -253,7 +265,12 @@ class GraphStem(Stem):
             ), -1,
         )  # fmt: skip
         scores = self.count_score(features)[..., 0].float().masked_fill(count > most.clamp_min(1), OUTSIDE)
-        return F.pad(scores, (1, vocabulary - 1 - longest), value=OUTSIDE)
+        return F.pad(scores, (1, 0), value=OUTSIDE)
+
+    def _root_logits(self, targets: Tensor) -> Tensor:
+        """B V: logits of the number of components of graphs with these numbers of nodes."""
+        known = self.root_logits[self.root_row[targets.clamp_max(self.vocabulary - 1)]]
+        return F.pad(known, (0, self.vocabulary - known.shape[1]), value=float(torch.tensor(UNSEEN).log()))
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

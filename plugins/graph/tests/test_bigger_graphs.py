@@ -15,8 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_coarsening import tokenizer_for
 
+from nextscale.conditioning import ConditionSpec
+from nextscale.config.sections import TransformerConfig
+from nextscale.data import DataSplits
+from nextscale.errors import ConfigError
+from nextscale.storage.models import new_transformer
+from nextscale.training.describe import _transformer_flops
+from nextscale.transformer import ScaleTransformer
 from nextscale_graph.coarsen import STRATEGIES, coarsen, strategy
 from nextscale_graph.graphs import from_networkx
+from nextscale_graph.source import GraphSource
 from nextscale_graph.state import GrowthState, choose
 
 
@@ -68,3 +76,57 @@ def test_coarsening_holds_nothing_for_every_pair_of_nodes(name: str) -> None:
     tracemalloc.stop()
     assert roots == 1 and sum(len(level.splits) for level in levels) == 19_999 and len(set(order.tolist())) == 20_000
     assert most < 100e6
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+def test_logits_by_scale_are_the_logits(seed: int, masses: bool, typed: bool) -> None:
+    """They are as wide as the tokens of each scale need, and the losses are the same to the last bit."""
+    batch = random_batch(seed, 3, 20, typed)
+    tokenizer = tokenizer_for(batch, masses=masses)
+    stem = tokenizer.build_stem(16)
+    pyramid = tokenizer.encode(batch)
+    with torch.no_grad():
+        hidden, memory = stem(tokenizer.teacher_forcing(pyramid), None)
+        parts, whole = stem.logits_by_scale(hidden, memory), stem.logits(hidden, memory)
+    assert [part.shape[1] for part in parts] == list(pyramid.schedule.lengths)
+    for kind, part in zip(tokenizer.scale_names(len(parts)), parts, strict=True):
+        assert kind not in ("count", "node", "mass", "edge") or part.shape[2] <= 32 < tokenizer.vocabulary
+    space = tokenizer.token_space
+    real = torch.ones(pyramid.tokens.shape, dtype=torch.bool) if pyramid.mask is None else pyramid.mask
+    assert torch.equal(space.judge(parts, pyramid.tokens)[0][real], space.loss(whole, pyramid.tokens)[real])
+    assert torch.equal(space.judge(parts, pyramid.tokens)[1][real], space.accuracy(whole, pyramid.tokens)[real])
+
+
+def test_the_dry_run_counts_what_the_network_multiplies() -> None:
+    batch = random_batch(3, 9, 15)
+    tokenizer, sizes = tokenizer_for(batch), ConditionSpec(name="size", kind="count", size=100)
+    source = GraphSource([batch[[i]] for i in range(len(batch))])
+    data = DataSplits(source, source, None, (sizes,), {})
+    settings: dict[str, object] = {"width": 16, "heads": 1, "positions": "rotary", "scale_embedding": False}
+
+    def model(**changes: object) -> ScaleTransformer:
+        return new_transformer(TransformerConfig.model_validate(settings | changes), tokenizer, data.conditions)
+
+    def count(**changes: object) -> float:
+        return _transformer_flops(model(**changes), lambda: tokenizer, data)
+
+    real, products = model(depth=0), []
+    for name, module in real.named_modules():
+        if isinstance(module, torch.nn.Linear) and "adaln" not in name:
+            module.register_forward_hook(lambda own, _, out: products.append(2.0 * out.numel() * own.in_features))
+    one = source.batch(np.abs(source.lengths - source.lengths.mean()).argmin()[None], None)
+    inputs = tokenizer.teacher_forcing(tokenizer.encode(one.samples), one.conditions)
+    real(inputs, real.conditioner(one.conditions, 1))
+    assert count(depth=0) == pytest.approx(sum(products))
+    lengths = np.array(tokenizer.schedule().lengths, float)
+    unseen = (lengths.sum() ** 2 - np.square(lengths).sum()) / 2  # by markov attention, of what full attention sees
+    assert count(depth=1) - count(depth=1, attention="markov") == pytest.approx(4 * 16 * unseen)
+
+
+def test_the_vocabulary_is_as_large_as_the_data_need() -> None:
+    small, large = from_networkx([nx.path_graph(9)]), from_networkx([nx.path_graph(300)])
+    assert tokenizer_for(small, max_nodes=None).vocabulary == 257
+    assert tokenizer_for(large, max_nodes=None).vocabulary == 301
+    with pytest.raises(ConfigError, match=r"256 is less than the 300 nodes .*: set tokenizer\.max_nodes=300, or null"):
+        tokenizer_for(large, max_nodes=256)
