@@ -26,6 +26,7 @@ from nextscale_graph.coarsen import STRATEGIES, coarsen, strategy
 from nextscale_graph.graphs import from_networkx
 from nextscale_graph.source import GraphSource
 from nextscale_graph.state import GrowthState, choose
+from nextscale_graph.validity import classes
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,3 +131,24 @@ def test_the_vocabulary_is_as_large_as_the_data_need() -> None:
     assert tokenizer_for(large, max_nodes=None).vocabulary == 301
     with pytest.raises(ConfigError, match=r"256 is less than the 300 nodes .*: set tokenizer\.max_nodes=300, or null"):
         tokenizer_for(large, max_nodes=256)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_classes_are_those_of_isomorphism(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graphs = [nx.empty_graph(0), *(random_graph(rng, 5) for _ in range(12))]
+    expected = [next(j for j in range(i + 1) if nx.is_isomorphic(graphs[j], graphs[i])) for i in range(len(graphs))]
+    assert classes(graphs) == expected
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_graphs_are_compared(name: str) -> None:
+    """Without telling nodes apart first, this would take longer than anyone waits."""
+    rng = np.random.default_rng(0)
+    graph = nx.convert_node_labels_to_integers(nx.grid_2d_graph(20, 50))
+    graph = nx.random_labeled_tree(1000, seed=1) if name == "tree" else graph
+    renamed = nx.relabel_nodes(graph, dict(enumerate(rng.permutation(1000).tolist())))
+    other = nx.Graph(graph.edges)
+    other.remove_edge(*next(iter(graph.edges)))
+    assert classes([graph, renamed, other]) == [0, 0, 2]
