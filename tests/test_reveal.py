@@ -3,15 +3,22 @@ nothing."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nextscale.config.sections import SamplingConfig
 from nextscale.randomness import Draws
 from nextscale.sampling.reveal import reveal_groups
+from nextscale.sampling.scale import ScaleSettings, draw_scale
+from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.space import Codes
 
 
 def revealed(groups_BL: Tensor, mask_BL: Tensor, lengths: list[int], step: int) -> tuple[Tensor, Tensor]:
@@ -44,6 +51,34 @@ def test_a_group_has_revealed_one_token_per_sub_step_so_far(seed: int) -> None:
             shown = torch.bincount(groups[b, span][known[b, span]], minlength=3)
             step = int(shown.max())
             assert torch.equal(shown, sizes.clamp_max(step)) and step < max(1, int(sizes.max()))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.none() | st.integers(1, 12))
+def test_groups_take_as_many_sub_steps_as_allowed(seed: int, most: int | None) -> None:
+    """Each sub-step draws as few tokens of a group as the limit allows, and every token is drawn once."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.randint(0, 3, (4, 12), generator=generator)
+    mask = torch.rand(4, 12, generator=generator) < 0.8
+    mask[:, 0] = True
+    seen: list[Tensor] = []
+
+    def predict(revealed: tuple[Tensor, Tensor] | None) -> Tensor:
+        assert revealed is not None
+        seen.append(revealed[1].clone())
+        return torch.zeros(4, 12, 5)
+
+    model: Any = SimpleNamespace(token_space=Codes(5), config=SimpleNamespace(in_scale_steps=True))
+    inputs = ScaleInput(4, None, torch.zeros(12, 1), torch.zeros(12, dtype=torch.long), mask, groups=groups)
+    how = ScaleSettings.at(SamplingConfig(reveal="groups", group_steps=most), 0, "")
+    draw_scale(predict, model, inputs, 4, how, [torch.Generator().manual_seed(i) for i in range(4)], None)
+    sizes = torch.stack([torch.bincount(one[real], minlength=3) for one, real in zip(groups, mask, strict=True)])
+    largest = sizes.amax(1)
+    at_once = torch.ones_like(largest) if most is None else (largest / most).ceil().long()
+    assert len(seen) == int((largest / at_once).ceil().max()) and (most is None or len(seen) <= most)
+    for step, known in enumerate(seen):
+        shown = torch.stack([torch.bincount(one[real], minlength=3) for one, real in zip(groups, known, strict=True)])
+        assert torch.equal(shown, torch.minimum(sizes, step * at_once[:, None])) and not bool((known & ~mask).any())
 
 
 @pytest.mark.parametrize("others", [[], [1], [1, 1, 1, 1], [7], [1, 7]], ids=str)

@@ -191,6 +191,8 @@ class SamplingConfig(Section):
     """How samples are drawn. A list gives one value per scale, coarsest first. A mapping gives values by scale name (as
     ``eval`` lists them); scales that are not named take the default."""
 
+    added = ("group_steps",)
+
     guidance: NonNegativeFloat = 1.5
     """Classifier-free guidance t: logits are (1 + t) conditional - t unconditional; 0 is no guidance."""
     guidance_schedule: Literal["linear", "constant"] = "linear"
@@ -208,6 +210,9 @@ class SamplingConfig(Section):
     reveal: Literal["random", "confidence", "groups"] = "random"
     """Which tokens a sub-step keeps: random ones, the likeliest, or one of each group that the tokenizer defines.
     Groups take as many sub-steps as the largest group has tokens, and ignore ``steps``."""
+    group_steps: PositiveInt | None = None
+    """Largest number of sub-steps of a scale with reveal=groups. Larger groups then draw several tokens in a sub-step,
+    none of which knows the others. None draws the tokens of a group one at a time."""
     require: str | None = None
     """A property that samples must have after every scale, one of those that the tokenizer can check
     (``requirements``). Samples without it redraw the scale."""

@@ -74,6 +74,8 @@ def check_sampling(
     if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
         what = "steps > 1" if max(steps) > 1 else "reveal=groups"
         raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
+    if config.group_steps is not None and config.reveal != "groups":
+        raise ConfigError(f"sampling.group_steps has no effect with reveal={config.reveal}: set sampling.reveal=groups")
     known = tokenizer.requirements if isinstance(tokenizer, MeetsRequirements) else ()
     if config.require is not None and config.require not in known:
         raise ConfigError(f"sampling.require: {unknown('requirement', config.require, known)}")
@@ -169,16 +171,18 @@ class _Predictor:
         self.cache = KVCache(capacity)
 
     def __call__(self, inputs: ScaleInput, guidance: float, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
-        """B L_k num_logits, -inf where a token is not legal. ``revealed`` is passed to the transformer."""
+        """B L_k V_k, -inf where a token is not legal. ``revealed`` is passed to the transformer."""
         seen = inputs
         if self.guided:
             seen = _doubled(inputs)
             revealed = None if revealed is None else (torch.cat([revealed[0]] * 2), torch.cat([revealed[1]] * 2))
-        logits = self.transformer(seen, self.modulation, self.cache, revealed)
+        (logits,) = self.transformer(seen, self.modulation, self.cache, revealed, by_scale=True)
         if self.guided:
             logits, null = logits.chunk(2)
             logits = (1 + guidance) * logits - guidance * null
-        return logits if inputs.legal is None else logits.masked_fill(~inputs.legal, -torch.inf)
+        return (
+            logits if inputs.legal is None else logits.masked_fill(~inputs.legal[..., : logits.shape[-1]], -torch.inf)
+        )
 
 
 @dataclass(frozen=True)

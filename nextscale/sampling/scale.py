@@ -40,6 +40,7 @@ class ScaleSettings:
     top_p: float
     steps: int
     reveal: str
+    group_steps: int | None = None
 
     @classmethod
     def at(cls, config: SamplingConfig, k: int, name: str) -> ScaleSettings:
@@ -50,6 +51,7 @@ class ScaleSettings:
             at_scale(config.top_p, k, "top_p", name),
             at_scale(config.steps, k, "steps", name),
             config.reveal,
+            config.group_steps,
         )
 
     @property
@@ -87,6 +89,11 @@ def draw_scale(
     lengths_B1, ranks = real.sum(1, keepdim=True), None
     if settings.reveal == "groups" and inputs.groups is not None:
         ranks = rank_in_group(inputs.groups, _priority(real, generator), real & ~known)
+        if settings.group_steps is not None:
+            # Training reveals any number of a group's tokens, so the model knows every such sub-step.
+            largest_B1 = ranks.masked_fill(ranks == length, -1).amax(1, keepdim=True) + 1
+            at_once_B1 = (largest_B1 / settings.group_steps).ceil().long().clamp_min(1)
+            ranks = torch.where(ranks == length, length, ranks // at_once_B1)
         steps_B1 = ranks.masked_fill(known | ~real, -1).amax(1, keepdim=True) + 1
     else:
         steps_B1 = lengths_B1.clamp_max(settings.steps)

@@ -36,6 +36,13 @@ class TokenSpace(ABC):
     def accuracy(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """B L: 1 where the likeliest token is the correct one (for bits: the share of correct bits)."""
 
+    def judge(self, parts: Sequence[Tensor], tokens: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The loss and the accuracy of each token, both B L, from logits in parts along L."""
+        pieces = tokens.split([part.shape[1] for part in parts], 1)
+        pairs = list(zip(parts, pieces, strict=True))
+        loss = torch.cat([self.loss(part, piece, label_smoothing) for part, piece in pairs], 1)
+        return loss, torch.cat([self.accuracy(part.detach(), piece) for part, piece in pairs], 1)
+
     @abstractmethod
     def draw(
         self,
@@ -134,7 +141,8 @@ class Codes(TokenSpace):
     ) -> Tensor:
         # Sample by sample: truncation sorts, and sorting all samples at once takes more memory than the transformer.
         rows = (filter_logits(row / temperature, top_k, top_p).softmax(-1) for row in logits.split(1))
-        return draw_rows(torch.cat(list(rows)), generator)
+        # A draw uses a random number per code, also for those that logits by scale leave out.
+        return draw_rows(F.pad(torch.cat(list(rows)), (0, self.vocabulary - logits.shape[-1])), generator)
 
     def embedding(self, width: int) -> nn.Module:
         return nn.Embedding(self.vocabulary, width)

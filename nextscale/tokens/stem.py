@@ -35,3 +35,11 @@ class Stem(nn.Module, ABC):
     @abstractmethod
     def logits(self, hidden_BLD: Tensor, memory: Any) -> Tensor:
         """B L num_logits. Every row has at least one finite logit, even on padding."""
+
+    def logits_by_scale(self, hidden_BLD: Tensor, memory: Any) -> list[Tensor]:
+        """The same logits in parts along L, each B L_k V_k: from V_k on, no token is possible.
+
+        Training and sampling use these. Override it, and let ``logits`` join the parts, if most scales need few of the
+        ``num_logits``: the parts together then take less memory and time. Every token of a scale must be below its V_k.
+        """
+        return [self.logits(hidden_BLD, memory)]

@@ -55,7 +55,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
     }
     for name, model, stage, flops in (
         ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer, build, data)),
-        ("transformer", transformer, stages.transformer, _transformer_flops(transformer)),
+        ("transformer", transformer, stages.transformer, _transformer_flops(transformer, build, data)),
     ):
         # A tokenizer without weights has no stage.
         trained = any(parameter.requires_grad for parameter in model.parameters())
@@ -119,12 +119,44 @@ def _tokenizer_flops(
     return sum(found)
 
 
-def _transformer_flops(transformer: ScaleTransformer) -> float:
-    """Operations of one sample: linear layers on every token, and the two products of attention."""
-    config, length = transformer.config, transformer.schedule.length
-    linear = sum(
-        module.weight.numel()
+def _transformer_flops(
+    transformer: ScaleTransformer, build: Callable[[], MultiscaleTokenizer], data: DataSplits
+) -> float:
+    """Operations of one sample: its linear layers, and the two products of attention over the pairs of tokens that may
+    look at each other."""
+    config, schedule = transformer.config, transformer.schedule
+    linear = {
+        name: module.weight.numel()
         for name, module in transformer.named_modules()
         if isinstance(module, nn.Linear) and "adaln" not in name
-    )
-    return 2.0 * linear * length + 4.0 * config.depth * config.model_width * length**2
+    }
+    # A stem of the modality's own works on more than tokens: one sample tells on how much.
+    rows = _rows(transformer, build(), data) if transformer.stem.complete else {}
+    rows |= {name: schedule.length for name in linear if not rows or name.startswith("blocks.")}
+    products = sum(size * rows.get(name, 0.0) for name, size in linear.items())
+    scales, lengths = torch.arange(len(schedule)), torch.tensor(schedule.lengths, dtype=torch.double)
+    allowed = transformer.attention.allowed(scales, scales)
+    pairs = lengths.sum() ** 2 if allowed is None else lengths @ allowed.double() @ lengths
+    return 2.0 * products + 4.0 * config.depth * config.model_width * float(pairs)
+
+
+@torch.no_grad()
+def _rows(transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, float]:
+    """How many rows each linear layer outside the blocks multiplies for a sample of about mean length. They are counted
+    on a model of the smallest width, which is quick."""
+    smallest = transformer.config.model_copy(update={"depth": 0, "width": 2, "heads": 1})
+    model, rows = new_transformer(smallest, tokenizer.eval(), data.conditions), {}
+
+    names = {module: name for name, module in model.named_modules()}
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows[names[module]] = rows.get(names[module], 0.0) + output.numel() / output.shape[-1]
+
+    for module in names:
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(count)
+    lengths = np.asarray(getattr(data.train, "lengths", np.zeros(1)))
+    batch = data.train.batch(np.abs(lengths - lengths.mean()).argmin()[None], None)
+    inputs = tokenizer.teacher_forcing(tokenizer.encode(batch.samples), batch.conditions)
+    model(inputs, model.conditioner(batch.conditions, 1), by_scale=True)
+    return rows

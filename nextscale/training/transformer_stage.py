@@ -60,14 +60,13 @@ class TransformerObjective(Objective[ScaleTransformer]):
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
         revealed, counts_BL = self._reveal(pyramid, inputs, draws)
         keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
-        logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep)
-        loss_BL = self.model.token_space.loss(logits, pyramid.tokens, self.config.label_smoothing)
+        logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep, by_scale=True)
+        loss_BL, accuracy_BL = self.model.token_space.judge(logits, pyramid.tokens, self.config.label_smoothing)
         weight_BL = self._weights(pyramid, None if revealed is None else ~revealed[1])
         if counts_BL is not None:
             weight_BL = weight_BL * counts_BL
         if inputs.weight is not None:
             weight_BL = weight_BL * inputs.weight
-        accuracy_BL = self.model.token_space.accuracy(logits.detach(), pyramid.tokens)
         total = self._total_weight(pyramid, revealed is not None and counts_BL is None, inputs.weight)
         loss = (loss_BL * weight_BL).sum() / total
         if not loss.requires_grad:  # this batch has no token whose distribution is learned
@@ -157,9 +156,8 @@ class TransformerObjective(Objective[ScaleTransformer]):
             # Tokens are drawn one after another: always evaluate the likelihood bound at the same sub-steps.
             every = Draws(0, 0, slice(0, len(pyramid)), len(pyramid), pyramid.tokens.device)
             revealed, counts_BL = self._reveal(pyramid, inputs, every)
-        logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)), revealed=revealed)
-        loss_BL = model.token_space.loss(logits, pyramid.tokens)
-        accuracy_BL = model.token_space.accuracy(logits, pyramid.tokens)
+        logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)), revealed=revealed, by_scale=True)
+        loss_BL, accuracy_BL = model.token_space.judge(logits, pyramid.tokens)
         mask_BL = torch.ones_like(loss_BL) if pyramid.mask is None else pyramid.mask.to(loss_BL.dtype)
         weight_BL = mask_BL if counts_BL is None else mask_BL * counts_BL
         scalars = {"loss": _mean(loss_BL, weight_BL, mask_BL), "accuracy": _mean(accuracy_BL, weight_BL, mask_BL)}

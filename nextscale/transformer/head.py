@@ -30,6 +30,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, hidden: Tensor, memory: StemMemory) -> Tensor: ...
 
+    def by_scale(self, hidden: Tensor, memory: StemMemory) -> list[Tensor]:
+        """The logits in parts along L, each of which may be narrower (``Stem.logits_by_scale``)."""
+        return [self(hidden, memory)]
+
     def initialize(self) -> None:
         """Called once, after the weights of linear layers have been initialised."""
 
@@ -60,6 +64,10 @@ class StemHead(Head):
         stem, rows = self._stem[0], memory.num_samples
         # With guidance, both halves of the batch share what the stem saw.
         return torch.cat([stem.logits(part, memory.of_stem) for part in hidden.split(rows)])
+
+    def by_scale(self, hidden: Tensor, memory: StemMemory) -> list[Tensor]:
+        halves = [self._stem[0].logits_by_scale(part, memory.of_stem) for part in hidden.split(memory.num_samples)]
+        return halves[0] if len(halves) == 1 else [torch.cat(parts) for parts in zip(*halves, strict=True)]
 
 
 class LinearHead(nn.Linear, Head):

@@ -92,7 +92,8 @@ class ScaleTransformer(nn.Module):
         cache: KVCache | None = None,
         revealed: tuple[Tensor, Tensor] | None = None,
         keep: Tensor | None = None,
-    ) -> Tensor:
+        by_scale: bool = False,
+    ) -> Tensor | list[Tensor]:
         """B L num_logits.
 
         Args:
@@ -101,6 +102,7 @@ class ScaleTransformer(nn.Module):
             cache: holds the coarser scales; None if ``inputs`` is packed.
             revealed: for in-scale steps: tokens B L, and B L booleans that say which of them are known.
             keep: B depth 2, the multipliers of stochastic depth; None keeps every branch.
+            by_scale: return the logits in parts along L, each B L_k V_k (``Stem.logits_by_scale``).
         """
         cond = self.modulation(cond) if isinstance(cond, Tensor) else cond
         x_BLD, memory = self.embed(inputs, cond.start_BD, revealed)
@@ -115,6 +117,8 @@ class ScaleTransformer(nn.Module):
             x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept)
         scale, shift = cond.head_B2D.unflatten(-1, (2, -1))[:, :, None].unbind(1)
         hidden_BLD = modulate(normalize(x_BLD, self.config.norm), scale, shift)
+        if by_scale:
+            return [part.float() for part in self.head.by_scale(hidden_BLD, memory)]
         return self.head(hidden_BLD, memory).float()
 
     def modulation(self, cond_BD: Tensor) -> Modulation:

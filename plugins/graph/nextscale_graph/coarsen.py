@@ -14,26 +14,29 @@ from dataclasses import dataclass
 
 import networkx as nx
 import numpy as np
+import torch
 
 from nextscale.plugin import ConfigError, unknown
+from nextscale_graph.triangles import triangles
 
 FIRST, SECOND, BOTH = 0, 1, 2
 """Where an edge of a split node goes."""
 
 
 class Coarsening(ABC):
-    """A strategy: the cost of contracting each edge. Every level contracts the cheapest independent edges."""
+    """A strategy: the cost of contracting each edge. Every level contracts the cheapest independent edges.
 
-    def begin(self, adjacency: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    Graphs of N nodes are given by ``size`` N and ``edges`` 2 E, sorted, the smaller end first.
+    """
+
+    def begin(self, size: int, edges: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
         """A label per node (N integers) that the strategy remembers, or None. A merged node inherits the label."""
         return None
 
     @abstractmethod
-    def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
-    ) -> np.ndarray:
-        """E costs of contracting the edges, 2 E, of a graph, N N booleans, whose nodes have the given ``masses`` (N):
-        how many nodes of the whole graph each stands for.
+    def costs(self, size: int, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None) -> np.ndarray:
+        """E costs of contracting the edges of a graph whose nodes have the given ``masses`` (N): how many nodes of the
+        whole graph each stands for.
 
         The caller adds a random number, U(0, 1), to each cost. Edges of infinite cost are left to later levels; at
         least one edge must have a finite cost.
@@ -46,10 +49,8 @@ class Cheapest(Coarsening):
     This merges few edges (each merged edge is a three-way choice later), and contracts peripheral nodes first.
     """
 
-    def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
-    ) -> np.ndarray:
-        common, lower = _neighbours(adjacency, edges)
+    def costs(self, size: int, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None) -> np.ndarray:
+        common, lower = _neighbours(size, edges)
         return 1.5 * common + 10 * np.maximum(common - 2, 0) + lower
 
 
@@ -62,19 +63,15 @@ class Interior(Coarsening):
     other, and nothing would tell where it was.)
     """
 
-    def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
-    ) -> np.ndarray:
-        common, lower = _neighbours(adjacency, edges)
+    def costs(self, size: int, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None) -> np.ndarray:
+        common, lower = _neighbours(size, edges)
         return 10 * np.abs(common - 2) + lower
 
 
 class Random(Coarsening):
     """All edges cost the same, so chance decides."""
 
-    def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
-    ) -> np.ndarray:
+    def costs(self, size: int, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None) -> np.ndarray:
         return np.zeros(edges.shape[1])
 
 
@@ -87,26 +84,25 @@ class Communities(Coarsening):
     found to be alike.
     """
 
-    def begin(self, adjacency: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        graph = nx.from_numpy_array(adjacency)
-        member = np.zeros(len(adjacency), np.int64)
+    def begin(self, size: int, edges: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+        graph = nx.empty_graph(size)
+        graph.add_edges_from(edges.T.tolist())
+        member = np.zeros(size, np.int64)
         for number, community in enumerate(nx.community.louvain_communities(graph, seed=int(rng.integers(2**31)))):
             member[list(community)] = number
         return member
 
-    def costs(
-        self, adjacency: np.ndarray, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None
-    ) -> np.ndarray:
+    def costs(self, size: int, edges: np.ndarray, masses: np.ndarray, memory: np.ndarray | None) -> np.ndarray:
         assert memory is not None
         inside = memory[edges[0]] == memory[edges[1]]
         return np.where(inside | ~inside.any(), masses[edges].sum(0), np.inf)
 
 
-def _neighbours(adjacency: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(size: int, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each of E edges: the number of common neighbours of its ends, and the smaller of their degrees."""
-    rows = adjacency.astype(np.float32)
-    degree = rows.sum(1)
-    return (rows[edges[0]] * rows[edges[1]]).sum(1), np.minimum(degree[edges[0]], degree[edges[1]])
+    sides = triangles(torch.from_numpy(edges), size).numpy()
+    degree = np.bincount(edges.flatten(), minlength=size)
+    return np.bincount(sides.flatten(), minlength=edges.shape[1]), degree[edges].min(0)
 
 
 STRATEGIES: dict[str, type[Coarsening]] = {
@@ -139,36 +135,37 @@ class Level:
 
 
 def coarsen(
-    adjacency: np.ndarray, method: Coarsening, ratio: float, rng: np.random.Generator
+    size: int, edges: np.ndarray, method: Coarsening, ratio: float, rng: np.random.Generator
 ) -> tuple[int, list[Level], np.ndarray]:
-    """Contract a graph, N N booleans, and describe the way back.
+    """Contract a graph of ``size`` nodes and the given ``edges``, 2 E (sorted, the smaller end first), and describe
+    the way back.
 
     Returns:
         the number of components; the expansions, coarsest first; and the final node order: node i of the grown graph is
         node ``order[i]`` of the given graph.
     """
-    steps, current, memory = [], adjacency, method.begin(adjacency, rng)
-    masses = np.ones(len(adjacency), np.int64)
-    while current.any():
-        pairs = independent_edges(current, method, masses, memory, ratio, rng)
-        coarse, parents = contract(current, pairs)
-        steps.append((current, masses, pairs, parents))
-        masses = np.bincount(parents, masses).astype(np.int64)
+    steps, memory = [], method.begin(size, edges, rng)
+    masses = np.ones(size, np.int64)
+    while edges.shape[1]:
+        pairs = independent_edges(size, edges, method, masses, memory, ratio, rng)
+        coarse, parents = contract(size, edges, pairs)
+        steps.append((edges, masses, pairs, parents))
+        size, edges, masses = size - len(pairs), coarse, np.bincount(parents, masses).astype(np.int64)
         if memory is not None:
-            inherited = np.zeros(len(coarse), memory.dtype)
+            inherited = np.zeros(size, memory.dtype)
             inherited[parents] = memory
             memory = inherited
-        current = coarse
-    order = rng.permutation(len(current))
+    order = rng.permutation(size)
     levels = []
     for fine, masses, pairs, parents in reversed(steps):
         level, order = _expand(fine, masses, pairs, parents, order, rng)
         levels.append(level)
-    return len(current), levels, order
+    return size, levels, order
 
 
 def independent_edges(
-    adjacency: np.ndarray,
+    size: int,
+    edges: np.ndarray,
     method: Coarsening,
     masses: np.ndarray,
     memory: np.ndarray | None,
@@ -177,33 +174,41 @@ def independent_edges(
 ) -> np.ndarray:
     """M 2: the cheapest edges of which no two are adjacent or joined by an edge. There are at most ``ratio`` of the
     nodes (rounded up) and at least one, none of infinite cost."""
-    edges = np.stack(np.nonzero(np.triu(adjacency)))
-    wanted = math.ceil(len(adjacency) * ratio)
-    blocked, chosen = np.zeros(len(adjacency), bool), []
-    costs = method.costs(adjacency, edges, masses, memory) + rng.random(edges.shape[1])
-    for e in np.argsort(costs, kind="stable")[: np.isfinite(costs).sum()]:
-        a, b = edges[:, e]
+    wanted = math.ceil(size * ratio)
+    costs = method.costs(size, edges, masses, memory) + rng.random(edges.shape[1])
+    order = np.argsort(costs, kind="stable")[: np.isfinite(costs).sum()]
+    starts, near = _adjacency(size, edges)
+    blocked, chosen = bytearray(size), []
+    # Each choice depends on all before it. Plain lists are several times faster here than numpy's scalars.
+    bounds, others = starts.tolist(), near.tolist()
+    for a, b in edges.T[order].tolist():
         if blocked[a] or blocked[b]:
             continue
         chosen.append((a, b))
         if len(chosen) == wanted:
             break
-        blocked |= adjacency[a] | adjacency[b]
+        for node in (*others[bounds[a] : bounds[a + 1]], *others[bounds[b] : bounds[b + 1]]):
+            blocked[node] = True
     return np.array(chosen)
 
 
-def contract(adjacency: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The graph in which each pair is merged into one node; and N integers, the node that each old node became."""
-    gone = np.zeros(len(adjacency), bool)
+def _adjacency(size: int, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The neighbours of all nodes in a row, 2 E, and where each node's begin, N + 1."""
+    tails, heads = np.concatenate([edges, edges[::-1]], 1)
+    starts = np.concatenate([[0], np.bincount(tails, minlength=size).cumsum()])
+    return starts, heads[np.argsort(tails, kind="stable")]
+
+
+def contract(size: int, edges: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The edges of the graph in which each pair is merged into one node; and N integers, the node that each old node
+    became."""
+    gone = np.zeros(size, bool)
     gone[pairs[:, 1]] = True
     parents = np.cumsum(~gone) - 1
     parents[pairs[:, 1]] = parents[pairs[:, 0]]
-    merged = adjacency.copy()
-    merged[pairs[:, 0]] |= adjacency[pairs[:, 1]]
-    merged[:, pairs[:, 0]] |= merged[:, pairs[:, 1]]
-    coarse = merged[np.ix_(~gone, ~gone)]
-    np.fill_diagonal(coarse, False)
-    return coarse, parents
+    low, high = np.sort(parents[edges], 0)
+    keys = np.unique((low * size + high)[low < high])
+    return np.stack(np.divmod(keys, size)), parents
 
 
 def _expand(
@@ -214,26 +219,26 @@ def _expand(
     order: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[Level, np.ndarray]:
-    """The expansion from the coarse nodes, placed as in ``order``, to the fine nodes; and the order of the fine
-    nodes."""
-    children: dict[int, tuple[int, int]] = {}
-    for (a, b), swap in zip(pairs.tolist(), rng.random(len(pairs)) < 0.5, strict=True):
-        children[int(parents[a])] = (b, a) if swap else (a, b)
-    alone = np.zeros(len(order), np.int64)
-    alone[parents] = np.arange(len(parents))
-    position = np.empty(len(order), np.int64)
-    position[order] = np.arange(len(order))
-    level, grown = Level([], [], []), []
-    for place, node in enumerate(order.tolist()):
-        if node not in children:
-            grown.append(int(alone[node]))
-            continue
-        first, second = children[node]
-        grown += [first, second]
-        level.splits.append(place)
-        level.masses.append(int(masses[first]))
-        near = np.flatnonzero(fine[first] | fine[second])
-        near = near[(near != first) & (near != second)]
-        near = near[np.argsort(position[parents[near]])]
-        level.patterns += np.where(fine[first, near], np.where(fine[second, near], BOTH, FIRST), SECOND).tolist()
-    return level, np.array(grown, np.int64)
+    """The expansion from the coarse nodes, placed as in ``order``, to the nodes of the fine graph, whose edges are
+    given; and the order of the fine nodes."""
+    size, number = len(parents), len(order)
+    # The children of each coarse node; both are the same for nodes that do not split.
+    children = np.zeros((2, number), np.int64)
+    children[:, parents] = np.arange(size)
+    swap = rng.random(len(pairs)) < 0.5
+    children[:, parents[pairs[:, 0]]] = np.where(swap, pairs.T[::-1], pairs.T)
+    split = children[0, order] != children[1, order]
+    splits = np.flatnonzero(split)
+    grown = children.T[order].flatten()[np.stack([np.ones_like(split), split], 1).flatten()]
+    # Every edge at a split node, from the node's position to that of the neighbour, which does not split.
+    position = np.empty(number, np.int64)
+    position[order] = np.arange(number)
+    tails, heads = np.concatenate([fine, fine[::-1]], 1)
+    own, other = parents[tails], parents[heads]
+    outward = split[position[own]] & (own != other)
+    keys = (position[own] * number + position[other])[outward]
+    # Whether it begins at the first child (1), the second (2), or both.
+    begins = np.where(tails == children[0, own], 1, 2)[outward]
+    found, which = np.unique(keys, return_inverse=True)
+    patterns = np.array([FIRST, SECOND, BOTH])[np.bincount(which, begins, len(found)).astype(np.int64) - 1]
+    return Level(splits.tolist(), masses[children[0, order[splits]]].tolist(), patterns.tolist()), grown

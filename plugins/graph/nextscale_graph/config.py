@@ -96,8 +96,9 @@ class GraphTokenizerConfig(Section):
     neighbours; for triangulations), communities (edges inside communities, lightest nodes first), or random."""
     ratio: Annotated[float, Field(gt=0, le=0.5)] = 0.125
     """Share of the nodes that one level contracts; less if there are too few independent edges."""
-    max_nodes: PositiveInt = 256
-    """Largest number of nodes of a graph, in training and in sampling."""
+    max_nodes: PositiveInt | None = None
+    """Largest number of nodes of a graph, in training and in sampling; null means 256, or as many as the largest graph
+    of the data has."""
     node_weight: NonNegativeFloat = 0.3
     """Loss weight of tokens that choose a node to split. Tokens that choose edges have weight 1."""
     masses: bool = False

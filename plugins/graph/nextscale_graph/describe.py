@@ -21,9 +21,7 @@ def describe_graph(
     size: int, edges: np.ndarray, scales: Scales, method: Coarsening, ratio: float, rng: np.random.Generator
 ) -> tuple[Tokens, np.ndarray]:
     """The tokens of each scale of one graph, and its nodes in decoding order."""
-    adjacency = np.zeros((size, size), bool)
-    adjacency[edges[0], edges[1]] = adjacency[edges[1], edges[0]] = True
-    roots, levels, order = coarsen(adjacency, method, ratio, rng)
+    roots, levels, order = coarsen(size, edges, method, ratio, rng)
     none: Tokens = [[] for _ in scales.attributes]
     tokens = [[size], [roots]]
     for level in levels:

@@ -11,7 +11,7 @@ from nextscale.plugin import DataSplits, MultiscaleTokenizer
 from nextscale_graph.codes import AttributeCodes
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.source import GraphSource
-from nextscale_graph.statistics import distances, gdss_distances
+from nextscale_graph.statistics import distances, gdss_distances, histograms
 from nextscale_graph.validity import VALID, unique_and_novel
 
 MOST = 256
@@ -41,9 +41,9 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     if kind == "molecule":
         return evaluate_molecules(samples, data)
     train, test = (_first(source) for source in (data.train, data.held_out))
-    drawn, reference = samples.to_networkx(), test.to_networkx()
+    graphs = samples.to_networkx()
     results: dict[str, Any] = {}
-    real = train.to_networkx()
+    drawn, reference, real = (histograms(each) for each in (graphs, test.to_networkx(), train.to_networkx()))
     ours, floor = distances(drawn, reference), distances(real, reference)
     for name, value in ours.items():
         results[f"mmd_{name}"], results[f"floor_{name}"] = value, floor[name]
@@ -51,15 +51,16 @@ def evaluate_samples(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     results |= {f"ratio_{name}": ratio for name, ratio in ratios.items()}
     if ratios:
         results["ratio"] = _mean(ratios)
-        parts = [real[i : i + len(drawn)] for i in range(0, len(real) - len(drawn) + 1, len(drawn))][:REAL_PARTS]
+        starts = range(0, len(train) - len(graphs) + 1, len(graphs))[:REAL_PARTS]
+        parts = [{name: each[i : i + len(graphs)] for name, each in real.items()} for i in starts]
         found = [_mean(_ratios(distances(part, reference), floor)) for part in parts]
         results |= {"real_ratio": float(np.mean(found))} if found else {}
     if kind == "none":  # published figures of community, ego and protein graphs follow another protocol
-        floor = gdss_distances(train.to_networkx(), reference)
+        floor = gdss_distances(real, reference)
         for name, value in gdss_distances(drawn, reference).items():
             results[f"gdss_{name}"], results[f"gdss_floor_{name}"] = value, floor[name]
-    unique, novel = unique_and_novel(drawn, cast(GraphSource, data.train).all().to_networkx())
-    good = np.array([VALID[kind](graph) for graph in drawn]) if kind in VALID else np.ones(len(drawn), bool)
+    unique, novel = unique_and_novel(graphs, cast(GraphSource, data.train).all().to_networkx())
+    good = np.array([VALID[kind](graph) for graph in graphs]) if kind in VALID else np.ones(len(graphs), bool)
     if kind in VALID:
         results["valid"] = float(good.mean())
     results |= {"unique": float(unique.mean()), "novel": float(novel.mean())}

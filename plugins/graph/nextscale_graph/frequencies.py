@@ -19,14 +19,18 @@ def size_logits(sizes: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
     return counts.log()
 
 
-def root_logits(components: Sequence[Sequence[int]], vocabulary: int) -> Tensor:
-    """V V: the log of how often each number of components occurs among graphs of each size. Sizes never seen get the
-    counts over all sizes."""
-    total = torch.zeros(vocabulary)
-    counts = torch.zeros(vocabulary, vocabulary)
+def root_logits(components: Sequence[Sequence[int]], vocabulary: int) -> tuple[Tensor, Tensor]:
+    """The log of how often each number of components occurs, and V row numbers: the row for each size.
+
+    There is a row per size, and a last one of the counts over all sizes, which sizes never seen get. Numbers larger
+    than the last column never occur. ``components`` holds triples of size, components and count.
+    """
+    sizes = sorted({size for size, *_ in components})
+    counts = torch.zeros(len(sizes) + 1, max((roots for _, roots, _ in components), default=0) + 1)
+    rows = torch.full((vocabulary,), len(sizes))
+    place = {size: row for row, size in enumerate(sizes)}
     for size, roots, count in components:
-        counts[size, roots] += count
-        total[roots] += count
-    seen = counts.sum(1) > 0
-    counts[~seen] = total
-    return counts.clamp_min(UNSEEN).log()
+        rows[size] = place[size]
+        counts[place[size], roots] += count
+        counts[-1, roots] += count
+    return counts.clamp_min(UNSEEN).log(), rows

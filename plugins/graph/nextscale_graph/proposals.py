@@ -35,7 +35,6 @@ def propose_graphs(data: DataSplits) -> list[Proposal]:
                     "coarsening": coarsening,
                     "ratio": 0.125 if length > 100 else 0.25,
                     "masses": coarsening == "communities",
-                    "max_nodes": max(16, int(data.description["largest"])),
                     "stem": {"layers": layers},
                 },
                 "transformer": {

@@ -87,17 +87,23 @@ def choose(state: GrowthState, tokens: Tensor, real: Tensor) -> Tensor:
 
     Tokens are taken in order. A token that points at a chosen node or at a neighbour of one has no effect.
     """
-    offsets, chosen = state.offsets, torch.zeros(len(state.splits), dtype=torch.bool, device=tokens.device)
-    blocked = chosen.clone()
-    first, second = state.edges
-    for slot in range(tokens.shape[1]):
-        picked = (offsets + tokens[:, slot])[real[:, slot]]
-        picked = picked[~blocked[picked]]
-        chosen[picked] = blocked[picked] = True
-        fresh = torch.zeros_like(chosen)
-        fresh[picked] = True
-        blocked[second[fresh[first]]] = True
-        blocked[first[fresh[second]]] = True
+    late = tokens.shape[1]
+    # The first token that points at each node.
+    turn = torch.full((len(state.splits),), late, device=tokens.device)
+    slots = torch.arange(late, device=tokens.device).expand_as(tokens)
+    turn.scatter_reduce_(0, (state.offsets[:, None] + tokens)[real], slots[real], "amin")
+    chosen = torch.zeros_like(turn, dtype=torch.bool)
+    first, second = state.edges[:, (turn[state.edges] < late).all(0)]
+    # Most tokens point at nodes that are not joined, so all but a few are settled in the first round: each round
+    # chooses the nodes before whose turn none of their neighbours comes.
+    while bool((turn < late).any()):
+        both = torch.maximum(turn[first], turn[second]) < late
+        now = turn < late
+        now[torch.where(turn[first] < turn[second], second, first)[both]] = False
+        chosen |= now
+        blocked = now.clone()
+        blocked[second[now[first]]] = blocked[first[now[second]]] = True
+        turn = turn.masked_fill(blocked, late)
     return chosen
 
 
@@ -203,21 +209,3 @@ def split(state: GrowthState, patterns: Tensor) -> GrowthState:
         node_types=node_types,
         edge_types=edge_types,
     )
-
-
-def triangles(edges: Tensor, num_nodes: int) -> Tensor:
-    """3 T: the edge indices of every triangle of a graph. ``edges`` is 2 E, sorted, the smaller end first."""
-    first, second = edges
-    num_edges, device = edges.shape[1], edges.device
-    out = torch.bincount(first, minlength=num_nodes)
-    ends = out.cumsum(0)
-    # Pair every edge with each later edge of the same first node, then look up the third side.
-    later = ends[first] - torch.arange(num_edges, device=device) - 1
-    one = torch.repeat_interleave(torch.arange(num_edges, device=device), later)
-    begins = later.cumsum(0) - later
-    two = one + 1 + torch.arange(len(one), device=device) - begins[one]
-    keys = first * num_nodes + second
-    wanted = second[one] * num_nodes + second[two]
-    third = torch.searchsorted(keys, wanted).clamp_max(max(num_edges - 1, 0))
-    closed = keys[third] == wanted if num_edges else torch.zeros_like(wanted, dtype=torch.bool)
-    return torch.stack([one[closed], two[closed], third[closed]])

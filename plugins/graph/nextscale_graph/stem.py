@@ -6,6 +6,7 @@ are told apart only by edges already revealed, so swapping them swaps "first" an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from nextscale.plugin import ScaleInput, Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.division import OUTSIDE, Division
+from nextscale_graph.frequencies import UNSEEN
 from nextscale_graph.inputs import MASSES, NUMBERS, describe_masses, describe_numbers, reveal
 from nextscale_graph.layer import Layer
 from nextscale_graph.scales import Scales
@@ -38,6 +40,11 @@ CANDIDATE = 7
 """Number of features of a candidate number of nodes to split."""
 NODE_TYPE, EDGE_TYPE = "node type", "edge type"
 """Scales whose weights release 0.1.0 named."""
+REGISTER = 16
+"""Logits are padded to a multiple of this. Their exponentials are then added in the same order whatever the width, so
+that losses do not depend on ``max_nodes`` or on the rest of the batch."""
+NEVER = math.log(UNSEEN)
+"""The logit of a number of components that no graph of the data has."""
 UNLIKELY = -1e4
 """The logit of a token that is drawn only if nothing else can be."""
 
@@ -65,13 +72,14 @@ class GraphStem(Stem):
         config: the tokenizer section.
         scales: the scales that are drawn, with V and the attributes.
         sizes: V, logits of the number of nodes.
-        roots: V V, logits of the number of components, one row per number of nodes.
+        roots: as ``root_logits`` returns them: logits of the number of components, and the row of each number of nodes.
         conditioned: whether graphs are drawn for properties, which then also change how many nodes and components
             there are, and how many nodes split. (How masses are divided depends on numbers only.)
     """
 
     size_logits: Tensor
     root_logits: Tensor
+    root_row: Tensor
 
     def __init__(
         self,
@@ -79,7 +87,7 @@ class GraphStem(Stem):
         config: GraphTokenizerConfig,
         scales: Scales,
         sizes: Tensor,
-        roots: Tensor,
+        roots: tuple[Tensor, Tensor],
         conditioned: bool = False,
     ) -> None:
         super().__init__()
@@ -95,6 +103,7 @@ class GraphStem(Stem):
             setattr(self, f"score_{self.tables[of][column]}", _mlp(width, width, count))
         if config.masses:
             self.mass, self.span = (_mlp(MASSES, width, width) for _ in range(2))
+            assert config.max_nodes is not None  # the tokenizer has filled it in
             self.division = Division(config.max_nodes)
         self.numbers = _mlp(NUMBERS, width, width)
         self.layers = nn.ModuleList(Layer(width, config.stem.pooled) for _ in range(config.stem.layers))
@@ -107,12 +116,13 @@ class GraphStem(Stem):
         self.count_score = _mlp(CANDIDATE, 32, 1)
         self.tilt_sizes = self.tilt_roots = self.tilt_counts = None
         if conditioned:
-            self.tilt_sizes, self.tilt_roots = Tilt(width, sizes), Tilt(width, roots)
+            self.tilt_sizes, self.tilt_roots = Tilt(width, sizes), Tilt(width, roots[0])
             self.tilt_counts = nn.Linear(width, CANDIDATE)
             nn.init.zeros_(self.tilt_counts.weight)
             nn.init.zeros_(self.tilt_counts.bias)
         self.register_buffer("size_logits", sizes, persistent=False)
-        self.register_buffer("root_logits", roots, persistent=False)
+        self.register_buffer("root_logits", roots[0], persistent=False)
+        self.register_buffer("root_row", roots[1], persistent=False)
 
     def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Memory]:
         memory, number_states, structure = self._states(inputs, revealed)
@@ -204,41 +214,49 @@ class GraphStem(Stem):
     # Outputs.
 
     def logits(self, hidden_BLD: Tensor, memory: Memory) -> Tensor:
+        parts = self.logits_by_scale(hidden_BLD, memory)
+        return torch.cat([F.pad(part, (0, self.vocabulary - part.shape[-1]), value=OUTSIDE) for part in parts], 1)
+
+    def logits_by_scale(self, hidden_BLD: Tensor, memory: Memory) -> list[Tensor]:
         out = []
         for part, (token, node, edge) in zip(memory.structure, memory.begins, strict=True):
             own = hidden_BLD[:, token : token + part.mask.shape[1]]
-            out.append(self._part_logits(part, own, memory, node, edge))
-        return torch.cat(out, 1)
+            logits = self._part_logits(part, own, memory, node, edge)
+            width = min(self.vocabulary, -(-logits.shape[-1] // REGISTER) * REGISTER)
+            out.append(F.pad(logits, (0, width - logits.shape[-1]), value=OUTSIDE))
+        return out
 
     def _part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
-        """B L V of one scale; padding has all logits alike."""
-        logits = hidden_BLD.new_zeros(*part.mask.shape, self.vocabulary)
+        """B L V' of one scale, as wide as its tokens need; padding has all logits alike."""
+        none = hidden_BLD.new_zeros(())
         if part.kind in HEADS:
-            known, tilt = self.size_logits.expand(len(logits), -1), self.tilt_sizes
+            known, tilt = self.size_logits.expand(part.num_samples, -1), self.tilt_sizes
             if part.kind == ROOTS:
-                known, tilt = self.root_logits[part.numbers[:, 1].clamp_max(len(self.root_logits) - 1)], self.tilt_roots
+                row = self.root_row[part.numbers[:, 1].clamp_max(self.vocabulary - 1)]
+                known, tilt = self.root_logits[row], self.tilt_roots
             if tilt is not None:
                 known = known + tilt(hidden_BLD[:, 0])
-            return known[:, None].expand(logits.shape).to(logits.dtype)
+            known = F.pad(known, (0, self.vocabulary - known.shape[-1]), value=NEVER)
+            return known[:, None].to(none.dtype)
         if part.kind == COUNT:
-            scores = self._count_logits(part.numbers, self.vocabulary, hidden_BLD[:, 0])
-            return torch.where(part.mask[..., None], scores[:, None], logits)
+            scores = self._count_logits(part.numbers, hidden_BLD[:, 0])
+            return torch.where(part.mask[..., None], scores[:, None], none)
         if part.kind == NODE:
             asked = memory.nodes[node : node + len(part.graph_of)] + self.ask_node(hidden_BLD[:, 0])[part.graph_of]
             score = self.node_score(asked)[:, 0]
             score = score.masked_fill(memory.blocked[node : node + len(part.graph_of)], UNLIKELY)
             within = torch.arange(len(score), device=score.device) - part.offsets[part.graph_of]
-            scores = logits.new_full((len(logits), self.vocabulary), OUTSIDE)
+            scores = none.new_full((part.num_samples, max(1, int(part.numbers[:, 0].max()))), OUTSIDE)
             scores = scores.index_put((part.graph_of, within), score.to(scores.dtype))
-            return torch.where(part.mask[..., None], scores[:, None], logits)
+            return torch.where(part.mask[..., None], scores[:, None], none)
         if not len(part.places):
-            return logits
+            return none.expand(*part.mask.shape, {EDGE: 3, MASS: 1}.get(part.kind, self.vocabulary))
         if part.kind == MASS:
             values = self.division(part)
         else:
             values = self._place_logits(part, hidden_BLD, memory, node, edge)
-        values = F.pad(values.float(), (0, self.vocabulary - values.shape[1]), value=OUTSIDE)
-        return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(logits.dtype))
+        logits = none.expand(*part.mask.shape, values.shape[1])
+        return logits.index_put((*part.mask.nonzero(as_tuple=True),), values.to(none.dtype))
 
     def _place_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """R V': logits of tokens that are each about an edge or a node."""
@@ -255,8 +273,8 @@ class GraphStem(Stem):
         scores[:, BOTH] = both.sum(1)
         return scores
 
-    def _count_logits(self, numbers: Tensor, vocabulary: int, hidden_BD: Tensor) -> Tensor:
-        """B V: logits of how many nodes split. Each number is scored by how it compares with the usual one."""
+    def _count_logits(self, numbers: Tensor, hidden_BD: Tensor) -> Tensor:
+        """B V': logits of how many nodes split. Each number is scored by how it compares with the usual one."""
         size, target, usual = numbers.float()[:, :, None].unbind(1)
         most = torch.minimum(size, target - size)
         longest = max(1, int(most.max()))
@@ -271,8 +289,7 @@ class GraphStem(Stem):
         scores = self.count_score(features)[..., 0].float()
         if self.tilt_counts is not None:
             scores = scores + (features * self.tilt_counts(hidden_BD)[:, None]).sum(-1)
-        scores = scores.masked_fill(count > most.clamp_min(1), OUTSIDE)
-        return F.pad(scores, (1, vocabulary - 1 - longest), value=OUTSIDE)
+        return F.pad(scores.masked_fill(count > most.clamp_min(1), OUTSIDE), (1, 0), value=OUTSIDE)
 
 
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

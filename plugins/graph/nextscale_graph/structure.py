@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, sibling_spans, split_edges, triangles
+from nextscale_graph.state import GrowthState, grown_masses, grown_numbers, sibling_spans, split_edges
+from nextscale_graph.triangles import triangles
 
 # The kinds of scales.
 SIZE, ROOTS, COUNT, NODE, MASS, EDGE = "size", "roots", "count", "node", "mass", "edge"

@@ -52,6 +52,8 @@ GROWING = {"planar": lambda graph: nx.check_planarity(graph)[0], "forest": nx.is
 """Properties that every stage of a growing graph must have if the final graph is to have them."""
 
 
+MOST_NODES = 256
+"""The largest number of nodes if the settings give none and the data need no more."""
 HEAVY = 10
 """A token that divides a mass m has loss weight max(1, m / HEAVY), because most depends on the first divisions."""
 
@@ -93,14 +95,16 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         self.mean_degree = float(description["mean_degree"])
         self.node_types, self.edge_types = description["node_types"], description["edge_types"]
         self.largest: int = description["largest"]
-        if self.largest > config.max_nodes:
+        self.max_nodes = config.max_nodes or max(MOST_NODES, self.largest)
+        if self.largest > self.max_nodes:
             raise ConfigError(
-                f"tokenizer.max_nodes {config.max_nodes} is less than the {self.largest} nodes of the largest graph"
+                f"tokenizer.max_nodes {self.max_nodes} is less than the {self.largest} nodes of the largest graph: "
+                f"set tokenizer.max_nodes={self.largest}, or null for as many as the data need"
             )
         self.codes = AttributeCodes.of(description)
         node_codes, edge_codes = self.codes.lengths
-        self.vocabulary = max(config.max_nodes + 1, 3, *node_codes.values(), *edge_codes.values())
-        self.scales = Scales(self.vocabulary, config.max_nodes, config.masses, node_codes, edge_codes)
+        self.vocabulary = max(self.max_nodes + 1, 3, *node_codes.values(), *edge_codes.values())
+        self.scales = Scales(self.vocabulary, self.max_nodes, config.masses, node_codes, edge_codes)
         self.token_space = Codes(self.vocabulary)
         # Nothing here is trained; this buffer tells which device the model is on.
         self.register_buffer("place", torch.zeros(0), persistent=False)
@@ -108,7 +112,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
     def build_stem(self, width: int) -> GraphStem:
         return GraphStem(
             width,
-            self.config,
+            self.config.model_copy(update={"max_nodes": self.max_nodes}),
             self.scales,
             size_logits(self.sizes, self.vocabulary),
             root_logits(self.components, self.vocabulary),
@@ -146,8 +150,8 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         start = 0
         seeds = torch.zeros(len(samples), dtype=torch.long) if samples.seeds is None else samples.seeds.cpu()
         for i, (size, count) in enumerate(zip(samples.sizes.tolist(), samples.edge_counts.tolist(), strict=True)):
-            if not 1 <= size <= self.config.max_nodes:
-                raise DataError(f"a graph has {size} nodes: it should have 1 to {self.config.max_nodes}")
+            if not 1 <= size <= self.max_nodes:
+                raise DataError(f"a graph has {size} nodes: it should have 1 to {self.max_nodes}")
             edges = samples.edges[:, start : start + count].cpu().numpy()
             start += count
             rng = np.random.default_rng(int(seeds[i]))
@@ -168,8 +172,8 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
     ) -> GrowthState:
         """Graphs of one node. Their target size is the condition ``size`` if given, otherwise it is drawn."""
         given = (conditions or {}).get("size")
-        if given is not None and int(given.max()) > self.config.max_nodes:
-            raise NextscaleError(f"size {int(given.max())} is more than tokenizer.max_nodes {self.config.max_nodes}")
+        if given is not None and int(given.max()) > self.max_nodes:
+            raise NextscaleError(f"size {int(given.max())} is more than tokenizer.max_nodes {self.max_nodes}")
         if given is not None and int(given.max()) > self.largest:
             warnings.warn(
                 f"size {int(given.max())} is beyond the data, which has at most {self.largest} nodes: trying anyway",

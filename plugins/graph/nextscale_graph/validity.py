@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import networkx as nx
 import numpy as np
+
+ROUNDS = 4
+"""How far nodes are told apart before graphs are compared."""
 
 
 def is_planar(graph: nx.Graph) -> bool:
@@ -54,23 +58,36 @@ VALID: dict[str, Callable[[nx.Graph], bool]] = {"planar": is_planar, "tree": is_
 
 
 def classes(graphs: Sequence[nx.Graph]) -> list[int]:
-    """One number per graph, equal for isomorphic graphs: the position of the first such graph."""
-    buckets: dict[tuple, list[int]] = {}
+    """One number per graph, equal for isomorphic graphs: the position of the first such graph.
+
+    Nodes that look different may not be matched. Without this, grids of 500 nodes take hours.
+    """
+    buckets: dict[tuple, list[tuple[int, nx.Graph]]] = {}
     found = []
     for i, graph in enumerate(graphs):
-        bucket = buckets.setdefault(_fingerprint(graph), [])
-        match = next((j for j in bucket if nx.faster_could_be_isomorphic(graphs[j], graph)
-                      and nx.is_isomorphic(graphs[j], graph)), None)  # fmt: skip
+        colours = _colours(graph)
+        coloured = nx.Graph(graph.edges)
+        coloured.add_nodes_from((node, {"colour": colour}) for node, colour in colours.items())
+        bucket = buckets.setdefault(tuple(sorted(colours.values())), [])
+        match = next((j for j, other in bucket if _isomorphic(other, coloured)), None)
         if match is None:
-            bucket.append(i)
+            bucket.append((i, coloured))
         found.append(i if match is None else match)
     return found
 
 
-def _fingerprint(graph: nx.Graph) -> tuple:
-    """Equal for isomorphic graphs: the sorted degrees of every node's neighbours, sorted over nodes."""
-    degrees = dict(graph.degree)
-    return tuple(sorted(tuple(sorted(degrees[other] for other in graph[node])) for node in graph))
+def _isomorphic(one: nx.Graph, other: nx.Graph) -> bool:
+    """Of graphs with the same colours. Those without nodes are isomorphic, but not for networkx."""
+    return not len(one) or nx.vf2pp_is_isomorphic(one, other, node_label="colour")
+
+
+def _colours(graph: nx.Graph) -> dict[Any, int]:
+    """A number per node, from its surroundings up to ``ROUNDS`` edges away (Weisfeiler and Leman 1968). Isomorphisms
+    preserve it."""
+    colours = dict(graph.degree)
+    for _ in range(ROUNDS):
+        colours = {node: hash((colours[node], *sorted(colours[other] for other in graph[node]))) for node in graph}
+    return colours
 
 
 def unique_and_novel(graphs: Sequence[nx.Graph], training: Sequence[nx.Graph]) -> tuple[np.ndarray, np.ndarray]:
