@@ -224,7 +224,7 @@ class GraphStem(Stem):
             score = self.node_score(asked)[:, 0]
             score = score.masked_fill(memory.blocked[node : node + len(part.graph_of)], UNLIKELY)
             within = torch.arange(len(score), device=score.device) - part.offsets[part.graph_of]
-            scores = none.new_full((part.num_samples, int(part.numbers[:, 0].max())), OUTSIDE)
+            scores = none.new_full((part.num_samples, max(1, int(part.numbers[:, 0].max()))), OUTSIDE)
             scores = scores.index_put((part.graph_of, within), score.to(scores.dtype))
             return torch.where(part.mask[..., None], scores[:, None], none)
         if not len(part.places):
