@@ -7,6 +7,7 @@ ordinary folder, which lies in the hub's cache and must not be written to: ``out
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ MODELS = (
 RECORDS = ("README.md", "env.json", "eval.json")
 """Files that it may have. No others are downloaded."""
 
+CLIENTS = ("httpx", "httpcore", "requests", "urllib3", "hf_xet")
+"""What the modules start with that talk to the hub; each major version of huggingface_hub has another (httpx2 ...)."""
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -62,7 +65,7 @@ def run_folder(run: str | Path) -> Path:
     if not is_on_hub(run):
         return Path(run)
     repository, revision = split_name(run)
-    with hub_errors(f"cannot load {run}"):
+    with hub_errors(f"cannot load {run}", "read"), _without_warnings():
         found = library(f"loading {run}").snapshot_download(
             repository,
             revision=revision,
@@ -73,8 +76,9 @@ def run_folder(run: str | Path) -> Path:
     missing = [name for name in MODELS if not (Path(found) / name).is_file()]
     if missing:
         raise HubError(
-            f"{run} holds no nextscale run: it has no {', '.join(missing)} (or only a part of it was downloaded before "
-            "the network went away: load it once more with a network)"
+            f"{run} holds no nextscale run: it has no {', '.join(missing)}"
+            # Newer versions of the library tell a folder that is incomplete.
+            " (or only a part of it was downloaded: load it once more with a network)"
         )
     return Path(found)
 
@@ -108,21 +112,35 @@ def library(purpose: str) -> Any:
 
 
 @contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong with the hub into one line that begins with ``what``."""
+def _without_warnings() -> Iterator[None]:
+    """Keep the library from saying that nothing matched: we say what is missing."""
+    logger = logging.getLogger("huggingface_hub._snapshot_download")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def hub_errors(what: str, access: str) -> Iterator[None]:
+    """Turn whatever goes wrong with the hub into one line that begins with ``what``; it needs ``access``."""
     try:
         yield
     except HubError:
         raise
     except Exception as error:  # network, HTTP, names, cache, disk: the library documents no common base class
-        raise HubError(f"{what}: {_reason(error)}") from None
+        raise HubError(f"{what}: {_reason(error, access)}") from None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, access: str) -> str:
     from huggingface_hub import errors  # pyright: ignore[reportMissingImports]
 
     causes = list(_causes(error))
     for cause in causes:
+        if type(cause).__name__ == "IncompleteSnapshotError":  # older versions return the incomplete folder instead
+            return "only a part of it was downloaded, and the hub cannot be reached: load it once more with a network"
         if isinstance(cause, errors.GatedRepoError):
             return f"its owner has to give you access first; then {LOG_IN}"
         if isinstance(cause, errors.RevisionNotFoundError):
@@ -131,20 +149,25 @@ def _reason(error: Exception) -> str:
             return f"there is no such repository, or it is private: {LOG_IN}"
         if isinstance(cause, errors.OfflineModeIsEnabled):
             return "it is not in the cache, and HF_HUB_OFFLINE is set"
-        status = getattr(getattr(cause, "response", None), "status_code", None)
+        status = _status(cause)
         if status == 401:
             return f"the hub does not accept your token: {LOG_IN}"
         if status == 403:
-            return "your token does not give the right to do this (it needs write access to the repository)"
+            return f"your token gives no {access} access to this repository"
         if status is not None:
             return f"the hub answered {status} ({_one_line(cause)})"
         if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return "the disk is full"
     for cause in reversed(causes):
-        module = type(cause).__module__.split(".")[0]
-        if isinstance(cause, ConnectionError | TimeoutError) or module in ("httpx", "httpcore", "requests", "urllib3"):
+        if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.startswith(CLIENTS):
             return f"the hub cannot be reached, or broke off ({_one_line(cause)})"
     return _one_line(error)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that the hub answered with. hf_xet only names it in its text."""
+    named = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))
+    return getattr(getattr(error, "response", None), "status_code", None) or (int(named[1]) if named else None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -157,4 +180,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    text = re.sub(r"For more information check: \S+", "", str(error))
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"

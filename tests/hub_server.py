@@ -1,6 +1,7 @@
 """A hub on this machine: the requests by which huggingface_hub pushes and loads, answered from memory.
 
 Large files are uploaded by Git LFS's basic transfer (https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md).
+It knows nothing of Xet: who asks it must set HF_HUB_DISABLE_XET.
 """
 
 from __future__ import annotations
@@ -38,6 +39,17 @@ class Repository:
     def at(self, revision: str) -> str | None:
         commit = self.branches.get(revision, revision)
         return commit if commit in self.commits else None
+
+
+def is_large(path: str) -> bool:
+    return path.endswith(".safetensors")
+
+
+def object_name(path: str, data: bytes) -> str:
+    """As Git LFS names large files, and as Git names others."""
+    if is_large(path):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0%b" % (len(data), data)).hexdigest()
 
 
 class Hub(ThreadingHTTPServer):
@@ -133,7 +145,8 @@ class _Answers(BaseHTTPRequestHandler):
         if name in self.server.repositories:
             self._json(409, {"error": "You already created this model repo", "url": f"{self.server.address}/{name}"})
             return
-        there = self.server.repositories[name] = Repository(bool(asked.get("private")))
+        private = bool(asked.get("private")) or asked.get("visibility") == "private"  # older and newer versions
+        there = self.server.repositories[name] = Repository(private)
         there.commit("main", {".gitattributes": b""})
         self._json(200, {"url": f"{self.server.address}/{name}", "name": name, "id": name})
 
@@ -146,14 +159,12 @@ class _Answers(BaseHTTPRequestHandler):
             self._json(200, {})
 
     def _preupload(self, body: bytes, name: str, revision: str) -> None:
+        if not (found := self._files(name, revision)):
+            return
+        there = {path: object_name(path, data) for path, data in found[2].items()}
         files = [
-            {
-                "path": file["path"],
-                "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
-                "shouldIgnore": False,
-                "oid": None,
-            }
-            for file in json.loads(body)["files"]
+            {"path": path, "uploadMode": "lfs" if is_large(path) else "regular", "shouldIgnore": False, "oid": oid}
+            for path, oid in ((file["path"], there.get(file["path"])) for file in json.loads(body)["files"])
         ]
         self._json(200, {"files": files})
 
@@ -201,13 +212,13 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _tree(self, body: bytes, name: str, revision: str) -> None:
         if found := self._files(name, revision):
-            self._json(
-                200,
-                [
-                    {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for path, data in found[2].items()
-                ],
-            )
+            files: list[dict[str, Any]] = []
+            for path, data in found[2].items():
+                oid = object_name(path, data)
+                files.append({"type": "file", "path": path, "size": len(data), "oid": oid})
+                if is_large(path):
+                    files[-1]["lfs"] = {"oid": oid, "size": len(data), "pointerSize": 133}
+            self._json(200, files)
 
     def _file(self, body: bytes, name: str, revision: str, path: str) -> None:
         found = self._files(name, revision)
@@ -223,7 +234,7 @@ class _Answers(BaseHTTPRequestHandler):
         part = data[start:]
         self.send_response(206 if start else 200)
         self.send_header("X-Repo-Commit", commit)
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.send_header("ETag", f'"{object_name(path, data)}"')
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(len(part)))
         if start:

@@ -82,10 +82,10 @@ def push(
         raise HubError(f"cannot push to {name}: {LOG_IN}")
     api = hub.HfApi(library_name="nextscale", library_version=version("nextscale"))
     if "/" not in repository:
-        with hub_errors(f"cannot push to {name}"):
+        with hub_errors(f"cannot push to {name}", "write"):
             repository = f"{api.whoami()['name']}/{repository}"
     files = package(run, f"{PREFIX}{repository}{f'@{branch}' if branch else ''}", license)
-    with hub_errors(f"cannot push to {name}"):
+    with hub_errors(f"cannot push to {name}", "write"):
         # None leaves the choice to the owner's settings; False would make it public whatever they say.
         api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
