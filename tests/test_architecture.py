@@ -28,7 +28,7 @@ FLOORS = [
     ["sampling"],
     ["training"],
     ["api"],
-    ["evaluation", "bench", "testing"],
+    ["evaluation", "provenance", "bench", "testing"],
     ["toolkit"],
     ["plugin", "__init__"],
 ]
