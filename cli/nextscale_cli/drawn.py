@@ -106,7 +106,8 @@ class _Writer:
 def _head(batch: Samples, shown: int, filmed: int) -> Samples:
     """The first samples of a batch, and fewer of its steps, on the CPU: the device may need the room."""
     steps = [each[:filmed].to("cpu") for each in batch.steps] if filmed > 0 else []
-    return replace(batch, samples=batch.samples[:shown].to("cpu"), steps=steps, conditions={}, metadata=())
+    conditions = {name: value[:shown] for name, value in batch.conditions.items()}
+    return replace(batch, samples=batch.samples[:shown].to("cpu"), steps=steps, conditions=conditions, metadata=())
 
 
 @contextmanager

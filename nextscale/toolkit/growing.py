@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -22,6 +23,7 @@ class GrowingArrays:
         self._folder, self._files = folder, files
         self._grown: dict[str, tuple[IO[bytes], np.dtype, tuple[int, ...]]] = {}
         self._whole: dict[str, np.ndarray] = {}
+        self._texts: dict[str, str] | None = None
 
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add rows to arrays, which begin with their first rows.
@@ -43,6 +45,14 @@ class GrowingArrays:
     def put(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set arrays that do not grow."""
         self._whole |= {name: np.asarray(array) for name, array in arrays.items()}
+
+    def note(self, metadata: Sequence[Mapping[str, str]]) -> None:
+        """Keep what the texts of all samples (``Samples.metadata``) have in common, as the array ``metadata``: JSON."""
+        for texts in metadata:
+            known = texts if self._texts is None else self._texts
+            self._texts = {name: text for name, text in known.items() if texts.get(name) == text}
+        if self._texts is not None:
+            self._whole["metadata"] = np.array(json.dumps(self._texts, ensure_ascii=False))
 
     def save(self, path: Path) -> None:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -9,8 +9,11 @@ import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch as PyGBatch
 from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
+
+from nextscale.plugin import DataError
 
 
 @dataclass
@@ -28,6 +31,8 @@ class GraphBatch:
         lineage: N integers. As a graph grows, the first child of a node keeps its number and the second child gets a
             new one; None if the graphs were not grown.
         node_names, edge_names: names of the types, where they are known.
+        given: N names, of the nodes that a completion was given, as their file calls them, and "" for all others; empty
+            if nothing was given.
     """
 
     sizes: Tensor
@@ -39,6 +44,7 @@ class GraphBatch:
     lineage: Tensor | None = None
     node_names: tuple[str, ...] = ()
     edge_names: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -57,7 +63,7 @@ class GraphBatch:
         none = self.sizes[:0]
         rest = ("node_types", "edge_types", "seeds", "lineage")
         parts = {name: None if (part := getattr(self, name)) is None else part[:0] for name in rest}
-        return replace(self, sizes=none, edges=self.edges[:, :0], edge_counts=none, **parts)
+        return replace(self, sizes=none, edges=self.edges[:, :0], edge_counts=none, given=(), **parts)
 
     def _single(self, i: int) -> GraphBatch:
         edges, nodes = self._edge_span(i), self._node_span(i)
@@ -71,6 +77,7 @@ class GraphBatch:
             None if self.lineage is None else self.lineage[nodes],
             self.node_names,
             self.edge_names,
+            self.given[nodes],
         )
 
     def _edge_span(self, i: int) -> slice:
@@ -93,8 +100,13 @@ class GraphBatch:
             found.append(Data(x=nodes, edge_index=edges, edge_attr=types, num_nodes=int(one.sizes[0])))
         return found
 
+    def to_pyg(self) -> PyGBatch:
+        """As one batch of torch-geometric graphs (``to_data_list``); ``from_pyg`` is the way back."""
+        return PyGBatch.from_data_list(list(self.to_data_list()))
+
     def to_networkx(self) -> list[nx.Graph]:
-        """As networkx graphs; types become the attribute ``type`` of nodes and edges."""
+        """As networkx graphs. Types become the attribute ``type`` of nodes and edges, and names of given nodes their
+        attribute ``given``."""
         found = []
         for i in range(len(self)):
             one = self._single(i)
@@ -102,6 +114,7 @@ class GraphBatch:
             kinds = None if one.node_types is None else one.node_types.tolist()
             for node in range(int(one.sizes[0])):
                 graph.add_node(node, **({} if kinds is None else {"type": kinds[node]}))
+            nx.set_node_attributes(graph, {node: name for node, name in enumerate(one.given) if name}, "given")
             bonds = None if one.edge_types is None else one.edge_types.tolist()
             for e, (a, b) in enumerate(one.edges.T.tolist()):
                 graph.add_edge(a, b, **({} if bonds is None else {"type": bonds[e]}))
@@ -121,7 +134,8 @@ def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
         )
 
     whole = {name: join(name) for name in ("sizes", "edge_counts", "node_types", "edge_types", "seeds", "lineage")}
-    return replace(first, edges=join("edges", 1), **whole)
+    given = tuple(name for batch in batches for name in batch.given)
+    return replace(first, edges=join("edges", 1), given=given if all(batch.given for batch in batches) else (), **whole)
 
 
 def single(
@@ -143,6 +157,29 @@ def single(
         None if node_types is None else torch.from_numpy(np.asarray(node_types, np.int64)),
         types,
     )
+
+
+def from_pyg(graphs: PyGBatch | Sequence[Data]) -> GraphBatch:
+    """A batch of undirected torch-geometric graphs: the structure, and types from one column of integers in ``x`` and
+    ``edge_attr`` where they hold such.
+
+    Raises:
+        DataError: a graph is directed.
+    """
+    found = []
+    for i, data in enumerate(graphs.to_data_list() if isinstance(graphs, PyGBatch) else graphs):
+        edges = torch.zeros(2, 0, dtype=torch.long) if data.edge_index is None else data.edge_index.cpu()
+        if edges.shape[1] and data.is_directed():
+            raise DataError(f"graph {i} is directed: only undirected graphs are modelled")
+        once = edges[0] < edges[1]
+        nodes, kinds = _column(data.x), _column(data.edge_attr)
+        found.append(single(int(data.num_nodes or 0), edges[:, once], nodes, None if kinds is None else kinds[once]))
+    return concatenate(found)
+
+
+def _column(values: Tensor | None) -> np.ndarray | None:
+    whole = values is not None and not values.is_floating_point() and values.dim() == 2 and values.shape[1] == 1
+    return values[:, 0].cpu().numpy() if whole and values is not None else None
 
 
 def from_networkx(graphs: Sequence[nx.Graph]) -> GraphBatch:

@@ -30,6 +30,8 @@ class GrowthState:
         lineage: N, numbers of nodes within their graph that outlast splits (``GraphBatch``).
         node_types, edge_types: N and E integers, zero until drawn, then one more than the type; None without types.
         typed: B booleans, whether types have been drawn.
+        names: for each graph the names of the nodes that a completion was given, by their number in ``lineage``; empty
+            if nothing was given.
     """
 
     scale: int
@@ -47,6 +49,7 @@ class GrowthState:
     node_types: Tensor | None
     edge_types: Tensor | None
     typed: Tensor
+    names: tuple[tuple[str, ...], ...] = ()
 
     @property
     def offsets(self) -> Tensor:
@@ -77,6 +80,17 @@ def graphs_of(state: GrowthState) -> GraphBatch:
         None if state.node_types is None else (state.node_types - 1).clamp_min(0),
         None if state.edge_types is None else (state.edge_types - 1).clamp_min(0),
         lineage=state.lineage,
+        given=given_names(state),
+    )
+
+
+def given_names(state: GrowthState) -> tuple[str, ...]:
+    """N, ``GraphBatch.given``: a given node, or the child that took its place, keeps its number."""
+    if not state.names:
+        return ()
+    own = (state.names[graph] for graph in state.graph_of.tolist())
+    return tuple(
+        names[number] if number < len(names) else "" for names, number in zip(own, state.lineage.tolist(), strict=True)
     )
 
 

@@ -90,7 +90,6 @@ def write_npz(batches: Iterable[Samples], path: Path, fps: float | None = None, 
     where clips were drawn of classes. ``metadata`` is a JSON object of the texts that all clips have in common.
     """
     with growing_npz(path) as file:
-        texts: dict[str, str] | None = None
         for batch in batches:
             clips_NCTHW = batch.samples
             frames = to_uint8(clips_NCTHW.transpose(1, 2).flatten(0, 1))
@@ -98,10 +97,8 @@ def write_npz(batches: Iterable[Samples], path: Path, fps: float | None = None, 
             if "label" in batch.conditions:
                 file.append({"label": batch.conditions["label"].cpu().numpy()})
                 file.put({"classes": np.array(classes)} if classes else {})
-            for each in batch.metadata:
-                texts = {k: v for k, v in (each if texts is None else texts).items() if each.get(k) == v}
+            file.note(batch.metadata)
         file.put({} if fps is None else {"fps": np.array(fps)})
-        file.put({"metadata": np.array(json.dumps(texts or {}, ensure_ascii=False))})
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nextscale.plugin import SPLIT_NAMES, DataError, NextscaleWarning, shown_path
@@ -46,14 +47,15 @@ def read_folder(folder: Path, limits: GraphLimitsConfig | None = None) -> RawGra
 
 
 def read_graph(path: Path, limits: GraphLimitsConfig | None = None) -> GraphBatch:
-    """One graph from a text file (``text.read_text_graph``), GraphML or GML.
+    """One graph from a text file (``text.read_text_graph``), GraphML or GML, with the names of its nodes (``given``).
 
     Raises:
         DataError: as ``read_folder``.
     """
     graph = _read(path, limits or GraphLimitsConfig())
     node_types, edge_types = (sorted(set(one or ()), key=_by_number) for one in (graph.node_types, graph.edge_types))
-    return RawGraphs([graph.batch(node_types, edge_types)], None, node_types, edge_types).graphs[0]
+    batch = RawGraphs([graph.batch(node_types, edge_types)], None, node_types, edge_types).graphs[0]
+    return replace(batch, given=tuple(name or str(i) for i, name in enumerate(graph.names)))
 
 
 def is_graph(path: Path) -> bool:
