@@ -25,6 +25,7 @@ def provenance(
     seed: int,
     first: int = 0,
     sampling: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
     **more: str,
 ) -> list[dict[str, str]]:
     """For each sample of a batch, what it takes to draw it again.
@@ -36,6 +37,7 @@ def provenance(
     Args:
         first: the number of the batch's first sample.
         sampling: the fields of ``SamplingConfig`` that differ from the run's.
+        checkpoint: which weights of a training that is not finished were used (``api.load``).
         more: further texts, the same for all samples.
     """
     settings = model.sampling(sampling or {}).model_dump(mode="json")
@@ -44,6 +46,7 @@ def provenance(
         "run": run.resolve().name,
         "seed": str(seed),
         "sampling": json.dumps(settings, ensure_ascii=False),
+        **({} if checkpoint is None else {"checkpoint": checkpoint}),
         **more,
     }
     common = {name: _printable(text) for name, text in common.items()}

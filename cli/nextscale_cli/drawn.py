@@ -65,6 +65,15 @@ def write_drawn(
         raise Interrupted(f"interrupted: {writer.done} of {number} samples are in {folder}", 128 + flag.signal)
 
 
+def write_files(model: Model, drawn: Samples, folder: Path) -> None:
+    """Write all samples of a small draw: a file each, and the modality's archives."""
+    modality, description = model.modality, model.description
+    written = modality.write_samples(drawn.samples, folder, description, metadata=drawn.metadata)
+    typer.echo(f"{folder} ({len(written)} files)")
+    for archive in modality.write_archives(iter([drawn]), folder, description):
+        typer.echo(archive)
+
+
 class _Writer:
     """Writes batches, and the overview once it has enough samples for it."""
 

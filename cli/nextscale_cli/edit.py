@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nextscale_cli.drawn import write_files
 from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
@@ -73,7 +74,7 @@ def edit(
     model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
 
     def tell(drawn: Samples) -> list[dict[str, str]]:
-        return provenance(model, run, drawn, seed, sampling=sampling, edited=sample.name)
+        return provenance(model, run, drawn, seed, 0, sampling, checkpoint, edited=sample.name)
 
     if mask is None and box is None:
         if not isinstance(model.tokenizer, Completes):
@@ -93,8 +94,7 @@ def edit(
     sheet = model.modality.concatenate([original, shown, drawn.samples.to(original)])
     columns = len(sheet) if len(sheet) <= 8 else None
     typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, columns))
-    written = model.modality.write_samples(drawn.samples, folder / "single", model.description, metadata=tell(drawn))
-    typer.echo(f"{folder / 'single'} ({len(written)} files)")
+    write_files(model, replace(drawn, metadata=tell(drawn)), folder / "single")
 
 
 def _complete(
@@ -118,12 +118,7 @@ def _complete(
     sheet = model.modality.concatenate([part, samples])
     typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description))
     typer.echo(model.modality.write_film([copies, *steps], folder / "film", model.description))
-    done = replace(drawn, samples=samples, steps=[], metadata=tell(drawn))
-    single = folder / "single"
-    written = model.modality.write_samples(samples, single, model.description, metadata=done.metadata)
-    typer.echo(f"{single} ({len(written)} files)")
-    for archive in model.modality.write_archives(iter([done]), single, model.description):
-        typer.echo(archive)
+    write_files(model, replace(drawn, samples=samples, metadata=tell(drawn)), folder / "single")
 
 
 def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, outpaint: bool) -> Tensor:

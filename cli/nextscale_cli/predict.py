@@ -65,7 +65,9 @@ def predict(
         first = next(parts).to(known)
         if i == 0:  # wrong settings have raised their errors by now
             folder = output.open()
-        told = provenance(model, run, Samples(first, [], given), seed, i, sampling, continued=sample.name)[0]
+        told = provenance(model, run, Samples(first, [], given), seed, i, sampling, checkpoint, continued=sample.name)[
+            0
+        ]
         path = folder / f"{i:06d}"
         typer.echo(model.modality.write_parts(chain([first], parts), path, model.description, metadata=told))
         drawn += [first] if pieces == 1 and i < SHOWN else []

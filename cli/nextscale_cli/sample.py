@@ -63,7 +63,7 @@ def sample(
     from nextscale.provenance import provenance
 
     def tell(drawn: Samples, first: int) -> list[dict[str, str]]:
-        return provenance(model, run, drawn, seed, first, sampling)
+        return provenance(model, run, drawn, seed, first, sampling, checkpoint)
 
     write_drawn(model, batches, number, output, tell, film, files)
 
