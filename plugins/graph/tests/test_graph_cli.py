@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import nextscale
 from nextscale.sampling.generate import generate
 from nextscale.storage.seal import read_sealed, write_sealed
 from nextscale_cli.main import app
+from nextscale_graph.modality import GraphModality
+from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_folder
 
 TINY = [
@@ -57,6 +61,26 @@ def test_samples_of_a_size_are_written(run: Path, tmp_path: Path) -> None:
         assert arrays["num_nodes"].tolist() == [6] * 5
         assert {name: arrays[name].tolist() for name in arrays} == {name: more[name].tolist() for name in more}
     assert all((tmp_path / "out" / name).stat().st_size > 0 for name in ("grid.png", "film.png"))
+
+
+def test_an_interrupt_leaves_an_archive_of_what_was_drawn(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, out = GraphModality.write_samples, tmp_path / "out"
+
+    def interrupted(self: GraphModality, *args: Any, **more: Any) -> list[Path]:
+        if more["first"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(self, *args, **more)
+
+    monkeypatch.setattr(GraphModality, "write_samples", interrupted)
+    result = invoke("sample", run, "-n", 100, "--size", 6, "--batch-size", 2, "--out", out)
+    assert result.exit_code == 143 and f"interrupted: 4 of 100 samples are in {out}" in result.output
+    graphs = read_npz(out / "single" / "graphs.npz").graphs
+    files = read_folder(out / "single").graphs
+    assert len(graphs) == len(files) == 4
+    assert all(torch.equal(one.edges, other.edges) for one, other in zip(graphs, files, strict=True))
+    assert not list(out.rglob(".*"))
 
 
 @pytest.mark.parametrize(
