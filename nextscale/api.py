@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Model:
         batch_size: int = 64,
         **named: Any,
     ) -> Samples:
-        """Draw samples.
+        """Draw samples, and keep them all. ``stream`` yields them as they are drawn.
 
         Args:
             seed: sample i depends on (seed, i) alone, so neither ``batch_size`` nor ``num_samples`` changes it.
@@ -76,16 +76,45 @@ class Model:
             ConfigError: an unknown setting.
             NextscaleError: an unknown condition, or a label out of range.
         """
+        return join(
+            self.modality,
+            self.stream(
+                num_samples, seed=seed, sampling=sampling, conditions=conditions, return_steps=return_steps,
+                batch_size=batch_size, **named,
+            ),
+        )  # fmt: skip
+
+    def stream(
+        self,
+        num_samples: int,
+        *,
+        seed: int = 0,
+        sampling: Mapping[str, Any] | SamplingConfig | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        return_steps: bool | int = False,
+        batch_size: int = 64,
+        **named: Any,
+    ) -> Iterator[Samples]:
+        """Draw samples batch by batch, in memory that does not grow with ``num_samples``.
+
+        Args:
+            return_steps: True, or for how many of the first samples ``Samples.steps`` is needed. Batches without any of
+                those have no steps.
+            seed, sampling, conditions, batch_size, named: as in ``generate``, which returns the same samples.
+
+        Raises:
+            ConfigError, NextscaleError: as ``generate``, some of them when the first batch is drawn.
+        """
         config, values = self._settings(sampling, conditions, named)
         if num_samples < 1 or batch_size < 1:
             raise NextscaleError(f"cannot draw {num_samples} samples in batches of {batch_size}: ask for at least 1")
-        resolved = self._conditions(values, num_samples)
+        resolved = self.condition_values(values, num_samples)
 
-        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
+        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator], steps: bool) -> list[Any]:
             drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators)
-            return [self.tokenizer.decode(state) for state in _shown(drawn, return_steps)]
+            return [self.tokenizer.decode(state) for state in _shown(drawn, steps)]
 
-        return self._in_batches(draw, num_samples, seed, resolved, return_steps, batch_size)
+        return self._batches(draw, num_samples, seed, resolved, return_steps, batch_size)
 
     def edit(
         self,
@@ -134,9 +163,9 @@ class Model:
             )
         tokenizer = ability(self.tokenizer, EditsPlaces)
         mask = as_mask(keep, samples)
-        resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
+        resolved = self.condition_values({spec.name: None for spec in self.conditions} | values, number)
 
-        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
+        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator], steps: bool) -> list[Any]:
             originals, kept = samples[rows].to(device), mask[rows].to(device)
             known = self.tokenizer.encode(originals)
             tokens = tokenizer.keep_tokens(kept)
@@ -144,9 +173,8 @@ class Model:
                 self.tokenizer, self.transformer, len(generators), batch, config, generators,
                 known=known, keep=tokens, anchored=not replay,
             )  # fmt: skip
-            guessed, shown = guess and not replay, _shown(drawn, return_steps)
-            steps = shown[:-1] if guessed else shown
-            decoded = [tokenizer.decode_like(state, originals) for state in steps]
+            guessed, shown = guess and not replay, _shown(drawn, steps)
+            decoded = [tokenizer.decode_like(state, originals) for state in (shown[:-1] if guessed else shown)]
             if guessed:
                 own, other = (
                     tokenizer.decode_like(tokenizer.unquantized(state, originals, kept), originals)
@@ -157,7 +185,7 @@ class Model:
                 decoded[-1] = self._fit(originals, decoded[-1], kept)
             return [paste_back(originals, each, kept, feather) for each in decoded] if paste else decoded
 
-        return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
+        return join(self.modality, self._batches(draw, number, seed, resolved, return_steps, batch_size))
 
     def complete(
         self,
@@ -180,14 +208,14 @@ class Model:
         if number < 1 or batch_size < 1:
             raise NextscaleError(f"cannot complete {number} samples in batches of {batch_size}: give at least 1")
         tokenizer = ability(self.tokenizer, Completes)
-        resolved = self._conditions({spec.name: None for spec in self.conditions} | values, number)
+        resolved = self.condition_values({spec.name: None for spec in self.conditions} | values, number)
 
-        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator]) -> list[Any]:
+        def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator], steps: bool) -> list[Any]:
             start = tokenizer.begin_with(samples[rows].to(device), batch)
             drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start)
-            return [self.tokenizer.decode(state) for state in _shown(drawn, return_steps)]
+            return [self.tokenizer.decode(state) for state in _shown(drawn, steps)]
 
-        return self._in_batches(draw, number, seed, resolved, return_steps, batch_size)
+        return join(self.modality, self._batches(draw, number, seed, resolved, return_steps, batch_size))
 
     def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
         """Reconstructions of ``edited`` with the kept part of the originals in place.
@@ -207,30 +235,29 @@ class Model:
         return fitted
 
     @torch.inference_mode()
-    def _in_batches(
+    def _batches(
         self,
-        draw: Callable[[slice, dict[str, Tensor], list[torch.Generator]], list[Any]],
+        draw: Callable[[slice, dict[str, Tensor], list[torch.Generator], bool], list[Any]],
         number: int,
         seed: int,
         conditions: dict[str, Tensor],
-        return_steps: bool,
+        return_steps: bool | int,
         batch_size: int,
-    ) -> Samples:
-        """Draw all samples batch by batch.
+    ) -> Iterator[Samples]:
+        """Draw batch by batch.
 
-        ``draw(rows, conditions, generators)`` returns one batch decoded after each scale, or after the last one only.
+        ``draw(rows, conditions, generators, steps)`` returns one batch decoded after each scale, or without ``steps``
+        after the last one only.
         """
-        device, batches = self.tokenizer.device, []
+        device, filmed = self.tokenizer.device, number if return_steps is True else return_steps
         for first in range(0, number, batch_size):
             rows = slice(first, min(first + batch_size, number))
             seeds = sample_seeds(seed, np.arange(rows.start, rows.stop)) >> np.uint64(1)
             generators = [torch.Generator(device).manual_seed(int(one)) for one in seeds]
-            batches.append(draw(rows, {name: value[rows].to(device) for name, value in conditions.items()}, generators))
-        # Batches may differ in their number of scales: the shorter ones repeat their last step.
-        longest = max(map(len, batches))
-        batches = [[*parts, *parts[-1:] * (longest - len(parts))] for parts in batches]
-        steps = [self.modality.concatenate(list(parts)) for parts in zip(*batches, strict=True)]
-        return Samples(steps[-1], steps if return_steps else [], conditions)
+            here = {name: value[rows] for name, value in conditions.items()}
+            steps = first < filmed
+            decoded = draw(rows, {name: value.to(device) for name, value in here.items()}, generators, steps)
+            yield Samples(decoded[-1], decoded if steps else [], here)
 
     def _settings(
         self,
@@ -243,9 +270,14 @@ class Model:
         values = dict(conditions or {})
         for name, value in named.items():
             (overrides if name in SamplingConfig.model_fields else values)[name] = value
-        return self._sampling(overrides), values
+        return self.sampling(overrides), values
 
-    def _sampling(self, overrides: Mapping[str, Any]) -> SamplingConfig:
+    def sampling(self, overrides: Mapping[str, Any]) -> SamplingConfig:
+        """The run's sampling settings with these fields in place of its own.
+
+        Raises:
+            ConfigError: an unknown field, or a value that it cannot have.
+        """
         for name in overrides:
             if name not in SamplingConfig.model_fields:
                 raise ConfigError(unknown("sampling setting", name, SamplingConfig.model_fields))
@@ -262,9 +294,14 @@ class Model:
         """Raise ConfigError if this model cannot sample with these fields of ``SamplingConfig``, the others as in its
         run."""
         scales = len(self.transformer.schedule)
-        check_sampling(self._sampling(sampling or {}), self.tokenizer, self.transformer, scales)
+        check_sampling(self.sampling(sampling or {}), self.tokenizer, self.transformer, scales)
 
-    def _conditions(self, values: Mapping[str, Any], number: int) -> dict[str, Tensor]:
+    def condition_values(self, values: Mapping[str, Any], number: int) -> dict[str, Tensor]:
+        """What ``values`` mean for ``number`` samples (``conditioning.resolve_conditions``).
+
+        Raises:
+            NextscaleError: an unknown condition, or a value that it cannot take.
+        """
         known = [spec.name for spec in self.conditions]
         for name in values:
             if name not in known:
@@ -272,6 +309,21 @@ class Model:
                     unknown("condition or sampling setting", name, [*known, *SamplingConfig.model_fields])
                 )
         return resolve_conditions(self.conditions, values, number)
+
+
+def join(modality: Modality, batches: Iterable[Samples]) -> Samples:
+    """All samples of several batches, of which all have steps or none.
+
+    Batches may differ in their number of scales: the shorter ones repeat their last step.
+    """
+    found = list(batches)
+    longest = max(len(each.steps) for each in found)
+    padded = [[*each.steps, *each.steps[-1:] * (longest - len(each.steps))] for each in found]
+    steps = [modality.concatenate(list(parts)) for parts in zip(*padded, strict=True)]
+    samples = steps[-1] if steps else modality.concatenate([each.samples for each in found])
+    names = found[0].conditions
+    conditions = {name: torch.cat([each.conditions[name] for each in found]) for name in names}
+    return Samples(samples, steps, conditions)
 
 
 def _shown(drawn: Generation, steps: bool) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -80,8 +81,10 @@ class Samples:
         samples: in the modality's own form (on a grid: B C *grid).
         steps: ``steps[k]`` holds the same samples decoded after scale k; empty unless asked for.
         conditions: the conditions under which the samples were drawn.
+        metadata: for each sample, where it came from, as texts that files can carry (``provenance``); may be empty.
     """
 
     samples: Any
     steps: list[Any]
     conditions: dict[str, Tensor]
+    metadata: Sequence[Mapping[str, str]] = ()

@@ -7,7 +7,7 @@ is imported when a command needs it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -139,7 +139,8 @@ class TrainedModel(Protocol):
 class Modality(ABC):
     """The implementation behind a ``ModalitySpec``. Stateless: every method gets all it needs as arguments.
 
-    Samples are opaque to the core: it moves a batch with ``.to(device)`` and joins batches with ``concatenate``.
+    Samples are opaque to the core: it moves a batch with ``.to(device)``, takes its first samples with ``[:number]``
+    and joins batches with ``concatenate``.
     Writers get a path without a suffix, add their own suffix, and return the path of what they wrote. ``description``
     describes the data (``DataSplits.description``). ``grid.GridModality`` is the base for samples that are tensors
     B C *grid.
@@ -183,8 +184,30 @@ class Modality(ABC):
         """One batch of samples from several."""
 
     @abstractmethod
-    def write_samples(self, samples: Any, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        """Write each sample to its own file in ``folder``. Returns the files, one per sample, in order."""
+    def write_samples(
+        self,
+        samples: Any,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
+        """Write each sample to its own file in ``folder``. Returns the files, one per sample, in order.
+
+        Args:
+            first: the number of the first sample. A draw is written batch by batch: files are numbered through.
+            metadata: for each sample, where it came from (``nextscale.provenance``), for formats that can carry texts.
+        """
+
+    def write_archives(self, batches: Iterable[Samples], folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        """Write files that hold all samples of a draw into ``folder``, and return them.
+
+        Batches arrive as they are drawn, so that memory need not grow with their number. The iterator ends early where
+        the user stops the draw: what it yielded until then makes whole files. By default, there are no such files.
+        """
+        for _ in batches:
+            pass
+        return []
 
     @abstractmethod
     def write_grid(self, samples: Any, path: Path, description: Mapping[str, Any], columns: int | None = None) -> Path:
@@ -194,7 +217,13 @@ class Modality(ABC):
     def write_film(self, steps: list[Any], path: Path, description: Mapping[str, Any]) -> Path:
         """Write the coarse-to-fine film strip: ``steps[k]`` holds the same samples decoded after scale k."""
 
-    def write_parts(self, parts: Iterable[Any], path: Path, description: Mapping[str, Any]) -> Path:
+    def write_parts(
+        self,
+        parts: Iterable[Any],
+        path: Path,
+        description: Mapping[str, Any],
+        metadata: Mapping[str, str] | None = None,
+    ) -> Path:
         """Write one sample from successive parts along its first axis, as they arrive; each part is a batch of one."""
         raise NextscaleError(f"modality {self.name} cannot write samples piece by piece")
 

@@ -106,6 +106,7 @@ from nextscale.toolkit.folders import FolderSplit as FolderSplit
 from nextscale.toolkit.folders import listing as listing
 from nextscale.toolkit.folders import natural_order as natural_order
 from nextscale.toolkit.folders import read_folder as read_folder
+from nextscale.toolkit.growing import growing_npz as growing_npz
 from nextscale.toolkit.images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from nextscale.toolkit.images import decode_image as decode_image
 from nextscale.toolkit.images import grey_bits as grey_bits

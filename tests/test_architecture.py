@@ -28,7 +28,7 @@ FLOORS = [
     ["sampling"],
     ["training"],
     ["api"],
-    ["evaluation", "bench", "testing", "sharing", "start"],
+    ["evaluation", "provenance", "bench", "testing", "sharing", "start"],
     ["toolkit"],
     ["plugin", "__init__"],
 ]

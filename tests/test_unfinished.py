@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -100,3 +101,15 @@ def test_the_command(interrupted: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out/grid.png").exists()
+    file = tmp_path / "out/single/000000.png"
+    command = ["edit", str(interrupted), "--sample", str(file), "--box", "0,0,4,8", "-n", "1", "--device", "cpu"]
+    for which in ("best", "last"):
+        result = CliRunner().invoke(app, [*command, "--checkpoint", which, "--out", str(tmp_path / which)])
+        assert result.exit_code == 0, result.output
+        with Image.open(tmp_path / which / "single/000000.png") as picture:
+            assert picture.text["checkpoint"] == which  # type: ignore[attr-defined]
+    command[0:6] = ["predict", str(interrupted), "--sample", str(file), "--frames", "4"]
+    result = CliRunner().invoke(app, [*command, "--checkpoint", "last", "--out", str(tmp_path / "predicted")])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "none")])
+    assert result.exit_code == 2 and "with --checkpoint best" in result.output

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nextscale.hub import outputs_folder
-from nextscale_cli.options import Compile, Device, Precision, Run
+from nextscale_cli.drawn import write_files
+from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nextscale.api import Model
+    from nextscale.data import Samples
 
 
 def edit(
@@ -41,6 +45,7 @@ def edit(
         bool, typer.Option("--replay", help="Keep only tokens, as published VAR does; the kept part changes more.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/edits/seed-SEED")] = None,
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
@@ -64,29 +69,33 @@ def edit(
     corners = None if box is None else _corners(box)
     sampling, conditions = split([*(settings or []), *_named(label=label, guidance=guidance)])
     import nextscale
+    from nextscale.provenance import provenance
     from nextscale.tokens.capabilities import Completes
 
-    model = nextscale.load(run, device=device, precision=precision, compile=compile)
+    model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
+
+    def tell(drawn: Samples) -> list[dict[str, str]]:
+        return provenance(model, run, drawn, seed, 0, sampling, checkpoint, edited=sample.name)
+
     if mask is None and box is None:
         if not isinstance(model.tokenizer, Completes):
             raise missing
-        _complete(model, sample, sampling, conditions, number, seed, output)
+        _complete(model, sample, sampling, conditions, number, seed, output, tell)
         return
     check_names(model, conditions)
     original, marked = model.modality.read_sample(sample, model.tokenizer, mask)
     keep = _keep(original, marked, corners, outpaint)
     copies = model.modality.concatenate([original] * number)
-    edited = model.edit(
+    drawn = model.edit(
         copies, keep, seed=seed, sampling=sampling, conditions=conditions, replay=replay, paste=paste, feather=feather
-    ).samples
+    )
 
     folder = output.open()
     shown = original.where(keep, original.new_zeros(()))
-    sheet = model.modality.concatenate([original, shown, edited.to(original)])
+    sheet = model.modality.concatenate([original, shown, drawn.samples.to(original)])
     columns = len(sheet) if len(sheet) <= 8 else None
     typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, columns))
-    written = model.modality.write_samples(edited, folder / "single", model.description)
-    typer.echo(f"{folder / 'single'} ({len(written)} files)")
+    write_files(model, replace(drawn, metadata=tell(drawn)), folder / "single")
 
 
 def _complete(
@@ -97,6 +106,7 @@ def _complete(
     number: int,
     seed: int,
     output: Output,
+    tell: Callable[[Samples], list[dict[str, str]]],
 ) -> None:
     """Write versions of a whole sample that completes the part in a file."""
     check_names(model, conditions)
@@ -109,8 +119,7 @@ def _complete(
     sheet = model.modality.concatenate([part, samples])
     typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description))
     typer.echo(model.modality.write_film([copies, *steps], folder / "film", model.description))
-    written = model.modality.write_samples(samples, folder / "single", model.description)
-    typer.echo(f"{folder / 'single'} ({len(written)} files)")
+    write_files(model, replace(drawn, samples=samples, metadata=tell(drawn)), folder / "single")
 
 
 def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, outpaint: bool) -> Tensor:

@@ -46,6 +46,12 @@ Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run's folder, or hf:OWNER/NAME on the hub.", callback=_possible_run)
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", metavar="best|last", help="Use a training that is not finished: its best or its latest weights."
+    ),
+]
 Precision = Annotated[
     str, typer.Option("--precision", help="Of the weights: fp32, or bf16 or fp16 (half the memory).", metavar="P")
 ]

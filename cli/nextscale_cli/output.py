@@ -24,7 +24,7 @@ class Output:
     """
 
     def __init__(self, command: str, options: Mapping[str, Any], default: Path) -> None:
-        told = {key: _plain(value) for key, value in options.items() if key not in ("out", "device")}
+        told = {key: _plain(value) for key, value in options.items() if key not in ("out", "device", "batch_size")}
         self.record = {"command": command, **told}
         self.out, self.default = options.get("out"), default
         self._choose()

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from nextscale.hub import outputs_folder
-from nextscale_cli.options import Compile, Device, Precision, Run
+from nextscale_cli.drawn import SHOWN
+from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
 
@@ -29,31 +30,35 @@ def predict(
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of versions to draw.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Version i depends only on the seed and i.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/predictions/seed-SEED")] = None,
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
 ) -> None:
     """Continue a sample from its start.
 
-    Writes one file per version and, if --pieces is 1, grid.png (the known start, then the versions).
+    Writes one file per version and, if --pieces is 1, grid.png (the known start, then the first versions).
     """
     output = Output("predict", locals(), outputs_folder(run) / "predictions" / f"seed-{seed}")
     from nextscale.errors import ConfigError
 
     if sample is None:
         raise ConfigError("--sample FILE is missing: the file to continue (videos: --video)")
-    given = {"label": label, "guidance": guidance}
+    short = {"label": label, "guidance": guidance}
     sampling, conditions = split(
-        [*(settings or []), *(f"{name}={value}" for name, value in given.items() if value is not None)]
+        [*(settings or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
     )
     import nextscale
+    from nextscale.data import Samples
+    from nextscale.provenance import provenance
     from nextscale.randomness import mixed_seed
     from nextscale.sampling.continuation import go_on, held
 
-    model = nextscale.load(run, device=device, precision=precision, compile=compile)
+    model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
     check_names(model, conditions)
     original, _ = model.modality.read_sample(sample, model.tokenizer)
     known = held(original, frames)
+    given = model.condition_values({spec.name: None for spec in model.conditions} | conditions, 1)
     drawn, folder = [known], Path()
     for i in range(number):
         version = mixed_seed(seed, i) >> 32
@@ -61,8 +66,12 @@ def predict(
         first = next(parts).to(known)
         if i == 0:  # wrong settings have raised their errors by now
             folder = output.open()
-        typer.echo(model.modality.write_parts(chain([first], parts), folder / f"{i:06d}", model.description))
-        drawn += [first] if pieces == 1 else []
+        told = provenance(model, run, Samples(first, [], given), seed, i, sampling, checkpoint, continued=sample.name)[
+            0
+        ]
+        path = folder / f"{i:06d}"
+        typer.echo(model.modality.write_parts(chain([first], parts), path, model.description, metadata=told))
+        drawn += [first] if pieces == 1 and i < SHOWN else []
     if pieces == 1:
         joined = model.modality.concatenate(drawn)
         typer.echo(model.modality.write_grid(joined, folder / "grid", model.description))

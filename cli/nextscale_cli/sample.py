@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.hub import outputs_folder
-from nextscale_cli.options import Compile, Device, Precision, Run
+from nextscale_cli.drawn import FILMED, write_drawn
+from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 
 if TYPE_CHECKING:
     from nextscale.api import Model
+    from nextscale.data import Samples
 
 Settings = Annotated[
     list[str] | None,
@@ -37,33 +39,34 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/samples/seed-SEED")] = None,
     film: Annotated[bool, typer.Option("--film/--no-film", help="Also write a coarse-to-fine film strip.")] = True,
     files: Annotated[bool, typer.Option("--files/--no-files", help="Also write one file per sample.")] = True,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="best|last", help="Sample a training that is not finished: its best or its latest weights."
-        ),
-    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Samples drawn at once: more take more memory. It does not change them.")
+    ] = 64,
+    checkpoint: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     compile: Compile = False,
 ) -> None:
-    """Draw samples from a trained run."""
+    """Draw samples from a trained run.
+
+    Files are written as samples are drawn, and tell where they came from where their format can.
+    """
     output = Output("sample", locals(), outputs_folder(run) / "samples" / f"seed-{seed}")
     sampling, conditions = split([*(settings or []), *([] if size is None else [f"size={size}"])])
     import nextscale
 
     model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
     check_names(model, conditions)
-    drawn = model.generate(number, seed=seed, sampling=sampling, conditions=conditions, return_steps=film)
+    batches = model.stream(
+        number, seed=seed, sampling=sampling, conditions=conditions, return_steps=FILMED if film else 0,
+        batch_size=batch_size,
+    )  # fmt: skip
+    from nextscale.provenance import provenance
 
-    folder = output.open()
-    typer.echo(model.modality.write_grid(drawn.samples, folder / "grid", model.description))
-    if film:
-        typer.echo(model.modality.write_film(drawn.steps, folder / "film", model.description))
-    if files:
-        single = folder / "single"
-        written = model.modality.write_samples(drawn.samples, single, model.description)
-        typer.echo(f"{single} ({len(written)} files)")
+    def tell(drawn: Samples, first: int) -> list[dict[str, str]]:
+        return provenance(model, run, drawn, seed, first, sampling, checkpoint)
+
+    write_drawn(model, batches, number, output, tell, film, files)
 
 
 def check_names(model: Model, conditions: Mapping[str, Any]) -> None:

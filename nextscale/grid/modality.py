@@ -18,6 +18,13 @@ class GridModality(Modality):
     def concatenate(self, batches: list[Tensor]) -> Tensor:
         return batches[0] if len(batches) == 1 else torch.cat(batches)
 
-    def write_parts(self, parts: Iterable[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
+    def write_parts(
+        self,
+        parts: Iterable[Tensor],
+        path: Path,
+        description: Mapping[str, Any],
+        metadata: Mapping[str, str] | None = None,
+    ) -> Path:
         """Joins the parts along the first axis of the grid and writes the whole sample."""
-        return self.write_samples(torch.cat(list(parts), 2), path, description)[0]
+        told = None if metadata is None else [metadata]
+        return self.write_samples(torch.cat(list(parts), 2), path, description, metadata=told)[0]

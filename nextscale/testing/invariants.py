@@ -113,7 +113,7 @@ INVARIANTS = _table(
     ("objectives", 23, "objectives", "stage 1 trains nothing",
      "the loss is detached from the weights, or the first objective's model is not the tokenizer"),
     ("writers", 24, "writers", "sampling ends without files",
-     "writers get a path without a suffix, create its folder and return what they wrote"),
+     "writers get a path without a suffix, create its folder and return what they wrote; files count from first"),
     ("parts", 24, "writing by parts", "long predictions cannot be written", "write_parts gets batches of one"),
     ("reader", 24, "reading", "nextscale edit and predict cannot read a file",
      "read_sample must read what write_samples writes, as a batch of one, or override sample_file in the contract"),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nextscale.data import DataSplits
+from nextscale.data import DataSplits, Samples
 from nextscale.errors import DataError
 from nextscale.modality import EvaluationContext, Modality, TrainedModel
 from nextscale.testing.invariants import holds, likely
@@ -22,16 +22,34 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 def check_writers(
     modality: Modality, steps: list[Any], number: int, folder: Path, description: Mapping[str, Any]
 ) -> None:
-    """24. Samples, coarse or complete, can be written: one file per sample, an overview, and the film strip.
+    """24. Samples, coarse or complete, can be written: one file per sample, numbered through where they are written in
+    batches; files that hold all of them; an overview; and the film strip.
 
     ``steps[k]`` holds the same ``number`` samples decoded after scale k.
     """
     name = "invariant 24 (writers)"
-    files = modality.write_samples(steps[-1], folder / "samples", description)
+    samples = steps[-1]
+    files = modality.write_samples(samples, folder / "samples", description)
     assert len(files) == len(set(files)) == number, (
         f"{name}: write_samples returns {len(set(files))} different files for {number} samples"
     )
     check_written(name, "write_samples", files)
+    told = [{"run": "Zürich \u4f60\u597d", "sample": str(i)} for i in range(number)]
+    batches = [Samples(samples[:1], [], {}, told[:1]), Samples(samples[1:], [], {}, told[1:])]
+    again, first = [], 0
+    for batch in batches:
+        again += modality.write_samples(batch.samples, folder / "batches", description, first, batch.metadata)
+        first += len(batch.metadata)
+    expected = [file.name for file in files]
+    assert [file.name for file in again] == expected, (
+        f"{name}: written as two batches, files are called {[file.name for file in again]}, not {expected}"
+    )
+    check_written(name, "write_samples", again)
+    taken = iter(batches)
+    archives = modality.write_archives(taken, folder / "batches", description)
+    assert next(taken, None) is None, f"{name}: write_archives does not take all batches"
+    assert not set(archives) & set(again), f"{name}: write_archives writes over the files of write_samples"
+    check_written(name, "write_archives", archives)
     check_written(name, "write_grid", [modality.write_grid(steps[-1], folder / "grid", description)])
     check_written(name, "write_film", [modality.write_film(steps, folder / "film", description)])
 

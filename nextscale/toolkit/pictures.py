@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from nextscale.errors import NextscaleError
@@ -32,14 +34,22 @@ def to_uint8(samples: Tensor) -> np.ndarray:
     return samples.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def write_png(image_HWC: np.ndarray, path: Path) -> Path:
+def write_png(image_HWC: np.ndarray, path: Path, metadata: Mapping[str, str] | None = None) -> Path:
     """Write one image, completely or not at all.
+
+    Args:
+        metadata: texts for the file to carry, by keyword (up to 79 Latin letters; the text may be any). Pillow reads
+            them back as ``Image.open(path).text``.
 
     Raises:
         TrainingError: the disk is full, or the path is not writable.
     """
+    texts = PngInfo()
+    for name, text in (metadata or {}).items():
+        texts.add_text(name, text)  # as iTXt where Latin-1 does not suffice
     with replacing(path) as partial:
-        Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC).save(partial, "PNG")
+        picture = Image.fromarray(image_HWC[..., 0] if image_HWC.shape[-1] == 1 else image_HWC)
+        picture.save(partial, "PNG", pnginfo=texts)
     return path
 
 

@@ -146,8 +146,18 @@ class DetachedLoss(Toy):
 
 
 class OverwritesOneFile(Toy):
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        return [super(OverwritesOneFile, self).write_samples(one[None], folder, description)[0] for one in samples]
+    def write_samples(self, samples: Tensor, folder: Path, *rest: Any, **more: Any) -> list[Path]:
+        return [super(OverwritesOneFile, self).write_samples(one[None], folder, {})[0] for one in samples]
+
+
+class NumbersFromNought(Toy):
+    def write_samples(self, samples: Tensor, folder: Path, *rest: Any, **more: Any) -> list[Path]:
+        return super().write_samples(samples, folder, {})
+
+
+class TakesOneBatch(Toy):
+    def write_archives(self, batches: Any, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        return self.write_samples(next(batches).samples, folder, description)
 
 
 class NamesWhatIsNotThere(Toy):
@@ -258,6 +268,8 @@ DEFECTS = [
     of(TrainsNothing, objectives, "invariant 23 .*0 objectives for a tokenizer with weights"),
     of(DetachedLoss, objectives, "invariant 23 .*tokenizer: the loss has no gradient"),
     of(OverwritesOneFile, writers, "invariant 24 .*1 different files for 3 samples"),
+    of(NumbersFromNought, writers, "invariant 24 .*written as two batches, files are called .*'0.npy', '0.npy'"),
+    of(TakesOneBatch, writers, "invariant 24 .*write_archives does not take all batches"),
     of(NamesWhatIsNotThere, writers, "invariant 24 .*write_film returns .*film.png, but there is no such file"),
     of(PartsFail, parts, "invariant 24 .*write_parts .*raises"),
     of(ReaderRaises, reader, "invariant 24 .*read_sample .*raises KeyError"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,16 @@ class Toy(GridModality):
     def contract(self, folder: Path) -> ContractCase:
         return ContractCase(NoOptions(), NoOptions())
 
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+    def write_samples(
+        self,
+        samples: Tensor,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / f"{i}.npy" for i in range(len(samples))]
+        files = [folder / f"{first + i}.npy" for i in range(len(samples))]
         for file, sample in zip(files, samples, strict=True):
             np.save(file, sample.numpy())
         return files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,16 @@ class AudioModality(GridModality):
     def tokenizer_objectives(self, tokenizer: Any, config: AudioTokenizerConfig) -> list[Objective]:
         return grid_objectives(tokenizer, config, tokenizer.channels)
 
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+    def write_samples(
+        self,
+        samples: Tensor,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
         waves, files = to_waves(samples.cpu(), description["rate"]), []
-        for i, wave in enumerate(waves):
+        for i, wave in enumerate(waves, first):
             loudest = wave.abs().max().clamp_min(1e-4)
             with replacing(folder / f"{i:06d}.wav") as partial:
                 wavfile.write(partial, description["rate"], (wave / loudest * 29000).numpy().astype(np.int16))

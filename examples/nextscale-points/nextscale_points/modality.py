@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,16 @@ class PointsModality(Modality):
     def concatenate(self, batches: list[Tensor]) -> Tensor:
         return torch.cat(batches)
 
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
+    def write_samples(
+        self,
+        samples: Tensor,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
         """A line per point: x,y or x,y,z."""
-        files = [folder / f"{i:06d}.csv" for i in range(len(samples))]
+        files = [folder / f"{first + i:06d}.csv" for i in range(len(samples))]
         for file, points in zip(files, samples.cpu().numpy(), strict=True):
             with replacing(file) as partial:
                 np.savetxt(partial, points, "%.6f", ",")

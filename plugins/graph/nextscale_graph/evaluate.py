@@ -89,12 +89,16 @@ def evaluate_molecules(samples: GraphBatch, data: DataSplits) -> dict[str, Any]:
     unique samples, those that are not training molecules."""
     from nextscale_graph.readers.smiles import to_smiles
 
-    types = data.description["node_types"], data.description["edge_types"]
-    found = [to_smiles(samples[[i]], *types) for i in range(len(samples))]
+    nodes, edges = data.description["node_types"], data.description["edge_types"]
+
+    def smiles_of(graph: GraphBatch) -> str | None:
+        return to_smiles(graph, graph.node_names or nodes, graph.edge_names or edges)
+
+    found = [smiles_of(samples[[i]]) for i in range(len(samples))]
     valid = [smiles for smiles in found if smiles is not None]
     unique = set(valid)
     train = cast(GraphSource, data.train)
-    known = {to_smiles(graph, *types) for graph in train.graphs}
+    known = {smiles_of(graph) for graph in train.graphs}
     return {
         "valid": len(valid) / max(1, len(found)),
         "unique": len(unique) / max(1, len(valid)),

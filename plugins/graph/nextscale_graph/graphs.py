@@ -10,9 +10,11 @@ import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch as PyGBatch
 from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
 
+from nextscale.plugin import DataError
 from nextscale_graph.attributes import Attribute
 
 
@@ -34,6 +36,8 @@ class GraphBatch:
         node_values, edge_values, graph_values: N A, E A' and B A" (float64), the values of all other attributes. They
             stay on the CPU, because not every device has float64. None if there are none.
         node_attributes, edge_attributes, graph_attributes: what their columns are.
+        given: N names, of the nodes that a completion was given, as their file calls them, and "" for all others; empty
+            if nothing was given.
     """
 
     sizes: Tensor
@@ -51,6 +55,7 @@ class GraphBatch:
     node_attributes: tuple[Attribute, ...] = ()
     edge_attributes: tuple[Attribute, ...] = ()
     graph_attributes: tuple[Attribute, ...] = ()
+    given: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -69,7 +74,7 @@ class GraphBatch:
         none = self.sizes[:0]
         rest = ("node_types", "edge_types", "seeds", "lineage", *VALUES)
         parts = {name: None if (part := getattr(self, name)) is None else part[:0] for name in rest}
-        return replace(self, sizes=none, edges=self.edges[:, :0], edge_counts=none, **parts)
+        return replace(self, sizes=none, edges=self.edges[:, :0], edge_counts=none, given=(), **parts)
 
     def _single(self, i: int) -> GraphBatch:
         edges, nodes = self._edge_span(i), self._node_span(i)
@@ -86,6 +91,7 @@ class GraphBatch:
             edge_types=None if self.edge_types is None else self.edge_types[edges],
             seeds=None if self.seeds is None else self.seeds[i : i + 1],
             lineage=None if self.lineage is None else self.lineage[nodes],
+            given=self.given[nodes],
         )
 
     def _edge_span(self, i: int) -> slice:
@@ -113,9 +119,13 @@ class GraphBatch:
             found.append(Data(x=nodes, edge_index=edges, edge_attr=attributes, num_nodes=int(one.sizes[0]), **more))
         return found
 
+    def to_pyg(self) -> PyGBatch:
+        """As one batch of torch-geometric graphs (``to_data_list``); ``from_pyg`` is the way back."""
+        return PyGBatch.from_data_list(list(self.to_data_list()))
+
     def to_networkx(self) -> list[nx.Graph]:
         """As networkx graphs with their attributes; types become the attribute ``type`` of nodes and edges, by
-        number."""
+        number, and names of given nodes their attribute ``given``."""
         found = []
         for i in range(len(self)):
             one = self._single(i)
@@ -126,6 +136,7 @@ class GraphBatch:
                     graph.graph[attribute.name] = attribute.values(known)[0]
             nodes = _rows(one.node_types, one.node_values, one.node_attributes, int(one.sizes[0]))
             graph.add_nodes_from(enumerate(nodes))
+            nx.set_node_attributes(graph, {node: name for node, name in enumerate(one.given) if name}, "given")
             edges = _rows(one.edge_types, one.edge_values, one.edge_attributes, one.edges.shape[1])
             graph.add_edges_from((a, b, row) for (a, b), row in zip(one.edges.T.tolist(), edges, strict=True))
             found.append(graph)
@@ -169,7 +180,8 @@ def concatenate(batches: Sequence[GraphBatch]) -> GraphBatch:
     values = {
         name: None if any(part is None for part in parts) else np.concatenate(parts) for name, parts in tables.items()
     }
-    return replace(first, edges=join("edges", 1), **whole, **values)
+    given = tuple(name for batch in batches for name in batch.given) if all(batch.given for batch in batches) else ()
+    return replace(first, edges=join("edges", 1), given=given, **whole, **values)
 
 
 def single(
@@ -196,6 +208,29 @@ def single(
         node_values=node_values,
         edge_values=None if edge_values is None else edge_values[real][first],
     )
+
+
+def from_pyg(graphs: PyGBatch | Sequence[Data]) -> GraphBatch:
+    """A batch of undirected torch-geometric graphs: the structure, and types from one column of integers in ``x`` and
+    ``edge_attr`` where they hold such.
+
+    Raises:
+        DataError: a graph is directed.
+    """
+    found = []
+    for i, data in enumerate(graphs.to_data_list() if isinstance(graphs, PyGBatch) else graphs):
+        edges = torch.zeros(2, 0, dtype=torch.long) if data.edge_index is None else data.edge_index.cpu()
+        if edges.shape[1] and data.is_directed():
+            raise DataError(f"graph {i} is directed: only undirected graphs are modelled")
+        once = edges[0] < edges[1]
+        nodes, kinds = _column(data.x), _column(data.edge_attr)
+        found.append(single(int(data.num_nodes or 0), edges[:, once], nodes, None if kinds is None else kinds[once]))
+    return concatenate(found)
+
+
+def _column(values: Tensor | None) -> np.ndarray | None:
+    whole = values is not None and not values.is_floating_point() and values.dim() == 2 and values.shape[1] == 1
+    return values[:, 0].cpu().numpy() if whole and values is not None else None
 
 
 def from_networkx(graphs: Sequence[nx.Graph]) -> GraphBatch:

@@ -56,6 +56,7 @@ def begin_with(samples: GraphBatch, target: Tensor, state: GrowthState) -> Growt
         spans=torch.zeros_like(samples.edges[0]),
         kept=~nodes,
         lineage=within(samples.sizes),
+        names=tuple(samples[[i]].given for i in range(len(samples))) if samples.given else (),
     )
 
 

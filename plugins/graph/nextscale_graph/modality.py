@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from nextscale.plugin import (
     NoOptions,
     Objective,
     Proposal,
+    Samples,
     check_file,
 )
 from nextscale_graph import writers
+from nextscale_graph.archives import write_archives
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
 from nextscale_graph.graphs import GraphBatch, concatenate, from_networkx
@@ -49,13 +52,24 @@ class GraphModality(Modality):
     def concatenate(self, batches: list[GraphBatch]) -> GraphBatch:
         return batches[0] if len(batches) == 1 else concatenate(batches)
 
-    def write_samples(self, samples: GraphBatch, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        return writers.write_samples(samples, folder, description)
+    def write_samples(
+        self,
+        samples: GraphBatch,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
+        return writers.write_samples(samples, folder, description, first, metadata)
+
+    def write_archives(self, batches: Iterable[Samples], folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        """All graphs in one file of arrays; molecules also as SMILES and SDF."""
+        return write_archives(batches, folder, description)
 
     def write_grid(
         self, samples: GraphBatch, path: Path, description: Mapping[str, Any], columns: int | None = None
     ) -> Path:
-        return writers.write_grid(samples, path.with_suffix(".png"), columns)
+        return writers.write_grid(samples, path.with_suffix(".png"), columns, description=description)
 
     def write_film(self, steps: list[GraphBatch], path: Path, description: Mapping[str, Any]) -> Path:
         return writers.write_film(steps, path.with_suffix(".png"))
@@ -63,13 +77,15 @@ class GraphModality(Modality):
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None
     ) -> tuple[GraphBatch, Tensor | None]:
-        """Read a graph from a file of any kind that folders of data may hold, or the first graph of an .npz file."""
+        """Read a graph from a file of any kind that folders of data may hold, or the first graph of an .npz file, whose
+        nodes are called by their numbers."""
         check_file(path)
         assert isinstance(tokenizer, GraphTokenizer)
         rules = Rules(attributes=tokenizer.codes.names, properties=())
-        if path.suffix.lower() == ".npz":
-            return read_npz(path, rules=rules).graphs[0], None
-        return read_graph(path, rules=rules), None
+        if path.suffix.lower() != ".npz":
+            return read_graph(path, rules=rules), None
+        graph = read_npz(path, rules=rules).graphs[0]
+        return replace(graph, given=tuple(map(str, range(int(graph.sizes[0]))))), None
 
     def contract(self, folder: Path) -> ContractCase:
         """A few random trees and cycles of 3 to 6 nodes."""

@@ -32,6 +32,8 @@ class GrowthState:
             more than the token. None if neither nodes nor edges have attributes.
         typed: B booleans, whether all attributes have been drawn.
         graph_values: B P, the properties that were asked for; None if there are none.
+        names: for each graph the names of the nodes that a completion was given, by their number in ``lineage``; empty
+            if nothing was given.
     """
 
     scale: int
@@ -50,6 +52,7 @@ class GrowthState:
     edge_types: Tensor | None
     typed: Tensor
     graph_values: Tensor | None = None
+    names: tuple[tuple[str, ...], ...] = ()
 
     @property
     def offsets(self) -> Tensor:
@@ -79,6 +82,17 @@ def graphs_of(state: GrowthState) -> GraphBatch:
         state.edges - state.offsets[state.graph_of[state.edges[0]]],
         state.edge_counts,
         lineage=state.lineage,
+        given=given_names(state),
+    )
+
+
+def given_names(state: GrowthState) -> tuple[str, ...]:
+    """N, ``GraphBatch.given``: a given node, or the child that took its place, keeps its number."""
+    if not state.names:
+        return ()
+    own = (state.names[graph] for graph in state.graph_of.tolist())
+    return tuple(
+        names[number] if number < len(names) else "" for names, number in zip(own, state.lineage.tolist(), strict=True)
     )
 
 

@@ -14,16 +14,24 @@ from nextscale.plugin import replacing
 from nextscale_graph.attributes import Attribute
 from nextscale_graph.graphs import GraphBatch
 from nextscale_graph.layout import ancestors, positions
+from nextscale_graph.molecules import are_molecules, molecule_picture
 
 CELL = 1.6
 """Inches per drawn graph."""
 
 
-def write_samples(samples: GraphBatch, folder: Path, description: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write ``NNNN.graphml`` for each graph, and all graphs to ``graphs.npz`` in the same folder. ``data=`` reads both.
+def write_samples(
+    samples: GraphBatch,
+    folder: Path,
+    description: Mapping[str, Any] | None = None,
+    first: int = 0,
+    metadata: Sequence[Mapping[str, str]] | None = None,
+) -> list[Path]:
+    """Write ``NNNNNN.graphml`` for each graph, numbered from ``first`` on. ``data=`` reads the folder.
 
     Types are written by name where names are known, from the samples or from the ``description`` of the data. Other
-    attributes are written as texts and numbers, and so are the properties that samples were drawn for.
+    attributes are written as texts and numbers, and so are the properties that samples were drawn for. The
+    ``metadata`` of a sample becomes attributes of its graph. Given nodes have the attribute ``given``, their name.
     """
     nodes, edges = _names(samples, description)
     written = []
@@ -32,17 +40,25 @@ def write_samples(samples: GraphBatch, folder: Path, description: Mapping[str, A
             for *_, each in attributes:
                 if names and "type" in each:
                     each["type"] = names[each["type"]]
-        path = folder / f"{i:04d}.graphml"
+        graph.graph |= dict(metadata[i]) if metadata else {}
+        path = folder / f"{first + i:06d}.graphml"
         with replacing(path) as partial:
             nx.write_graphml(graph, partial)
         written.append(path)
-    write_npz(samples, folder / "graphs.npz", description)
     return written
 
 
 def write_npz(samples: GraphBatch, path: Path, description: Mapping[str, Any] | None = None) -> Path:
     """Write all graphs as ``readers.arrays.read_npz`` reads them, with the names of types, all attributes and
     properties, and the kind of the data."""
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays_of(samples, description))  # type: ignore[arg-type]
+    return path
+
+
+def arrays_of(samples: GraphBatch, description: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file of these graphs. Those whose names end in ``_type_names``, and ``kind``, are the same for
+    all graphs of a data set; the others grow with the graphs."""
     arrays: dict[str, np.ndarray] = {
         "num_nodes": samples.sizes.cpu().numpy(),
         "edges": samples.edges.T.cpu().numpy(),
@@ -62,10 +78,7 @@ def write_npz(samples: GraphBatch, path: Path, description: Mapping[str, Any] | 
             if np.isfinite(values[:, i]).all():  # properties that were not asked for are unknown
                 arrays[f"{of}:{attribute.name}"] = _column(attribute, values[:, i])
     kind = (description or {}).get("kind", "none")
-    arrays |= {} if kind == "none" else {"kind": np.array(kind)}
-    with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    return path
+    return arrays | ({} if kind == "none" else {"kind": np.array(kind)})
 
 
 def _column(attribute: Attribute, stored: np.ndarray) -> np.ndarray:
@@ -79,11 +92,17 @@ def _names(samples: GraphBatch, description: Mapping[str, Any] | None) -> tuple[
     return samples.node_names or known.get("node_types", ()), samples.edge_names or known.get("edge_types", ())
 
 
-def write_grid(samples: GraphBatch, path: Path, columns: int | None = None) -> Path:
-    """A sheet of drawn graphs, at most 100."""
+def write_grid(
+    samples: GraphBatch, path: Path, columns: int | None = None, description: Mapping[str, Any] | None = None
+) -> Path:
+    """A sheet of drawn graphs, at most 100. Given nodes have a ring. If RDKit is there, molecules are drawn as chemists
+    draw them, and invalid ones as plain graphs that say so."""
     shown = samples[: min(100, len(samples))]
     columns = columns or max(1, math.ceil(math.sqrt(len(shown))))
     drawn = [(graph, _positions(shown[[i]])) for i, graph in enumerate(shown.to_networkx())]
+    if are_molecules(description):
+        for i, (graph, _) in enumerate(drawn):
+            graph.graph["picture"] = molecule_picture(shown[[i]], *_names(shown, description))
     return _draw([drawn[i : i + columns] for i in range(0, len(drawn), columns)], path)
 
 
@@ -134,11 +153,21 @@ def _draw(rows: list[list[tuple[nx.Graph, np.ndarray]]], path: Path) -> Path:
         for axis in row:
             axis.set_axis_off()
         for axis, (graph, places) in zip(row, graphs, strict=False):
+            picture = graph.graph.get("picture")
+            if picture is not None:
+                axis.imshow(picture, interpolation="antialiased")
+                continue
+            if "picture" in graph.graph:
+                axis.text(0.5, 0.0, "invalid", transform=axis.transAxes, color="tab:red", fontsize=7, ha="center")
+            rings: Any = ["black" if "given" in graph.nodes[node] else "none" for node in graph]
+            inner = [edge for edge in graph.edges if all("given" in graph.nodes[node] for node in edge)]
             kinds: Any = [graph.nodes[node].get("type", 0) for node in graph]
             nx.draw_networkx(
                 graph, dict(enumerate(places)), ax=axis, with_labels=False, node_size=400 / (len(graph) + 8), width=0.6,
                 node_color=kinds, cmap="tab10", vmin=0, vmax=9, edge_color="0.4",
+                edgecolors=rings, linewidths=1.2,
             )  # fmt: skip
+            nx.draw_networkx_edges(graph, dict(enumerate(places)), edgelist=inner, ax=axis, width=1.4, node_size=0)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
     return path

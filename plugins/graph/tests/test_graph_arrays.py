@@ -12,7 +12,9 @@ from graph_samples import random_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nextscale.data import Samples
 from nextscale.errors import DataError
+from nextscale_graph.archives import write_archives
 from nextscale_graph.config import GraphDataConfig, GraphLimitsConfig
 from nextscale_graph.data import open_graphs
 from nextscale_graph.graphs import GraphBatch
@@ -144,6 +146,7 @@ def test_what_is_written_is_read_back_with_names(tmp_path: Path, typed: bool) ->
     if typed:
         batch.node_names, batch.edge_names = ("low", "high", "a b"), ("-", "+")
     written = write_samples(batch, tmp_path / "out", description)
+    write_archives([Samples(batch, [], {})], tmp_path / "out", description)
     assert not list((tmp_path / "out").glob(".*"))
     arrays = read_npz(tmp_path / "out" / "graphs.npz")
     assert arrays.node_types == list(batch.node_names)

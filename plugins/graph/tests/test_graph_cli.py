@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ import nextscale
 from nextscale.sampling.generate import generate
 from nextscale.storage.seal import read_sealed, write_sealed
 from nextscale_cli.main import app
+from nextscale_graph.modality import GraphModality
+from nextscale_graph.readers.arrays import read_npz
+from nextscale_graph.readers.folder import read_folder
 
 TINY = [
     "tokenizer.max_nodes=12", "tokenizer.ratio=0.3", "tokenizer.stem.layers=1", "transformer.width=16",
@@ -49,10 +54,33 @@ def test_samples_of_a_size_are_written(run: Path, tmp_path: Path) -> None:
     result = invoke("sample", run, "--num", 5, "--size", 6, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     graphs = [nx.read_graphml(path) for path in sorted((tmp_path / "out" / "single").glob("*.graphml"))]
+    assert [graph.graph["sample"] for graph in graphs] == ["0", "1", "2", "3", "4"]
     assert [len(graph) for graph in graphs] == [6] * 5
-    with np.load(tmp_path / "out" / "single" / "graphs.npz") as arrays:
+    invoke("sample", run, "--num", 5, "--size", 6, "--batch-size", 2, "--out", tmp_path / "batches")
+    with np.load(tmp_path / "out/single/graphs.npz") as arrays, np.load(tmp_path / "batches/single/graphs.npz") as more:
         assert arrays["num_nodes"].tolist() == [6] * 5
+        assert {name: arrays[name].tolist() for name in arrays} == {name: more[name].tolist() for name in more}
     assert all((tmp_path / "out" / name).stat().st_size > 0 for name in ("grid.png", "film.png"))
+
+
+def test_an_interrupt_leaves_an_archive_of_what_was_drawn(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, out = GraphModality.write_samples, tmp_path / "out"
+
+    def interrupted(self: GraphModality, *args: Any, **more: Any) -> list[Path]:
+        if more["first"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(self, *args, **more)
+
+    monkeypatch.setattr(GraphModality, "write_samples", interrupted)
+    result = invoke("sample", run, "-n", 100, "--size", 6, "--batch-size", 2, "--out", out)
+    assert result.exit_code == 143 and f"interrupted: 4 of 100 samples are in {out}" in result.output
+    graphs = read_npz(out / "single" / "graphs.npz").graphs
+    files = read_folder(out / "single").graphs
+    assert len(graphs) == len(files) == 4
+    assert all(torch.equal(one.edges, other.edges) for one, other in zip(graphs, files, strict=True))
+    assert not list(out.rglob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -123,23 +151,24 @@ def test_evaluation_on_the_validation_split(run: Path) -> None:
     assert result.exit_code == 0 and (run / "eval-validation.json").exists(), result.output
 
 
-def test_completion_keeps_the_given_part(run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "part.edgelist"
-    path.write_text("0 1\n1 2\n2 3\n3 0\n")
-    result = invoke("edit", run, "--sample", path, "size=8", "-n", 3, "--out", tmp_path / "out")
+def test_completion_keeps_the_given_part_and_says_where_it_is(run: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "part.edgelist", tmp_path / "out"
+    path.write_text("d a\na b\nb Zürich\nZürich d\n")
+    result = invoke("edit", run, "--sample", path, "size=8", "-n", 3, "--out", out)
     assert result.exit_code == 0, result.output
-    drawn = nextscale.load(run)
-    part = drawn.modality.read_sample(path, drawn.tokenizer)[0]
-    copies = drawn.modality.concatenate([part] * 4)
-    state = drawn.tokenizer.begin_with(copies, {"size": copies.sizes * 2})
-    final = generate(drawn.tokenizer, drawn.transformer, 4, start=state).state
-    assert final.sizes.tolist() == [8] * 4 and int(final.kept.sum()) == 16
-    for i, graph in enumerate(drawn.tokenizer.decode(final).to_networkx()):
-        kept = final.kept[i * 8 : (i + 1) * 8].nonzero()[:, 0].tolist()
-        inner = graph.subgraph(kept)
-        assert nx.utils.graphs_equal(
-            nx.relabel_nodes(inner, {node: j for j, node in enumerate(kept)}), nx.cycle_graph(4)
-        )
+    assert str(out / "single" / "graphs.npz") in result.stdout
+    wanted = nx.Graph([("d", "a"), ("a", "b"), ("b", "Zürich"), ("Zürich", "d")])
+    with np.load(out / "single" / "graphs.npz") as arrays:
+        given = arrays["given"].reshape(3, 8).tolist()
+        assert json.loads(str(arrays["metadata"]))["edited"] == "part.edgelist"
+    for names, file in zip(given, sorted((out / "single").glob("*.graphml")), strict=True):
+        graph = nx.read_graphml(file)
+        assert len(graph) == 8 and graph.graph["seed"] == "0"
+        where = dict(graph.nodes(data="given"))
+        assert [where[str(i)] or "" for i in range(8)] == names
+        inner = nx.relabel_nodes(graph.subgraph(node for node in graph if where[node]), where)
+        assert nx.utils.edges_equal(inner.edges, wanted.edges) and set(inner) == set(wanted)
+    assert read_folder(out / "single").graphs[0].given == ()
     assert "size=N" in invoke("edit", run, "--sample", path).output
     assert "leaves nothing to add" in invoke("edit", run, "--sample", path, "size=4").output
 

@@ -8,13 +8,19 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from graph_samples import random_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_geometric.data import Data
 
+from nextscale.data import Samples
 from nextscale.errors import DataError, NextscaleError
 from nextscale.training.order import StreamOrder
+from nextscale_graph.archives import write_archives
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
-from nextscale_graph.graphs import from_networkx
+from nextscale_graph.graphs import from_networkx, from_pyg
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_folder, read_graph
 from nextscale_graph.source import GraphSource, describe
@@ -33,6 +39,7 @@ def save(path: Path, num_nodes: list[int], edges: list[list[tuple[int, int]]], *
 def test_what_is_written_is_read_back(tmp_path: Path, typed: bool) -> None:
     batch = random_batch(1, 9, 8, typed)
     files = write_samples(batch, tmp_path)
+    write_archives([Samples(batch[:4], [], {}), Samples(batch[4:], [], {})], tmp_path, {})
     assert len(files) == 9
     for raw in (read_npz(tmp_path / "graphs.npz"), *([] if typed else [read_folder(tmp_path)])):
         for one, graph in zip(raw.graphs, batch.to_networkx(), strict=True):
@@ -46,6 +53,24 @@ def test_torch_geometric_and_networkx_agree() -> None:
     for data, graph in zip(batch.to_data_list(), batch.to_networkx(), strict=True):
         assert nx.utils.edges_equal(to_networkx(data, to_undirected=True).edges, nx.Graph(graph.edges).edges)
         assert data.x is not None and data.x[:, 0].tolist() == [kind for _, kind in graph.nodes(data="type")]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_torch_geometric_and_back(seed: int, typed: bool) -> None:
+    batch = random_batch(seed % 1000, 1 + seed % 5, 9, typed)
+    there = batch.to_pyg()
+    assert there.num_graphs == len(batch) and there.num_nodes == int(batch.sizes.sum()) and there.is_undirected()
+    for back in (from_pyg(there), from_pyg(batch.to_data_list())):
+        for name in ("sizes", "edges", "edge_counts", "node_types", "edge_types"):
+            one, other = getattr(batch, name), getattr(back, name)
+            assert (one is None and other is None) or torch.equal(one, other), name
+
+
+def test_a_directed_graph_of_torch_geometric_is_refused() -> None:
+    directed = Data(edge_index=torch.tensor([[0, 1], [1, 2]]), num_nodes=3)
+    with pytest.raises(DataError, match="graph 1 is directed"):
+        from_pyg([random_batch(1, 1, 5).to_data_list()[0], directed])
 
 
 def test_splits_of_a_file_are_kept_and_others_held_out(tmp_path: Path, small_file: Path) -> None:

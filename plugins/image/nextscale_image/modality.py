@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,15 @@ class ImageModality(GridModality):
         assert isinstance(tokenizer, GridTokenizer)
         return grid_objectives(tokenizer, config, tokenizer.channels)
 
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        return writers.write_samples(samples, folder)
+    def write_samples(
+        self,
+        samples: Tensor,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
+        return writers.write_samples(samples, folder, first, metadata)
 
     def write_grid(
         self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None

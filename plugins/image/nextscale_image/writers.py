@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,19 @@ FILM_ROWS = 16
 """Most samples in a film strip: more would not fit on a screen."""
 
 
-def write_samples(samples: Tensor, folder: Path) -> list[Path]:
-    """Write B C H W in [-1, 1] as ``000000.png`` … in ``folder``, one file per sample."""
-    return [write_png(image, Path(folder) / f"{i:06d}.png") for i, image in enumerate(to_uint8(samples))]
+def write_samples(
+    samples: Tensor, folder: Path, first: int = 0, metadata: Sequence[Mapping[str, str]] | None = None
+) -> list[Path]:
+    """Write B C H W in [-1, 1] as ``000000.png`` … in ``folder``, one file per sample, numbered from ``first`` on.
+
+    Args:
+        metadata: for each sample, texts that the file carries (``write_png``).
+    """
+    told = metadata or [{}] * len(samples)
+    return [
+        write_png(image, Path(folder) / f"{first + i:06d}.png", texts)
+        for i, (image, texts) in enumerate(zip(to_uint8(samples), told, strict=True))
+    ]
 
 
 def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:

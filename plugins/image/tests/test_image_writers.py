@@ -97,7 +97,7 @@ def test_a_picture_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = write_grid(samples(1, seed=1), tmp_path / "grid.png")
     before = path.read_bytes()
 
-    def save(self, target, *_):
+    def save(self, target, *_, **options):
         target.write_bytes(b"half a picture")
         raise OSError(28, "No space left on device")
 

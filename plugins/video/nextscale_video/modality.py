@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from nextscale.plugin import (
     NextscaleWarning,
     Objective,
     Proposal,
+    Samples,
     TrainedModel,
     grid_objectives,
     store_arrays,
@@ -59,8 +60,20 @@ class VideoModality(GridModality):
         assert isinstance(tokenizer, GridTokenizer)
         return grid_objectives(tokenizer, config, tokenizer.channels, VideoObjective)
 
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        return writers.write_samples(samples, folder, _rate(description))
+    def write_samples(
+        self,
+        samples: Tensor,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
+        return writers.write_samples(samples, folder, _rate(description), first, metadata)
+
+    def write_archives(self, batches: Iterable[Samples], folder: Path, description: Mapping[str, Any]) -> list[Path]:
+        """All clips without loss."""
+        fps, classes = description.get("fps"), description.get("classes", ())
+        return [writers.write_npz(batches, folder / "videos.npz", fps, classes)]
 
     def write_grid(
         self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
@@ -70,8 +83,14 @@ class VideoModality(GridModality):
     def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
         return writers.write_film(steps, path.with_suffix(".png"))
 
-    def write_parts(self, parts: Iterable[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        return writers.write_clip(parts, path.with_suffix(".gif"), _rate(description))
+    def write_parts(
+        self,
+        parts: Iterable[Tensor],
+        path: Path,
+        description: Mapping[str, Any],
+        metadata: Mapping[str, str] | None = None,
+    ) -> Path:
+        return writers.write_clip(parts, path.with_suffix(".gif"), _rate(description), metadata)
 
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None

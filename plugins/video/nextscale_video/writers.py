@@ -1,8 +1,9 @@
-"""Write samples to files: GIF and mp4 clips, contact sheets and film strips."""
+"""Write samples to files: GIF and mp4 clips, arrays, contact sheets and film strips."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from importlib.util import find_spec
@@ -13,7 +14,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from nextscale.plugin import LEGIBLE_PIXELS, NextscaleError, fold, replacing, tile, to_uint8, write_png
+from nextscale.plugin import (
+    LEGIBLE_PIXELS,
+    NextscaleError,
+    Samples,
+    fold,
+    growing_npz,
+    replacing,
+    tile,
+    to_uint8,
+    write_png,
+)
 
 RATE = 8.0
 """Frames per second of written clips if their data have no rate. Low, so that motion is visible in short clips."""
@@ -24,17 +35,34 @@ SHEET_COLUMNS = 17
 """Most frames per clip on a contact sheet, evenly spread."""
 
 
-def write_samples(samples: Tensor, folder: Path, fps: float = RATE) -> list[Path]:
-    """Write B C T H W in [-1, 1] as ``000000.gif`` … in ``folder``, one per sample; with PyAV, also as mp4.
+def write_samples(
+    samples: Tensor,
+    folder: Path,
+    fps: float = RATE,
+    first: int = 0,
+    metadata: Sequence[Mapping[str, str]] | None = None,
+) -> list[Path]:
+    """Write B C T H W in [-1, 1] as ``000000.gif`` … in ``folder``, one per sample, numbered from ``first`` on; with
+    PyAV, also as mp4.
 
     Args:
         fps: frames per second. GIFs cannot have more than 50.
+        metadata: for each sample, texts that its files carry (``write_clip``).
     """
-    return [write_clip([sample[None]], Path(folder) / f"{i:06d}.gif", fps) for i, sample in enumerate(samples)]
+    told = metadata or [None] * len(samples)
+    return [
+        write_clip([sample[None]], Path(folder) / f"{first + i:06d}.gif", fps, texts)
+        for i, (sample, texts) in enumerate(zip(samples, told, strict=True))
+    ]
 
 
-def write_clip(pieces: Iterable[Tensor], path: Path, fps: float = RATE) -> Path:
+def write_clip(
+    pieces: Iterable[Tensor], path: Path, fps: float = RATE, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write one clip from its pieces along time, 1 C T H W each, as they arrive; with PyAV, also as mp4.
+
+    Args:
+        metadata: texts by name. Both files carry them as one comment, a JSON object.
 
     Raises:
         NextscaleError: there are no frames.
@@ -46,11 +74,31 @@ def write_clip(pieces: Iterable[Tensor], path: Path, fps: float = RATE) -> Path:
         raise NextscaleError("no frames to write")
     enlarge = max(1, -(-LEGIBLE_PIXELS // min(first.shape[:2])))
     shown = (frame.repeat(enlarge, 0).repeat(enlarge, 1) for frame in chain([first], frames))
+    comment = json.dumps(dict(metadata), ensure_ascii=False) if metadata else ""
     with ExitStack() as files:
         if find_spec("av") is not None:
-            shown = _mp4(shown, files.enter_context(replacing(path.with_suffix(".mp4"))), fps)
+            shown = _mp4(shown, files.enter_context(replacing(path.with_suffix(".mp4"))), fps, comment)
         partial = files.enter_context(replacing(path))
-        _save_gif(map(_picture, shown), partial, fps)
+        _save_gif(map(_picture, shown), partial, fps, comment)
+    return path
+
+
+def write_npz(batches: Iterable[Samples], path: Path, fps: float | None = None, classes: Sequence[str] = ()) -> Path:
+    """Write all clips of several batches without loss, in memory that does not grow with their number.
+
+    ``data=`` reads ``video`` (N T H W C of uint8), ``fps`` where there is a rate, and ``label`` (N) with ``classes``
+    where clips were drawn of classes. ``metadata`` is a JSON object of the texts that all clips have in common.
+    """
+    with growing_npz(path) as file:
+        for batch in batches:
+            clips_NCTHW = batch.samples
+            frames = to_uint8(clips_NCTHW.transpose(1, 2).flatten(0, 1))
+            file.append({"video": frames.reshape(len(clips_NCTHW), -1, *frames.shape[1:])})
+            if "label" in batch.conditions:
+                file.append({"label": batch.conditions["label"].cpu().numpy()})
+                file.put({"classes": np.array(classes)} if classes else {})
+            file.note(batch.metadata)
+        file.put({} if fps is None else {"fps": np.array(fps)})
     return path
 
 
@@ -58,7 +106,7 @@ def _picture(frame_HWC: np.ndarray) -> Image.Image:
     return Image.fromarray(frame_HWC[..., 0] if frame_HWC.shape[-1] == 1 else frame_HWC)
 
 
-def _save_gif(pictures: Iterable[Image.Image], path: Path, fps: float) -> None:
+def _save_gif(pictures: Iterable[Image.Image], path: Path, fps: float, comment: str = "") -> None:
     """GIFs count in hundredths of a second: rounded frame ends keep the whole in time."""
 
     def timed() -> Iterator[Image.Image]:
@@ -68,14 +116,17 @@ def _save_gif(pictures: Iterable[Image.Image], path: Path, fps: float) -> None:
             yield picture
 
     rest = timed()
-    next(rest).save(path, "GIF", save_all=True, append_images=rest, loop=0)
+    told = {"comment": comment.encode()} if comment else {}
+    next(rest).save(path, "GIF", save_all=True, append_images=rest, loop=0, **told)
 
 
-def _mp4(frames: Iterable[np.ndarray], path: Path, fps: float) -> Iterable[np.ndarray]:
+def _mp4(frames: Iterable[np.ndarray], path: Path, fps: float, comment: str) -> Iterable[np.ndarray]:
     """Encode frames as they pass through. H.264's chroma needs even sides, so an odd side loses a row or column."""
     import av
 
     with av.open(str(path), "w", format="mp4") as container:
+        if comment:
+            container.metadata["comment"] = comment
         stream = None
         for frame in frames:
             height, width = (side - side % 2 for side in frame.shape[:2])

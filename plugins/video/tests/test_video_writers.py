@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from nextscale.errors import NextscaleError
+from nextscale.data import Samples
+from nextscale.errors import DataError, NextscaleError
 from nextscale_video import writers
 from nextscale_video.modality import VideoModality
 from nextscale_video.motion import centres, flicker, histogram_distance, speed, steady
 from nextscale_video.moving import MovingDigits
-from nextscale_video.readers import read_file, read_one
+from nextscale_video.readers import read_file, read_one, read_source
 
 
 def clips(number: int = 3, frames: int = 5, channels: int = 3) -> torch.Tensor:
@@ -86,6 +91,58 @@ def test_descriptions_without_a_rate_mean_eight(tmp_path: Path):
         modality.write_parts(iter([clips(1)]), folder / "parts.gif", description)
         for name in ("000000.gif", "grid.gif", "parts.gif"):
             assert sum(durations(folder / name)) == pytest.approx(5 * wanted, abs=10)
+
+
+def test_both_files_of_a_clip_say_where_it_came_from(tmp_path: Path):
+    av = pytest.importorskip("av")
+    told = [{"run": "Zürich 你好", "sample": str(i)} for i in (7, 8)]
+    paths = writers.write_samples(clips(2), tmp_path, first=7, metadata=told)
+    assert [path.name for path in paths] == ["000007.gif", "000008.gif"]
+    for path, texts in zip(paths, told, strict=True):
+        with Image.open(path) as gif, av.open(str(path.with_suffix(".mp4"))) as container:
+            assert json.loads(gif.info["comment"]) == json.loads(container.metadata["comment"]) == texts
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    channels=st.sampled_from([1, 3]),
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    fps=st.none() | st.sampled_from([0.5, 8.0, 29.97]),
+    classes=st.sampled_from([[], ["left", "你好", "right"]]),
+)
+def test_arrays_are_read_back_without_loss(
+    tmp_path_factory: pytest.TempPathFactory, channels: int, sizes: list[int], fps: float | None, classes: list[str]
+):
+    folder = tmp_path_factory.mktemp("arrays")
+    whole = clips(sum(sizes), 3, channels).float()
+    labels = torch.arange(len(whole)) % 3
+    told = [{"run": "a", "sample": str(i)} for i in range(len(whole))]
+    starts = np.cumsum([0, *sizes])
+    batches = [Samples(whole[a:b], [], {"label": labels[a:b]}, told[a:b]) for a, b in pairwise(starts)]
+    description = {"classes": classes} | ({} if fps is None else {"fps": fps})
+    (path,) = VideoModality().write_archives(batches, folder, description)
+    found = read_source(str(path))["train"]
+    wanted = ((whole + 1) * 127.5).round().permute(0, 2, 3, 4, 1).numpy()
+    np.testing.assert_array_equal([list(video.frames(None)) for video in found.videos], wanted)
+    assert {video.rate() for video in found.videos} == {fps}
+    assert found.labels is not None and found.labels.tolist() == labels.tolist()
+    assert not classes or list(found.classes) == classes
+    with np.load(path) as arrays:
+        assert json.loads(str(arrays["metadata"])) == (told[0] if len(told) == 1 else {"run": "a"})
+
+
+@pytest.mark.parametrize("fps", [[8.0, 8.0], 0.0, -1.0, np.nan, np.inf, "fast", 1e9])
+def test_an_impossible_rate_of_arrays_is_refused(tmp_path: Path, fps: object):
+    np.savez(tmp_path / "a.npz", video=np.zeros((2, 3, 4, 4), np.uint8), fps=np.array(fps))
+    with pytest.raises(DataError, match=r"a\.npz: fps should be one number of frames per second, from 0\.01 to 1000"):
+        read_source(str(tmp_path / "a.npz"))
+
+
+def test_arrays_with_a_rate_are_resampled(tmp_path: Path):
+    frames = np.arange(12, dtype=np.uint8)[None, :, None, None].repeat(4, 2).repeat(4, 3)
+    np.savez(tmp_path / "a.npz", video=frames, fps=12)
+    (video,) = read_source(str(tmp_path / "a.npz"))["train"].videos
+    assert [int(frame[0, 0, 0]) for frame in video.frames(4)] == [0, 3, 6, 9]
 
 
 def test_sheets_and_films(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nextscale.plugin import SPLIT_NAMES, DataError, NextscaleWarning, shown_path
@@ -48,13 +49,16 @@ def read_folder(folder: Path, limits: GraphLimitsConfig | None = None, rules: Ru
 
 
 def read_graph(path: Path, limits: GraphLimitsConfig | None = None, rules: Rules | None = None) -> GraphBatch:
-    """One graph from a text file (``text.read_text_graph``), GraphML or GML.
+    """One graph from a text file (``text.read_text_graph``), GraphML or GML, with the names of its nodes (``given``).
 
     Raises:
         DataError: as ``read_folder``.
     """
     rules = rules or Rules(limits or GraphLimitsConfig())
-    return assemble([_read(path, rules)], rules).graphs[0]
+    graph = _read(path, rules)
+    return replace(
+        assemble([graph], rules).graphs[0], given=tuple(name or str(i) for i, name in enumerate(graph.names))
+    )
 
 
 def is_graph(path: Path) -> bool:

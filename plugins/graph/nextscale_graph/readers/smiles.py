@@ -151,6 +151,26 @@ def to_smiles(graph: GraphBatch, node_types: Sequence[str], edge_types: Sequence
     Raises:
         DataError: types are not those of molecules.
     """
+    return canonical(to_molecule(graph, node_types, edge_types))
+
+
+def canonical(molecule: Any) -> str | None:
+    """Canonical SMILES of a molecule of RDKit, which is sanitized by this; None if it is not valid."""
+    chem = chemistry()
+    try:
+        chem.SanitizeMol(molecule)
+        smiles = chem.MolToSmiles(molecule)
+    except ValueError:
+        return None
+    return smiles if chem.MolFromSmiles(smiles) is not None else None
+
+
+def to_molecule(graph: GraphBatch, node_types: Sequence[str], edge_types: Sequence[str] = tuple(BONDS)) -> Any:
+    """A batch of one graph as a molecule of RDKit that nobody has checked. Atoms are numbered as the graph's nodes.
+
+    Raises:
+        DataError: types are not those of molecules.
+    """
     chem = chemistry()
     if graph.node_types is None or graph.edge_types is None:
         raise DataError("molecules need the types of nodes and edges: atoms and bonds")
@@ -166,9 +186,4 @@ def to_smiles(graph: GraphBatch, node_types: Sequence[str], edge_types: Sequence
         if bond not in BONDS:
             raise DataError(f"the types of edges of molecules should be {', '.join(BONDS)}, not {bond!r}")
         molecule.AddBond(a, b, getattr(chem.BondType, bond))
-    try:
-        chem.SanitizeMol(molecule)
-        smiles = chem.MolToSmiles(molecule)
-    except ValueError:
-        return None
-    return smiles if chem.MolFromSmiles(smiles) is not None else None
+    return molecule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,16 @@ class ExampleModality(Modality):
     def concatenate(self, batches: list[Tensor]) -> Tensor:
         return torch.cat(batches)
 
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        """REPLACE: a file per sample, in a format that people can use."""
-        files = [folder / f"{i:06d}.txt" for i in range(len(samples))]
+    def write_samples(
+        self,
+        samples: Tensor,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
+        """REPLACE: a file per sample, in a format that people can use. `metadata` says where each sample came from."""
+        files = [folder / f"{first + i:06d}.txt" for i in range(len(samples))]
         for file, sample in zip(files, samples.tolist(), strict=True):
             with replacing(file) as partial:
                 partial.write_text(" ".join(map(str, sample)) + "\n")

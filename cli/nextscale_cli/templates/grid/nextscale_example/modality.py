@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,16 @@ class ExampleModality(GridModality):
     def tokenizer_objectives(self, tokenizer: Any, config: ExampleTokenizerConfig) -> list[Objective]:
         return grid_objectives(tokenizer, config, tokenizer.channels)
 
-    def write_samples(self, samples: Tensor, folder: Path, description: Mapping[str, Any]) -> list[Path]:
-        """REPLACE: a file per sample, in a format that people can use."""
-        files = [folder / f"{i:06d}.npy" for i in range(len(samples))]
+    def write_samples(
+        self,
+        samples: Tensor,
+        folder: Path,
+        description: Mapping[str, Any],
+        first: int = 0,
+        metadata: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[Path]:
+        """REPLACE: a file per sample, in a format that people can use. `metadata` says where each sample came from."""
+        files = [folder / f"{first + i:06d}.npy" for i in range(len(samples))]
         for file, sample in zip(files, samples.cpu().numpy(), strict=True):
             with replacing(file) as partial, partial.open("wb") as stream:
                 np.save(stream, sample)
