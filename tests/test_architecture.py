@@ -17,7 +17,7 @@ FLOORS = [
     ["randomness", "device", "memory", "meta", "distributed"],
     ["tokens"],
     ["conditioning"],
-    ["data"],
+    ["captions", "data"],
     ["objective", "callbacks"],
     ["modality"],
     ["hookspecs"],

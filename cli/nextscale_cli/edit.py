@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nextscale.api import Model
+    from nextscale.data import Samples
+
+GIVEN = "given"
+"""The caption of the part of a sample that was read from a file."""
 
 
 def edit(
@@ -63,6 +67,7 @@ def edit(
     corners = None if box is None else _corners(box)
     sampling, conditions = split([*(settings or []), *_named(label=label, guidance=guidance)])
     import nextscale
+    from nextscale.captions import ORIGINAL
     from nextscale.tokens.capabilities import Completes
 
     model = nextscale.load(run, device=device, precision=precision, compile=compile)
@@ -75,15 +80,17 @@ def edit(
     original, marked = model.modality.read_sample(sample, model.tokenizer, mask)
     keep = _keep(original, marked, corners, outpaint)
     copies = model.modality.concatenate([original] * number)
-    edited = model.edit(
+    drawn = model.edit(
         copies, keep, seed=seed, sampling=sampling, conditions=conditions, replay=replay, paste=paste, feather=feather
-    ).samples
+    )
+    edited = drawn.samples
 
     folder = output.open()
     shown = original.where(keep, original.new_zeros(()))
     sheet = model.modality.concatenate([original, shown, edited.to(original)])
     columns = len(sheet) if len(sheet) <= 8 else None
-    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, columns))
+    captions = [ORIGINAL, "kept", *versions(model, drawn)]
+    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, columns, captions))
     written = model.modality.write_samples(edited, folder / "single", model.description)
     typer.echo(f"{folder / 'single'} ({len(written)} files)")
 
@@ -106,10 +113,21 @@ def _complete(
     samples, *steps = (each.to("cpu") for each in (drawn.samples, *drawn.steps))
     folder = output.open()
     sheet = model.modality.concatenate([part, samples])
-    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description))
-    typer.echo(model.modality.write_film([copies, *steps], folder / "film", model.description))
+    captions = [GIVEN, *versions(model, drawn)]
+    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, captions=captions))
+    captions = [GIVEN, *(f"step {k}" for k in range(len(steps)))]
+    typer.echo(model.modality.write_film([copies, *steps], folder / "film", model.description, captions))
     written = model.modality.write_samples(samples, folder / "single", model.description)
     typer.echo(f"{folder / 'single'} ({len(written)} files)")
+
+
+def versions(model: Model, drawn: Samples) -> list[str]:
+    """A caption for each version that was drawn: its number, and its class where one was asked for."""
+    from nextscale.captions import SEPARATOR, class_captions
+
+    number = len(drawn.samples)
+    names = class_captions(model.conditions, drawn.conditions)
+    return [f"version {i}{f'{SEPARATOR}{names[i]}' if names else ''}" for i in range(number)]
 
 
 def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, outpaint: bool) -> Tensor:

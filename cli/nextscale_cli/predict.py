@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nextscale_cli.edit import GIVEN
 from nextscale_cli.options import Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
@@ -64,4 +65,5 @@ def predict(
         drawn += [first] if pieces == 1 else []
     if pieces == 1:
         joined = model.modality.concatenate(drawn)
-        typer.echo(model.modality.write_grid(joined, folder / "grid", model.description))
+        captions = [GIVEN, *(f"version {i}" for i in range(number))]
+        typer.echo(model.modality.write_grid(joined, folder / "grid", model.description, captions=captions))

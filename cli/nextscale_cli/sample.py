@@ -50,15 +50,18 @@ def sample(
     output = Output("sample", locals(), run / "samples" / f"seed-{seed}")
     sampling, conditions = split([*(settings or []), *([] if size is None else [f"size={size}"])])
     import nextscale
+    from nextscale.captions import class_captions, scale_captions
 
     model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
     check_names(model, conditions)
     drawn = model.generate(number, seed=seed, sampling=sampling, conditions=conditions, return_steps=film)
 
     folder = output.open()
-    typer.echo(model.modality.write_grid(drawn.samples, folder / "grid", model.description))
+    names = class_captions(model.conditions, drawn.conditions)
+    typer.echo(model.modality.write_grid(drawn.samples, folder / "grid", model.description, captions=names))
     if film:
-        typer.echo(model.modality.write_film(drawn.steps, folder / "film", model.description))
+        scales = scale_captions(model.tokenizer, len(drawn.steps))
+        typer.echo(model.modality.write_film(drawn.steps, folder / "film", model.description, captions=scales))
     if files:
         single = folder / "single"
         written = model.modality.write_samples(drawn.samples, single, model.description)

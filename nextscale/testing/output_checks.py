@@ -22,7 +22,8 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 def check_writers(
     modality: Modality, steps: list[Any], number: int, folder: Path, description: Mapping[str, Any]
 ) -> None:
-    """24. Samples, coarse or complete, can be written: one file per sample, an overview, and the film strip.
+    """24. Samples, coarse or complete, can be written: one file per sample, an overview, and the film strip, these two
+    with captions and without.
 
     ``steps[k]`` holds the same ``number`` samples decoded after scale k.
     """
@@ -32,8 +33,12 @@ def check_writers(
         f"{name}: write_samples returns {len(set(files))} different files for {number} samples"
     )
     check_written(name, "write_samples", files)
-    check_written(name, "write_grid", [modality.write_grid(steps[-1], folder / "grid", description)])
-    check_written(name, "write_film", [modality.write_film(steps, folder / "film", description)])
+    for captions in (None, [f"sample {i}" for i in range(number)]):
+        written = modality.write_grid(steps[-1], folder / "grid", description, captions=captions)
+        check_written(name, "write_grid", [written])
+    for captions in (None, [f"scale {k}" for k in range(len(steps))]):
+        written = modality.write_film(steps, folder / "film", description, captions=captions)
+        check_written(name, "write_film", [written])
 
 
 def check_written(name: str, method: str, files: list[Path]) -> None:

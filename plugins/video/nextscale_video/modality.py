@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,19 @@ class VideoModality(GridModality):
         return writers.write_samples(samples, folder, _rate(description))
 
     def write_grid(
-        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: Tensor,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
-        return writers.write_grid(samples, path.with_suffix(".png"), columns, _rate(description))
+        return writers.write_grid(samples, path.with_suffix(".png"), columns, _rate(description), captions)
 
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        return writers.write_film(steps, path.with_suffix(".png"))
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
+        return writers.write_film(steps, path.with_suffix(".png"), captions)
 
     def write_parts(self, parts: Iterable[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
         return writers.write_clip(parts, path.with_suffix(".gif"), _rate(description))
