@@ -25,7 +25,7 @@ FLOORS = [
     ["config"],
     ["grid", "transformer"],
     ["storage"],
-    ["sampling"],
+    ["sampling", "report"],
     ["training"],
     ["api"],
     ["evaluation", "bench", "testing"],
