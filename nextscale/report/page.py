@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,10 +116,13 @@ def _results(run: RunContents) -> Iterator[str]:
         told = results.get("measured")
         if isinstance(told, Mapping):
             yield f'<p class="soft">{escape(", ".join(f"{key} {value}" for key, value, _ in flat_rows(told)))}</p>'
-        for part, values in results.items():
-            if part not in PARTS:
-                rows = flat_rows(values) if isinstance(values, Mapping) else [("", show(values), "")]
-                yield _table(rows, ["", "value", "real against real"], part, numbers=True)
+        parts = {part: values for part, values in results.items() if part not in PARTS}
+        yield f'<div class="tables">{"".join(_part(part, values) for part, values in parts.items())}</div>'
+
+
+def _part(part: str, values: Any) -> str:
+    rows = flat_rows(values) if isinstance(values, Mapping) else [("", show(values), "")]
+    return _table(rows, ["", "value", "real against real"], part, numbers=True)
 
 
 def _data(run: RunContents) -> Iterator[str]:
@@ -169,15 +173,16 @@ def _code(text: str) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], heads: Sequence[str], caption: str = "", numbers: bool = False) -> str:
-    """A table of texts. A last column that is empty throughout is left out."""
-    if not rows:
+    """A table of texts. Columns that are empty throughout are left out."""
+    kept = [k for k in range(len(heads)) if any(row[k] for row in rows)]
+    if not kept:
         return ""
-    width = max(len(heads) if any(row[len(heads) - 1 :][:1] not in ([], [""], ("",), ()) for row in rows) else 2, 2)
-    cell = '<td class="number">' if numbers else "<td>"
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads[:width]) if any(heads) else ""
-    lines = (
-        "<tr>" + "".join(f"{cell if k else '<td>'}{escape(text)}</td>" for k, text in enumerate(row[:width])) + "</tr>"
-        for row in rows
-    )
+
+    def line(texts: Sequence[str], tag: str) -> str:
+        aligned = [' class="number"' if numbers and k else "" for k in kept]
+        return "".join(f"<{tag}{how}>{escape(texts[k])}</{tag}>" for k, how in zip(kept, aligned, strict=True))
+
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}{f'<tr>{head}</tr>' if head else ''}{''.join(lines)}</table>"
+    head = f"<tr>{line(heads, 'th')}</tr>" if any(heads) else ""
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f"<table>{title}{head}{body}</table>"

@@ -11,6 +11,8 @@ WIDTH, HEIGHT = 440, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 40
 MOST_POINTS = 300
 """A longer curve is drawn by the means of as many equal pieces."""
+SMALLEST = 1e-30
+"""A smaller value is drawn as 0: no axis could tell them apart."""
 LOG_RATIO = 20.0
 """From this ratio of the largest to the smallest value on, the axis is logarithmic."""
 
@@ -32,7 +34,7 @@ def line_plot(title: str, curves: Sequence[Curve], x_label: str = "step") -> str
     xs = [x for curve in curves for x, _ in curve.points]
     ys = [y for curve in curves for _, y in curve.points]
     logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
-    across = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    across = _Axis(min(0, *xs), max(xs), LEFT, WIDTH - RIGHT)
     up = _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP, logarithmic, margin=0.04)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
     for y in up.ticks(5):
@@ -98,6 +100,7 @@ class _Axis:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    points = [(x, y if abs(y) > SMALLEST else 0.0) for x, y in points]
     if len(points) <= MOST_POINTS:
         return points
     size = -(-len(points) // MOST_POINTS)
