@@ -133,8 +133,8 @@ def _data(run: RunContents) -> Iterator[str]:
     rows = [(f"{key} samples", value) for key, value, _ in flat_rows(samples)] if isinstance(samples, Mapping) else []
     for spec in conditions if isinstance(conditions, list) else []:
         if isinstance(spec, Mapping):
-            names = show(spec.get("names") or [])
-            rows.append((f"condition {spec.get('name')}", f"{spec.get('kind')}, {show(spec.get('size'))}: {names}"))
+            names = f": {show(spec['names'])}" if spec.get("names") else ""
+            rows.append((f"condition {spec.get('name')}", f"{spec.get('kind')}, {show(spec.get('size'))}{names}"))
     description = values.get("description")
     rows += [(key, value) for key, value, _ in flat_rows(description)] if isinstance(description, Mapping) else []
     yield _table([(key, value if len(value) <= 400 else f"{value[:400]}…") for key, value in rows], ["", ""])

@@ -44,7 +44,7 @@ from nextscale.training.environment import describe_data, describe_environment, 
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
 from nextscale.training.resume import check_resumed
-from nextscale.training.signals import interruptible
+from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import TokenizerStage, draw_reconstructions
 from nextscale.training.transformer_stage import TransformerStage
@@ -75,8 +75,10 @@ def train(config: RunConfig, folder: Path, stage: str = "all", resume: str | Non
                 run.train_tokenizer()
             if "transformer" in run.to_train:
                 run.train_transformer()
-        finally:  # an interrupted run, or one that failed, has losses and pictures too
-            run.report()
+        except Interrupted:
+            run.report()  # of what there is
+            raise
+        run.report()
 
 
 class _Run:
