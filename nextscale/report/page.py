@@ -107,7 +107,8 @@ def _over_time(run: RunContents) -> Iterator[str]:
 def _results(run: RunContents) -> Iterator[str]:
     if not run.results:
         command = f"nextscale eval {shlex.quote(str(run.folder))}"
-        yield f"<p>Nothing is measured yet. To measure reconstruction and samples: {_code(command)}</p>"
+        todo = f" To measure reconstruction and samples: {_code(command)}" if run.trained["tokenizer"] else ""
+        yield f"<p>Nothing is measured yet.{todo}</p>"
     for name, results in run.results.items():
         if len(run.results) > 1:
             yield f"<h3>{escape(name)}.json</h3>"

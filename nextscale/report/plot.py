@@ -110,7 +110,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
 
 def _colour(k: int, number: int) -> str:
     """Blue to orange by way of green, all legible on white and on black."""
-    return f"hsl({215 - 190 * k / max(1, number - 1):.0f} 70% 48%)"
+    return f"hsl({215 - 190 * k / max(1, number - 1):.0f} 70% 53%)"
 
 
 def _number(value: float) -> str:
