@@ -5,11 +5,13 @@ Every part is written to RUN/eval.json as soon as it is measured, so that an int
 
 from __future__ import annotations
 
+import datetime
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,12 @@ from nextscale.device import pick_device
 from nextscale.errors import NextscaleWarning, TrainingError
 from nextscale.hub import outputs_folder, run_folder
 from nextscale.modality import EvaluationContext
+from nextscale.report.page import NAME as REPORT
+from nextscale.report.page import write_report
 from nextscale.storage.files import write_json_atomic
 from nextscale.storage.models import has, load_tokenizer
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
+from nextscale.training.log import or_warn
 from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.tokenizer_stage import validation_batches
 from nextscale.training.transformer_stage import TransformerObjective
@@ -61,6 +66,9 @@ def evaluate(
     report: Report | None = None,
 ) -> dict[str, Any]:
     """Measure a run and write ``eval.json`` into it, part by part (``incomplete`` is true until the last one).
+
+    The file also says how it was ``measured``: date, version, number of samples, seed, settings. Then the run's report
+    is written anew.
 
     If the run cannot be written, a ``NextscaleWarning`` says so, and the results are only returned and reported. The
     results of a run on the hub are written into ``runs/OWNER--NAME``.
@@ -103,9 +111,20 @@ def evaluate(
     model = load(run, device) if with_model else None
     if model is not None:
         model.check_settings(sampling)
+    measured = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "nextscale": version("nextscale"),
+        "split": "validation" if validation else "held out",
+        "samples": samples,
+        "guidance": list(guidance),
+        "seed": seed,
+        "repeats": repeats,
+        "sampling": dict(sampling or {}),
+        "options": list(options),
+    }
     with suppress(OSError):  # results that cannot be written are shown
         outputs.mkdir(parents=True, exist_ok=True)
-    results = _Results(eval_file(outputs, validation), report or Report())
+    results = _Results(eval_file(outputs, validation), report or Report(), measured)
     context = EvaluationContext(where, outputs / "eval-cache" if results.writable else None)
     data = modality.open_data(config.data)
     if validation:
@@ -142,14 +161,16 @@ def evaluate(
     except Interrupted as error:
         raise Interrupted(f"interrupted: {results.describe()}", error.exit_code) from None
     results.finish()
+    if results.writable:
+        or_warn(run / REPORT, lambda: write_report(run), "report", f"the results are in {results.path}")
     return results.values
 
 
 class _Results:
     """Results that are written and reported as they come in."""
 
-    def __init__(self, path: Path, report: Report) -> None:
-        self.path, self.report = path, report
+    def __init__(self, path: Path, report: Report, measured: Mapping[str, Any]) -> None:
+        self.path, self.report, self.measured = path, report, measured
         self.values: dict[str, Any] = {}
         self.writable = True
         try:
@@ -160,12 +181,12 @@ class _Results:
 
     def add(self, name: str, values: Mapping[str, Any], within: str | None = None, tell: bool = True) -> None:
         (self.values if within is None else self.values.setdefault(within, {}))[name] = values
-        self._write({"incomplete": True, **self.values})
+        self._write({"measured": self.measured, "incomplete": True, **self.values})
         if tell:
             self.report.part(name if within is None else f"{within}.{name}", values)
 
     def finish(self) -> None:
-        self._write(self.values)
+        self._write({"measured": self.measured, **self.values})
         if self.writable:
             self.report.done(self.path)
 

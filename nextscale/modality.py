@@ -210,12 +210,26 @@ class Modality(ABC):
         return []
 
     @abstractmethod
-    def write_grid(self, samples: Any, path: Path, description: Mapping[str, Any], columns: int | None = None) -> Path:
-        """Write all samples into one picture (or other overview file) that a person can look at."""
+    def write_grid(
+        self,
+        samples: Any,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
+    ) -> Path:
+        """Write all samples into one picture (or other overview file) that a person can look at.
+
+        ``captions`` has a short text per sample, such as the name of its class (``nextscale.captions``)."""
 
     @abstractmethod
-    def write_film(self, steps: list[Any], path: Path, description: Mapping[str, Any]) -> Path:
-        """Write the coarse-to-fine film strip: ``steps[k]`` holds the same samples decoded after scale k."""
+    def write_film(
+        self, steps: list[Any], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
+        """Write the coarse-to-fine film strip: one sample per row, scales from left to right.
+
+        ``steps[k]`` holds the same samples decoded after scale k, and ``captions[k]`` says which scale that is, to be
+        written on top. The last step may be the originals instead (captioned so)."""
 
     def write_parts(
         self,

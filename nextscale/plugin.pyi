@@ -123,6 +123,7 @@ from nextscale.toolkit.metrics import psnr as psnr
 from nextscale.toolkit.metrics import ssim as ssim
 from nextscale.toolkit.metrics import within_class_diversity as within_class_diversity
 from nextscale.toolkit.pictures import LEGIBLE_PIXELS as LEGIBLE_PIXELS
+from nextscale.toolkit.pictures import film_strip as film_strip
 from nextscale.toolkit.pictures import picture_of as picture_of
 from nextscale.toolkit.pictures import tile as tile
 from nextscale.toolkit.pictures import to_uint8 as to_uint8

@@ -8,15 +8,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
+from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import load_config
+from nextscale.data import Samples
 from nextscale.errors import ConfigError, DataError
 from nextscale.plugins import BrokenPlugin, Clash, discover, load_object
+from nextscale.tokens.pyramid import Schedule
 from nextscale_cli import errors, tables
 from nextscale_cli.main import COMMANDS, app
 
@@ -347,20 +352,22 @@ class FakeModel:
     """Records what it was asked for; writes nothing."""
 
     def __init__(self) -> None:
-        from nextscale.conditioning import ConditionSpec
-
-        self.conditions = (ConditionSpec(name="label", size=10),)
+        names = ("zero", "one", "two", "three")
+        self.conditions = (ConditionSpec(name="label", size=12, names=names),)
+        self.tokenizer = SimpleNamespace(adaptive=False, schedule=lambda: Schedule.of([(1, 1), (2, 3)]))
         self.modality, self.description = self, {}
         self.asked: dict[str, Any] = {}
 
     def generate(self, number: int, **asked: Any) -> Any:
         self.asked = {"number": number, **asked}
-        return type("Samples", (), {"samples": None, "steps": []})
+        return Samples(None, [None, None], {"label": torch.tensor([3, 3, 11, 3])})
 
-    def write_grid(self, samples: Any, path: Path, description: dict[str, Any]) -> Path:
+    def write_grid(self, samples: Any, path: Path, description: Any, columns: Any = None, captions: Any = None) -> Path:
+        assert captions == ["three", "three", "label 11", "three"]
         return path.with_suffix(".png")
 
-    def write_film(self, steps: Any, path: Path, description: dict[str, Any]) -> Path:
+    def write_film(self, steps: Any, path: Path, description: Any, captions: Any = None) -> Path:
+        assert captions == ["scale 0 · 1x1 · 1 token", "scale 1 · 2x3 · 6 tokens"]
         return path.with_suffix(".png")
 
 

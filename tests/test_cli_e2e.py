@@ -43,8 +43,10 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def test_train_leaves_pictures(run: Path) -> None:
-    assert size(run / "samples/samples.png") == (8 * 66 + 2, 8 * 66 + 2), "64 images, enlarged to 64 pixels, 2 apart"
-    assert size(run / "samples/reconstructions.png") == (5 * 66 + 2, 8 * 66 + 2), "four scales and the sample itself"
+    assert size(run / "samples/samples.png") == (8 * 66 + 2, 8 * (66 + 19) + 2), "64 images and captions"
+    assert size(run / "samples/reconstructions.png") == (5 * 66 + 2, 8 * 66 + 2 + 49), (
+        "four scales and the sample itself, captions on top"
+    )
 
 
 def test_the_two_stages_one_by_one_are_the_same_run(run: Path, tiny: Settings, tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_sample_writes_grid_film_and_files(run: Path, tmp_path: Path) -> None:
     result = invoke("sample", run, "-n", "6", "--seed", "3", "label=3", "guidance=2", "--out", tmp_path / "a")
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"grid.png", "film.png", "single", "command.json"}
     assert result.stdout.splitlines()[:2] == [str(tmp_path / "a/grid.png"), str(tmp_path / "a/film.png")]
-    assert size(tmp_path / "a/film.png") == (4 * 66 + 2, 6 * 66 + 2)
+    assert size(tmp_path / "a/film.png") == (4 * 66 + 2, 6 * 66 + 2 + 49)
     files = sorted((tmp_path / "a/single").iterdir())
     assert len(files) == 6 and size(files[0]) == (8, 8)
 

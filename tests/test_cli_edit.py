@@ -39,7 +39,7 @@ def test_a_box_is_drawn_anew_and_the_rest_pasted_back(tiny_run: Path, picture: P
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [str(out / "grid.png"), f"{out / 'single'} (3 files)"]
     with Image.open(out / "grid.png") as grid:
-        assert grid.size == (5 * 66 + 2, 66 + 2), "the sample, its kept part, and three versions"
+        assert grid.size == (5 * 66 + 2, 66 + 34 + 2), "the sample, its kept part, and three versions, with captions"
     original = pixels(picture)
     for file in sorted((out / "single").iterdir()):
         assert (pixels(file)[4:] == original[4:]).all()

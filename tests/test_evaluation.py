@@ -56,9 +56,20 @@ def results(run: Path) -> dict[str, Any]:
     return evaluate(run, samples=12, guidance=(0.0, 1.5), device="cpu", options=FAST)
 
 
+def written(run: Path) -> dict[str, Any]:
+    """The results in ``eval.json``."""
+    found = json.loads((run / "eval.json").read_text())
+    return {name: values for name, values in found.items() if name != "measured"}
+
+
+def measured(run: Path) -> dict[str, Any]:
+    return json.loads((run / "eval.json").read_text())["measured"]
+
+
 def test_returned_results_are_written(run: Path, results: dict[str, Any]) -> None:
     assert set(results) == {"reconstruction", "codebook", "validation", "samples"}
-    assert json.loads((run / "eval.json").read_text()) == results
+    assert written(run) == results
+    assert measured(run)["samples"] == 12 and measured(run)["guidance"] == [0.0, 1.5]
     assert 0 < results["reconstruction"]["psnr"] < 40
 
 
@@ -150,7 +161,7 @@ def test_a_tokenizer_alone(run: Path, tmp_path: Path) -> None:
         if not only:
             shutil.rmtree(copy / "transformer")
         results = evaluate(copy, device="cpu", reconstruction_only=only)
-        assert set(results) == set(json.loads((copy / "eval.json").read_text())) == {"reconstruction", "codebook"}
+        assert set(results) == set(written(copy)) == {"reconstruction", "codebook"}
 
 
 def test_errors_leave_results_as_they_were(run: Path, tmp_path: Path) -> None:
@@ -186,13 +197,13 @@ def test_an_interrupt_leaves_what_was_measured(run: Path, tmp_path: Path, monkey
     with pytest.raises(Interrupted, match=r"interrupted: what was measured so far .*samples.* is in") as caught:
         evaluate(copy, samples=2, guidance=(0.0, 1.0, 2.0), repeats=2, device="cpu")
     assert caught.value.exit_code == 130 and "\n" not in str(caught.value)
-    left = json.loads((copy / "eval.json").read_text())
+    left = written(copy)
     assert left["incomplete"] is True and {"reconstruction", "codebook", "validation"} < left.keys()
     assert left["samples"] == {"0": {"x": 1.5, "x_std": pytest.approx(0.5**0.5)}}
     assert [list(found.get("samples", {})) for found in calls] == [[], ["0"], ["0"]], "written after each round"
     calls.extend([{}] * 9)
     finished = evaluate(copy, samples=2, guidance=(0.0,), device="cpu")
-    assert json.loads((copy / "eval.json").read_text()) == finished and "incomplete" not in finished
+    assert written(copy) == finished and "incomplete" not in finished
 
 
 def test_a_run_that_cannot_be_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,4 +270,4 @@ def test_command_line(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["eval", str(copy), "--reconstruction-only", "--device", "cpu"])
     assert result.exit_code == 0, result.output
     assert "reconstruction.psnr" in result.stdout and "codebook.used_total" in result.stdout
-    assert set(json.loads((copy / "eval.json").read_text())) == {"reconstruction", "codebook"}
+    assert set(written(copy)) == {"reconstruction", "codebook"}

@@ -72,7 +72,8 @@ def assert_equal_weights(a: Path, b: Path, stages: tuple[str, ...] = STAGES) -> 
 def test_a_run_folder(tiny_run: Path) -> None:
     files = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
     assert {
-        "config.yaml", "env.json", "metrics.jsonl", "samples/reconstructions.png", "samples/samples.png",
+        "config.yaml", "env.json", "data.json", "metrics.jsonl", "report.html",
+        "samples/reconstructions.png", "samples/samples.png",
         "tokenizer/config.json", "tokenizer/model.safetensors",
         "transformer/config.json", "transformer/model.safetensors",
         "tokens.zarr/train/manifest.json", "tokens.zarr/validation/manifest.json",

@@ -100,15 +100,19 @@ class _Writer:
     def write_overview(self) -> None:
         """Write the sheet and the film strip of the samples so far, once."""
         from nextscale.api import join
+        from nextscale.captions import class_captions, scale_captions
 
         if not self.kept:
             return
         modality, description = self.model.modality, self.model.description
         sheet = modality.concatenate([each.samples for each in self.kept])
-        typer.echo(modality.write_grid(sheet, self.folder / "grid", description))
+        named = [class_captions(self.model.conditions, each.conditions) for each in self.kept]
+        names = None if None in named else [name for part in named for name in part or ()]
+        typer.echo(modality.write_grid(sheet, self.folder / "grid", description, captions=names))
         if self.film:
             steps = join(modality, [each for each in self.kept if each.steps]).steps
-            typer.echo(modality.write_film(steps, self.folder / "film", description))
+            scales = scale_captions(self.model.tokenizer, len(steps))
+            typer.echo(modality.write_film(steps, self.folder / "film", description, captions=scales))
         self.kept = []
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from nextscale.api import Model
     from nextscale.data import Samples
 
+GIVEN = "given"
+"""The caption of the part of a sample that was read from a file."""
+
 
 def edit(
     run: Run,
@@ -69,6 +72,7 @@ def edit(
     corners = None if box is None else _corners(box)
     sampling, conditions = split([*(settings or []), *_named(label=label, guidance=guidance)])
     import nextscale
+    from nextscale.captions import ORIGINAL
     from nextscale.provenance import provenance
     from nextscale.tokens.capabilities import Completes
 
@@ -94,7 +98,8 @@ def edit(
     shown = original.where(keep, original.new_zeros(()))
     sheet = model.modality.concatenate([original, shown, drawn.samples.to(original)])
     columns = len(sheet) if len(sheet) <= 8 else None
-    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, columns))
+    captions = [ORIGINAL, "kept", *versions(model, drawn)]
+    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, columns, captions))
     write_files(model, replace(drawn, metadata=tell(drawn)), folder / "single")
 
 
@@ -117,9 +122,20 @@ def _complete(
     samples, *steps = (each.to("cpu") for each in (drawn.samples, *drawn.steps))
     folder = output.open()
     sheet = model.modality.concatenate([part, samples])
-    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description))
-    typer.echo(model.modality.write_film([copies, *steps], folder / "film", model.description))
+    captions = [GIVEN, *versions(model, drawn)]
+    typer.echo(model.modality.write_grid(sheet, folder / "grid", model.description, captions=captions))
+    captions = [GIVEN, *(f"step {k}" for k in range(len(steps)))]
+    typer.echo(model.modality.write_film([copies, *steps], folder / "film", model.description, captions))
     write_files(model, replace(drawn, samples=samples, metadata=tell(drawn)), folder / "single")
+
+
+def versions(model: Model, drawn: Samples) -> list[str]:
+    """A caption for each version that was drawn: its number, and its class where one was asked for."""
+    from nextscale.captions import SEPARATOR, class_captions
+
+    number = len(drawn.samples)
+    names = class_captions(model.conditions, drawn.conditions)
+    return [f"version {i}{f'{SEPARATOR}{names[i]}' if names else ''}" for i in range(number)]
 
 
 def _keep(original: Tensor, marked: Tensor | None, corners: list[int] | None, outpaint: bool) -> Tensor:

@@ -10,6 +10,7 @@ import typer
 
 from nextscale.hub import outputs_folder
 from nextscale_cli.drawn import SHOWN
+from nextscale_cli.edit import GIVEN
 from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
@@ -74,4 +75,5 @@ def predict(
         drawn += [first] if pieces == 1 and i < SHOWN else []
     if pieces == 1:
         joined = model.modality.concatenate(drawn)
-        typer.echo(model.modality.write_grid(joined, folder / "grid", model.description))
+        captions = [GIVEN, *(f"version {i}" for i in range(min(number, SHOWN)))]
+        typer.echo(model.modality.write_grid(joined, folder / "grid", model.description, captions=captions))

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-FLOOR = "_floor"
+from nextscale.report.results import flat_rows, show
 
 
 def print_results(results: Mapping[str, Any], title: str | None = None) -> None:
     """Print a nested mapping, one line per value; KEY_floor is shown beside KEY."""
-    rows = list(_rows(results, ""))
+    rows = flat_rows(results)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     table.add_column("value", justify="right", overflow="fold")
@@ -41,31 +41,3 @@ def _console(stderr: bool = False) -> Console:
     if not console.is_terminal:  # a file or a pipe has no width to fit
         console.width = 200
     return console
-
-
-def _rows(results: Mapping[str, Any], prefix: str) -> list[tuple[str, str, str]]:
-    rows: list[tuple[str, str, str]] = []
-    for key, value in results.items():
-        if key.endswith(FLOOR) and key.removesuffix(FLOOR) in results:
-            continue
-        if isinstance(value, Mapping):
-            rows += _rows(value, f"{prefix}{key}.")
-            continue
-        floor = results.get(f"{key}{FLOOR}")
-        rows.append((f"{prefix}{key}", show(value), "" if floor is None else show(floor)))
-    return rows
-
-
-def show(value: Any) -> str:
-    """A value in readable form: four significant digits, thousands separators, sequences on one line."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    if isinstance(value, list | tuple):
-        return " ".join(show(entry) for entry in value) or "–"
-    return str(value)

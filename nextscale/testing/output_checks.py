@@ -23,7 +23,7 @@ def check_writers(
     modality: Modality, steps: list[Any], number: int, folder: Path, description: Mapping[str, Any]
 ) -> None:
     """24. Samples, coarse or complete, can be written: one file per sample, numbered through where they are written in
-    batches; files that hold all of them; an overview; and the film strip.
+    batches; files that hold all of them; an overview and the film strip, these two with captions and without.
 
     ``steps[k]`` holds the same ``number`` samples decoded after scale k.
     """
@@ -50,8 +50,12 @@ def check_writers(
     assert next(taken, None) is None, f"{name}: write_archives does not take all batches"
     assert not set(archives) & set(again), f"{name}: write_archives writes over the files of write_samples"
     check_written(name, "write_archives", archives)
-    check_written(name, "write_grid", [modality.write_grid(steps[-1], folder / "grid", description)])
-    check_written(name, "write_film", [modality.write_film(steps, folder / "film", description)])
+    for captions in (None, [f"sample {i}" for i in range(number)]):
+        written = modality.write_grid(steps[-1], folder / "grid", description, captions=captions)
+        check_written(name, "write_grid", [written])
+    for captions in (None, [f"scale {k}" for k in range(len(steps))]):
+        written = modality.write_film(steps, folder / "film", description, captions=captions)
+        check_written(name, "write_film", [written])
 
 
 def check_written(name: str, method: str, files: list[Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nextscale.errors import NextscaleError
 from nextscale.storage.files import replacing
+from nextscale.toolkit.lettering import PAPER, lettered
 
 LEGIBLE_PIXELS = 64
 """An overview enlarges a grid whose short side has fewer pixels."""
@@ -20,6 +21,9 @@ GAP = 2
 """Pixels between the parts of an overview and around them."""
 GROUND = 128
 """Grey, visible next to both black and white."""
+FILM_ROWS = 8
+FILM_COLUMNS = 12
+"""Most rows and columns of a film strip: more would not fit on a screen."""
 
 
 def to_uint8(samples: Tensor) -> np.ndarray:
@@ -53,12 +57,21 @@ def write_png(image_HWC: np.ndarray, path: Path, metadata: Mapping[str, str] | N
     return path
 
 
-def tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """H W C: the images B H W C tiled row by row, enlarged by a whole factor until the short side is legible."""
+def tile(images: np.ndarray, columns: int, captions: Sequence[str] | None = None) -> np.ndarray:
+    """H W C: the images B H W C tiled row by row, enlarged by a whole factor until the short side is legible. Below
+    each stands its caption, if there are captions.
+
+    Raises:
+        ValueError: there is not one caption per image.
+    """
     if not len(images):
         raise NextscaleError("no samples to draw")
     factor = max(1, -(-LEGIBLE_PIXELS // min(images.shape[1:3])))
     images = images.repeat(factor, 1).repeat(factor, 2)
+    if captions is not None:
+        _check_captions(captions, len(images), "images")
+        strips = lettered(captions, images.shape[2]).repeat(images.shape[3], 3)
+        images = np.concatenate([images, strips], 1)
     _, height, width, channels = images.shape
     rows = -(-len(images) // columns)
     picture = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), GROUND, dtype=np.uint8)
@@ -66,6 +79,37 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
         top, left = GAP + i // columns * (height + GAP), GAP + i % columns * (width + GAP)
         picture[top : top + height, left : left + width] = image
     return picture
+
+
+def film_strip(steps: Sequence[np.ndarray], captions: Sequence[str] | None = None) -> np.ndarray:
+    """H W C: one row per sample, one column per step, coarsest left, with the captions of the steps on top.
+
+    ``steps[k]`` holds pictures B H W C of the same samples after scale k. At most ``FILM_ROWS`` samples are shown. Of
+    more than ``FILM_COLUMNS`` steps, evenly spaced ones are, the first and the last two among them.
+
+    Raises:
+        ValueError: steps of different shapes, or not one caption per step.
+    """
+    if not steps or any(step.shape != steps[0].shape for step in steps):
+        raise ValueError(f"every step must have the same B H W C, got {[tuple(step.shape) for step in steps]}")
+    last = len(steps) - 1  # a result, or the original beside it: the step before counts as much
+    chosen = [*np.linspace(0, last - 1, min(last, FILM_COLUMNS - 1)).round().astype(int), last] if last else [0]
+    images_BKHWC = np.stack([steps[k][:FILM_ROWS] for k in chosen], 1)
+    strip = tile(images_BKHWC.reshape(-1, *images_BKHWC.shape[2:]), len(chosen))
+    if captions is None:
+        return strip
+    _check_captions(captions, len(steps), "steps")
+    cell = (strip.shape[1] - GAP) // len(chosen)
+    letters = lettered([captions[k] for k in chosen], cell - GAP)
+    header = np.full((letters.shape[1], *strip.shape[1:]), PAPER, np.uint8)
+    for column, text in enumerate(letters):
+        header[:, GAP + column * cell :][:, : cell - GAP] = text
+    return np.concatenate([header, strip])
+
+
+def _check_captions(captions: Sequence[str], number: int, what: str) -> None:
+    if len(captions) != number:
+        raise ValueError(f"{len(captions)} captions for {number} {what}")
 
 
 def picture_of(samples: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Record the environment of a run, and seed the initialisation of weights."""
+"""Record the environment and the data of a run, and seed the initialisation of weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nextscale import distributed
+from nextscale.data import DataSplits
 
 
 def seed_everything(seed: int) -> None:
@@ -29,4 +30,14 @@ def describe_environment() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "processes": distributed.world_size(),
         "command": sys.argv,
+    }
+
+
+def describe_data(data: DataSplits) -> dict[str, Any]:
+    """What ``data.json`` says: the number of samples per split, the conditions, and the description."""
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {
+        "samples": {name: 0 if split is None else len(split) for name, split in splits.items()},
+        "conditions": [spec.model_dump(mode="json") for spec in data.conditions],
+        "description": data.description,
     }

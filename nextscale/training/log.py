@@ -22,15 +22,18 @@ from nextscale.training.clock import RunClock
 from nextscale.training.signals import Interrupted
 
 
-def or_warn(path: Path, draw: Callable[[], Path | None]) -> Path | None:
-    """The picture that ``draw`` writes to ``path``. If it cannot, a warning says why, and training goes on."""
+def or_warn(
+    path: Path, draw: Callable[[], Path | None], what: str = "picture", rest: str = "training goes on"
+) -> Path | None:
+    """The picture (or other ``what``) that ``draw`` writes to ``path``. If it cannot, a warning says why, and what the
+    ``rest`` does."""
     try:
         return draw()
     except Interrupted:
         raise
     except Exception as error:  # a writer's bug must not cost a model
         reason = one_line(error) if isinstance(error, NextscaleError) else f"{type(error).__name__}: {one_line(error)}"
-        warnings.warn(f"no picture at {path} ({reason}); training goes on", NextscaleWarning, stacklevel=2)
+        warnings.warn(f"no {what} at {path} ({reason}); {rest}", NextscaleWarning, stacklevel=2)
         return None
 
 

@@ -2,7 +2,7 @@
 
 A run folder holds::
 
-    config.yaml  env.json  metrics.jsonl  samples/  checkpoints/{tokenizer,transformer}/
+    config.yaml  env.json  data.json  metrics.jsonl  samples/  checkpoints/{tokenizer,transformer}/  report.html
     tokenizer/{config.json,model.safetensors}       the result of stage 1
     tokens.zarr/{train,validation}                  the tokens of the data
     transformer/{config.json,model.safetensors}     the result of stage 2
@@ -25,6 +25,8 @@ from nextscale.device import cpu_threads, pick_device
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.hub import is_on_hub, run_folder
 from nextscale.modality import Modality
+from nextscale.report.page import NAME as REPORT
+from nextscale.report.page import write_report
 from nextscale.storage.checkpoint import latest_checkpoint, sound_checkpoint, stage_of
 from nextscale.storage.files import write_json_atomic, write_text_atomic, writing
 from nextscale.storage.lock import RunLock
@@ -41,11 +43,11 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
 from nextscale.training.check import check_run, check_tokenizer
 from nextscale.training.clock import RESERVE, Pace, RunClock
-from nextscale.training.environment import describe_environment, seed_everything
+from nextscale.training.environment import describe_data, describe_environment, seed_everything
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
 from nextscale.training.resume import check_resumed
-from nextscale.training.signals import interruptible
+from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import TokenizerStage, draw_reconstructions
 from nextscale.training.transformer_stage import TransformerStage
@@ -75,10 +77,15 @@ def train(
     threads = cpu_threads(config.training.threads)
     with interruptible(), threads, distributed.process_group(device), RunLock(folder, "trained") as lock:
         run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock, began)
-        if "tokenizer" in run.to_train:
-            run.train_tokenizer()
-        if "transformer" in run.to_train:
-            run.train_transformer()
+        try:
+            if "tokenizer" in run.to_train:
+                run.train_tokenizer()
+            if "transformer" in run.to_train:
+                run.train_transformer()
+        except Interrupted:
+            run.report()  # of what there is
+            raise
+        run.report()
 
 
 class _Run:
@@ -164,6 +171,13 @@ class _Run:
             if written:
                 self.log.note(f"samples: {written}")
         distributed.barrier()
+
+    def report(self) -> None:
+        """Write the run's report. A failure costs no model: it is a warning."""
+        if self.to_train and distributed.is_main():
+            path = self.folder / REPORT
+            if or_warn(path, lambda: write_report(self.folder), "report", "the run is whole"):
+                self.log.note(f"report: {path}")
 
     def _train(self, stage: Stage) -> None:
         checkpoints = self.folder / "checkpoints" / stage.name
@@ -282,6 +296,7 @@ class _Run:
     def _write_config(self) -> None:
         write_text_atomic(self.folder / "config.yaml", dump_run_config(self.config))
         write_json_atomic(self.folder / "env.json", describe_environment())
+        write_json_atomic(self.folder / "data.json", describe_data(self.data))
 
     def _done(self, stage: str) -> bool:
         return has(self.folder, stage)

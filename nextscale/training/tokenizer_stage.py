@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nextscale.captions import ORIGINAL, scale_captions
 from nextscale.config.sections import TokenizerStageConfig
 from nextscale.data import Batch, DataSplits
 from nextscale.modality import Modality
@@ -68,4 +69,5 @@ def draw_reconstructions(
     samples = data.validation.batch(indices, None).to(tokenizer.device).samples
     states = tokenizer.states(tokenizer.encode(samples))
     steps = [*(tokenizer.decode(state) for state in states[1:]), samples]
-    return modality.write_film(steps, path, data.description)
+    captions = [*scale_captions(tokenizer, len(steps) - 1), ORIGINAL]
+    return modality.write_film(steps, path, data.description, captions)

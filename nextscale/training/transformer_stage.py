@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nextscale import distributed
+from nextscale.captions import class_captions
 from nextscale.config.sections import SamplingConfig, TransformerStageConfig
 from nextscale.data import Batch, DataSplits
 from nextscale.errors import ConfigError
@@ -251,7 +252,8 @@ class TransformerStage(Stage):
         conditions = spread_conditions(model.conditioner.specs, number, tokenizer.device)
         generator = torch.Generator(tokenizer.device).manual_seed(0)
         drawn = generate(tokenizer, model, number, conditions, self.sampling, generator)
-        return self.modality.write_grid(tokenizer.decode(drawn.state), path, self.data.description)
+        samples, captions = tokenizer.decode(drawn.state), class_captions(model.conditioner.specs, conditions)
+        return self.modality.write_grid(samples, path, self.data.description, captions=captions)
 
 
 def cached_batch(store: TokenStore, rows: np.ndarray) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,9 @@ class TakesOneBatch(Toy):
 
 
 class NamesWhatIsNotThere(Toy):
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
         return path.with_suffix(".png")
 
 

@@ -34,8 +34,8 @@ from nextscale.training.run import train
 Settings = Callable[..., list[str]]
 
 DAMAGES = ("truncated", "one bit", "zeros", "empty", "deleted", "random", "swapped")
-INFORMATIVE = "env.json, metrics.jsonl, eval.json, samples"
-"""Nothing reads these to compute something else."""
+INFORMATIVE = "env.json, data.json, metrics.jsonl, eval.json, report.html, samples"
+"""Nothing reads these but the report."""
 USES: dict[str, tuple[str, ...]] = {
     "config.yaml": ("sample", "eval", "resume transformer", "resume tokenizer", "retrain"),
     "tokenizer": ("sample", "eval", "resume transformer", "retrain"),

@@ -21,6 +21,7 @@ from nextscale.plugin import (
     Objective,
     QuantizerConfig,
     build_grid_tokenizer,
+    film_strip,
     grid_objectives,
     reconstruction_quality,
     replacing,
@@ -71,13 +72,20 @@ class AudioModality(GridModality):
         return files
 
     def write_grid(
-        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: Tensor,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
-        return write_png(tile(_pictures(samples), columns or round(len(samples) ** 0.5)), path.with_suffix(".png"))
+        columns = columns or round(len(samples) ** 0.5)
+        return write_png(tile(_pictures(samples), columns, captions), path.with_suffix(".png"))
 
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        rows = np.stack([_pictures(step[:8]) for step in steps], 1)
-        return write_png(tile(rows.reshape(-1, *rows.shape[2:]), len(steps)), path.with_suffix(".png"))
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
+        return write_png(film_strip([_pictures(step) for step in steps], captions), path.with_suffix(".png"))
 
     def read_sample(self, path: Path, tokenizer: Any, mask: Path | None = None) -> tuple[Tensor, None]:
         if mask is not None:

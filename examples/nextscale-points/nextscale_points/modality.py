@@ -16,6 +16,7 @@ from nextscale.plugin import (
     EvaluationContext,
     Modality,
     Objective,
+    film_strip,
     read_samples,
     replacing,
     tile,
@@ -60,13 +61,20 @@ class PointsModality(Modality):
         return files
 
     def write_grid(
-        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: Tensor,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
-        return write_png(tile(_dots(samples), columns or round(len(samples) ** 0.5)), path.with_suffix(".png"))
+        columns = columns or round(len(samples) ** 0.5)
+        return write_png(tile(_dots(samples), columns, captions), path.with_suffix(".png"))
 
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        pictures = np.stack([_dots(step[:8]) for step in steps], 1)
-        return write_png(tile(pictures.reshape(-1, *pictures.shape[2:]), len(steps)), path.with_suffix(".png"))
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
+        return write_png(film_strip([_dots(step) for step in steps], captions), path.with_suffix(".png"))
 
     def evaluate_samples(
         self,

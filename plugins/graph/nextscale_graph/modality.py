@@ -67,12 +67,19 @@ class GraphModality(Modality):
         return write_archives(batches, folder, description)
 
     def write_grid(
-        self, samples: GraphBatch, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: GraphBatch,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
-        return writers.write_grid(samples, path.with_suffix(".png"), columns, description=description)
+        return writers.write_grid(samples, path.with_suffix(".png"), columns, captions, description)
 
-    def write_film(self, steps: list[GraphBatch], path: Path, description: Mapping[str, Any]) -> Path:
-        return writers.write_film(steps, path.with_suffix(".png"))
+    def write_film(
+        self, steps: list[GraphBatch], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
+        return writers.write_film(steps, path.with_suffix(".png"), captions)
 
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None

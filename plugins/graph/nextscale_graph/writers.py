@@ -18,6 +18,8 @@ from nextscale_graph.molecules import are_molecules, molecule_picture
 
 CELL = 1.6
 """Inches per drawn graph."""
+CAPTION = 7
+"""Points: the size of the letters of a caption."""
 
 
 def write_samples(
@@ -57,8 +59,8 @@ def write_npz(samples: GraphBatch, path: Path, description: Mapping[str, Any] | 
 
 
 def arrays_of(samples: GraphBatch, description: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file of these graphs. Those whose names end in ``_type_names``, and ``kind``, are the same for
-    all graphs of a data set; the others grow with the graphs."""
+    """The arrays of an .npz file of these graphs. Those whose names end in ``_type_names``, and ``kind``, are the same
+    for all graphs of a data set; the others grow with the graphs."""
     arrays: dict[str, np.ndarray] = {
         "num_nodes": samples.sizes.cpu().numpy(),
         "edges": samples.edges.T.cpu().numpy(),
@@ -93,31 +95,57 @@ def _names(samples: GraphBatch, description: Mapping[str, Any] | None) -> tuple[
 
 
 def write_grid(
-    samples: GraphBatch, path: Path, columns: int | None = None, description: Mapping[str, Any] | None = None
+    samples: GraphBatch,
+    path: Path,
+    columns: int | None = None,
+    captions: Sequence[str] | None = None,
+    description: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A sheet of drawn graphs, at most 100. Given nodes have a ring. If RDKit is there, molecules are drawn as chemists
-    draw them, and invalid ones as plain graphs that say so."""
+    """A sheet of drawn graphs, at most 100, each with its caption above. Given nodes have a ring. If RDKit is there,
+    molecules are drawn as chemists draw them, and invalid ones as plain graphs that say so."""
     shown = samples[: min(100, len(samples))]
     columns = columns or max(1, math.ceil(math.sqrt(len(shown))))
-    drawn = [(graph, _positions(shown[[i]])) for i, graph in enumerate(shown.to_networkx())]
+    names = captions or [""] * len(shown)
+    drawn = [(graph, _positions(shown[[i]]), names[i]) for i, graph in enumerate(shown.to_networkx())]
     if are_molecules(description):
-        for i, (graph, _) in enumerate(drawn):
+        for i, (graph, *_) in enumerate(drawn):
             graph.graph["picture"] = molecule_picture(shown[[i]], *_names(shown, description))
     return _draw([drawn[i : i + columns] for i in range(0, len(drawn), columns)], path)
 
 
-def write_film(steps: list[GraphBatch], path: Path, rows: int = 4, columns: int = 10) -> Path:
+def write_film(
+    steps: list[GraphBatch], path: Path, captions: Sequence[str] | None = None, rows: int = 4, columns: int = 10
+) -> Path:
     """One row per graph: how it grows, from left to right. A node is drawn where its children will be. Steps without
-    new nodes are left out, then evenly spaced ones are kept."""
+    new nodes are left out, then evenly spaced ones are kept. Each graph has the caption of its step and its size."""
     drawn = []
     for i in range(min(rows, len(steps[-1]))):
         stages = [step[[i]] for step in steps]
-        grown = [g for g, before in zip(stages[1:], stages, strict=False) if int(g.sizes) != int(before.sizes)]
-        stages = [stages[0], *grown[:-1], stages[-1]] if grown else stages[-1:]
-        chosen = np.unique(np.linspace(0, len(stages) - 1, min(columns, len(stages))).round().astype(int))
-        final = _positions(stages[-1])
-        drawn.append([(stages[k].to_networkx()[0], _earlier(stages[k], stages[-1], final)) for k in chosen])
+        grown = next((k for k in reversed(range(len(stages))) if stages[k].lineage is not None), len(stages) - 1)
+        final, row = _positions(stages[grown]), []
+        for k in _shown(stages, grown, columns):
+            # What follows the grown graph, such as the original beside it, has an order and a layout of its own.
+            places = _earlier(stages[k], stages[grown], final) if k <= grown else _positions(stages[k])
+            nodes, edges = int(stages[k].sizes[0]), stages[k].edges.shape[1]
+            name = "" if captions is None else f"{captions[k]}\n"
+            row.append((stages[k].to_networkx()[0], places, f"{name}{_count(nodes, 'node')}, {_count(edges, 'edge')}"))
+        drawn.append(row)
     return _draw(drawn, path)
+
+
+def _shown(stages: list[GraphBatch], grown: int, columns: int) -> list[int]:
+    """Which stages of a graph to draw: the first, those up to ``grown`` with new nodes, ``grown``, all that follow."""
+    sizes = [int(stage.sizes[0]) for stage in stages[: grown + 1]]
+    # The last stage with new nodes lacks edges only: ``grown`` takes its place.
+    new = [k for k in range(1, grown + 1) if sizes[k] != sizes[k - 1]][:-1]
+    kept = list(dict.fromkeys([0, *new, grown])) if len(set(sizes)) > 1 else [grown]
+    rest = list(range(grown + 1, len(stages)))
+    chosen = np.unique(np.linspace(0, len(kept) - 1, min(columns - len(rest), len(kept))).round().astype(int))
+    return [*(kept[k] for k in chosen), *rest]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def layout(graph: nx.Graph) -> dict[Any, np.ndarray]:
@@ -140,8 +168,9 @@ def _earlier(stage: GraphBatch, final: GraphBatch, places: np.ndarray) -> np.nda
     return ancestors(places, final.lineage.cpu().numpy(), own)
 
 
-def _draw(rows: list[list[tuple[nx.Graph, np.ndarray]]], path: Path) -> Path:
-    """Draw graphs at the given positions. All of a row have the same scale if the last has the widest layout."""
+def _draw(rows: list[list[tuple[nx.Graph, np.ndarray, str]]], path: Path) -> Path:
+    """Draw graphs at the given positions, with captions. All of a row have the same scale if the last has the widest
+    layout."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -152,7 +181,8 @@ def _draw(rows: list[list[tuple[nx.Graph, np.ndarray]]], path: Path) -> Path:
     for row, graphs in zip(axes, rows, strict=True):
         for axis in row:
             axis.set_axis_off()
-        for axis, (graph, places) in zip(row, graphs, strict=False):
+        for axis, (graph, places, caption) in zip(row, graphs, strict=False):
+            axis.set_title(caption, fontsize=CAPTION, parse_math=False)
             picture = graph.graph.get("picture")
             if picture is not None:
                 axis.imshow(picture, interpolation="antialiased")

@@ -64,12 +64,19 @@ class ImageModality(GridModality):
         return writers.write_samples(samples, folder, first, metadata)
 
     def write_grid(
-        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: Tensor,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
-        return writers.write_grid(samples, path.with_suffix(".png"), columns)
+        return writers.write_grid(samples, path.with_suffix(".png"), columns, captions)
 
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        return writers.write_film(steps, path.with_suffix(".png"))
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
+        return writers.write_film(steps, path.with_suffix(".png"), captions)
 
     def read_sample(
         self, path: Path, tokenizer: MultiscaleTokenizer, mask: Path | None = None

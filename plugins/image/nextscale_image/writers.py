@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from nextscale.plugin import tile, to_uint8, write_png
-
-FILM_ROWS = 16
-"""Most samples in a film strip: more would not fit on a screen."""
+from nextscale.plugin import film_strip, tile, to_uint8, write_png
 
 
 def write_samples(
@@ -29,16 +26,13 @@ def write_samples(
     ]
 
 
-def write_grid(samples: Tensor, path: Path, columns: int | None = None) -> Path:
+def write_grid(samples: Tensor, path: Path, columns: int | None = None, captions: Sequence[str] | None = None) -> Path:
     """Write B C H W as one picture, row by row; about square if ``columns`` is None."""
     images = to_uint8(samples)
     columns = columns or int(np.ceil(np.sqrt(len(images))))
-    return write_png(tile(images, columns), Path(path))
+    return write_png(tile(images, columns, captions), Path(path))
 
 
-def write_film(steps: Sequence[Tensor], path: Path) -> Path:
-    """Write one row per sample (up to ``FILM_ROWS``), one column per scale, coarsest left. ``steps[k]`` is B C H W."""
-    if not steps or any(step.shape != steps[0].shape for step in steps):
-        raise ValueError(f"every step must have the same B C H W, got {[tuple(step.shape) for step in steps]}")
-    images_BKHWC = np.stack([to_uint8(step[:FILM_ROWS]) for step in steps], 1)
-    return write_png(tile(images_BKHWC.reshape(-1, *images_BKHWC.shape[2:]), columns=len(steps)), Path(path))
+def write_film(steps: Sequence[Tensor], path: Path, captions: Sequence[str] | None = None) -> Path:
+    """Write a film strip (``film_strip``). ``steps[k]`` is B C H W."""
+    return write_png(film_strip([to_uint8(step) for step in steps], captions), Path(path))

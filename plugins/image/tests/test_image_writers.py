@@ -84,9 +84,9 @@ def test_a_film_has_one_row_per_sample_and_one_column_per_scale(tmp_path):
 
 
 def test_empty_or_mismatched_films_and_grids_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="same B C H W"):
+    with pytest.raises(ValueError, match="same B H W C"):
         write_film([samples(2), samples(3)], tmp_path / "film.png")
-    with pytest.raises(ValueError, match="same B C H W"):
+    with pytest.raises(ValueError, match="same B H W C"):
         write_film([], tmp_path / "film.png")
     with pytest.raises(NextscaleError, match="no samples"):
         write_grid(samples(0), tmp_path / "grid.png")

@@ -76,12 +76,19 @@ class VideoModality(GridModality):
         return [writers.write_npz(batches, folder / "videos.npz", fps, classes)]
 
     def write_grid(
-        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: Tensor,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
-        return writers.write_grid(samples, path.with_suffix(".png"), columns, _rate(description))
+        return writers.write_grid(samples, path.with_suffix(".png"), columns, _rate(description), captions)
 
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
-        return writers.write_film(steps, path.with_suffix(".png"))
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
+        return writers.write_film(steps, path.with_suffix(".png"), captions)
 
     def write_parts(
         self,

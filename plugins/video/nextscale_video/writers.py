@@ -18,6 +18,7 @@ from nextscale.plugin import (
     LEGIBLE_PIXELS,
     NextscaleError,
     Samples,
+    film_strip,
     fold,
     growing_npz,
     replacing,
@@ -30,7 +31,8 @@ RATE = 8.0
 """Frames per second of written clips if their data have no rate. Low, so that motion is visible in short clips."""
 SHORTEST = 2
 """Hundredths of a second that a frame of a GIF is shown at least. Viewers show shorter ones for a tenth of a second."""
-FILM_SAMPLES = 4
+FILM_SAMPLES, FILM_FRAMES = 2, 4
+"""Clips in a film strip, and frames of each, evenly spread."""
 SHEET_COLUMNS = 17
 """Most frames per clip on a contact sheet, evenly spread."""
 
@@ -142,14 +144,22 @@ def _mp4(frames: Iterable[np.ndarray], path: Path, fps: float, comment: str) -> 
             container.mux(stream.encode())
 
 
-def write_grid(samples: Tensor, path: Path, columns: int | None = None, fps: float = RATE) -> Path:
-    """Write a contact sheet (PNG) of B C T H W: one row per sample, its frames from left to right. Also write a GIF of
-    the same name that shows all samples at once, ``columns`` per row (about square if None)."""
+def write_grid(
+    samples: Tensor,
+    path: Path,
+    columns: int | None = None,
+    fps: float = RATE,
+    captions: Sequence[str] | None = None,
+) -> Path:
+    """Write a contact sheet (PNG) of B C T H W: one row per sample, its frames from left to right, its caption below
+    the first. Also write a GIF of the same name that shows all samples at once, ``columns`` per row (about square if
+    None)."""
     number, frames = len(samples), samples.shape[2]
-    shown = np.unique(np.linspace(0, frames - 1, min(frames, SHEET_COLUMNS)).round().astype(int))
-    sheet = tile(to_uint8(fold(samples[:, :, shown])), len(shown))
+    shown = _spread(frames, SHEET_COLUMNS)
+    first = None if captions is None else [text for caption in captions for text in [caption, *[""] * (len(shown) - 1)]]
+    sheet = tile(to_uint8(fold(samples[:, :, shown])), len(shown), first)
     columns = columns or int(np.ceil(np.sqrt(number)))
-    pictures = [_picture(tile(to_uint8(samples[:, :, t]), columns)) for t in range(frames)]
+    pictures = [_picture(tile(to_uint8(samples[:, :, t]), columns, captions)) for t in range(frames)]
     path = Path(path)
     gif = path.with_suffix(".gif")
     write_png(sheet, path)
@@ -158,11 +168,15 @@ def write_grid(samples: Tensor, path: Path, columns: int | None = None, fps: flo
     return path
 
 
-def write_film(steps: Sequence[Tensor], path: Path) -> Path:
-    """Write the first samples, decoded after each scale: one row per scale, coarsest on top, frames left to right."""
-    if not steps or any(step.shape != steps[0].shape for step in steps):
-        raise ValueError(f"every step must have the same B C T H W, got {[tuple(step.shape) for step in steps]}")
-    frames = steps[0].shape[2]
-    rows = [step[i : i + 1] for i in range(min(FILM_SAMPLES, len(steps[0]))) for step in steps]
-    pictures = np.concatenate([to_uint8(fold(row)) for row in rows])
-    return write_png(tile(pictures, frames), Path(path))
+def write_film(steps: Sequence[Tensor], path: Path, captions: Sequence[str] | None = None) -> Path:
+    """Write a film strip of the first samples (``film_strip``). A row is one frame: those of a sample, evenly spread,
+    are below each other. ``steps[k]`` is B C T H W."""
+    frames = _spread(steps[0].shape[2], FILM_FRAMES) if steps else []
+    return write_png(
+        film_strip([to_uint8(fold(step[:FILM_SAMPLES, :, frames])) for step in steps], captions), Path(path)
+    )
+
+
+def _spread(frames: int, most: int) -> np.ndarray:
+    """Numbers of up to ``most`` evenly spread frames, the first and the last among them."""
+    return np.unique(np.linspace(0, frames - 1, min(frames, most)).round().astype(int))

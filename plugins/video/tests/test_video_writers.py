@@ -152,7 +152,7 @@ def test_sheets_and_films(tmp_path: Path):
         assert gif.n_frames == 5  # type: ignore[attr-defined]
     film = writers.write_film([clips(2), clips(2)], tmp_path / "film.png")
     with Image.open(film) as image:
-        assert image.size == (5 * 74 + 2, 4 * 66 + 2), "one row per scale of each sample"
+        assert image.size == (2 * 74 + 2, 8 * 66 + 2), "a column per scale, four frames of each clip below each other"
 
 
 def test_motion_measures():

@@ -17,6 +17,7 @@ from nextscale.plugin import (
     Modality,
     NoOptions,
     Objective,
+    film_strip,
     replacing,
     some_rows,
     tile,
@@ -63,15 +64,21 @@ class ExampleModality(Modality):
         return files
 
     def write_grid(
-        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: Tensor,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
         columns = columns or max(1, round(len(samples) ** 0.5))
-        return write_png(tile(_bars(samples), columns), path.with_suffix(".png"))
+        return write_png(tile(_bars(samples), columns, captions), path.with_suffix(".png"))
 
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
         """A row per sample, a column per scale."""
-        pictures = np.stack([_bars(step[:8]) for step in steps], 1)
-        return write_png(tile(pictures.reshape(-1, *pictures.shape[2:]), len(steps)), path.with_suffix(".png"))
+        return write_png(film_strip([_bars(step) for step in steps], captions), path.with_suffix(".png"))
 
     def evaluate_samples(
         self,

@@ -18,6 +18,7 @@ from nextscale.plugin import (
     Objective,
     QuantizerConfig,
     build_grid_tokenizer,
+    film_strip,
     grid_objectives,
     picture_of,
     reconstruction_quality,
@@ -68,15 +69,21 @@ class ExampleModality(GridModality):
         return files
 
     def write_grid(
-        self, samples: Tensor, path: Path, description: Mapping[str, Any], columns: int | None = None
+        self,
+        samples: Tensor,
+        path: Path,
+        description: Mapping[str, Any],
+        columns: int | None = None,
+        captions: Sequence[str] | None = None,
     ) -> Path:
         columns = columns or max(1, round(len(samples) ** 0.5))
-        return write_png(tile(picture_of(samples), columns), path.with_suffix(".png"))
+        return write_png(tile(picture_of(samples), columns, captions), path.with_suffix(".png"))
 
-    def write_film(self, steps: list[Tensor], path: Path, description: Mapping[str, Any]) -> Path:
+    def write_film(
+        self, steps: list[Tensor], path: Path, description: Mapping[str, Any], captions: Sequence[str] | None = None
+    ) -> Path:
         """A row per sample, a column per scale."""
-        pictures = np.stack([picture_of(step[:8]) for step in steps], 1)
-        return write_png(tile(pictures.reshape(-1, *pictures.shape[2:]), len(steps)), path.with_suffix(".png"))
+        return write_png(film_strip([picture_of(step) for step in steps], captions), path.with_suffix(".png"))
 
     def evaluate_tokenizer(
         self, tokenizer: Any, data: DataSplits, options: ExampleEvaluationConfig, context: EvaluationContext

@@ -1,0 +1,23 @@
+"""``nextscale report``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextscale_cli.options import Run
+
+
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="RUN/report.html")] = None,
+) -> None:
+    """Write a run's report: losses, samples over time, results and settings in one HTML file.
+
+    Training and 'nextscale eval' write it too. It needs no other file and no network.
+    """
+    from nextscale.report.page import write_report
+
+    typer.echo(write_report(run, out))
