@@ -156,14 +156,14 @@ class Modality(ABC):
             DataError: one line that says which file or folder is wrong, why, and what would be right.
         """
 
-    def store_samples(self, samples: Any, labels: Any, path: Path) -> Path:
+    def store_samples(self, samples: Any, labels: Any, path: Path) -> dict[str, Any]:
         """Write samples that the user holds in memory, and their labels (or None), to a file that ``open_data`` reads.
 
         Args:
             path: without a suffix.
 
         Returns:
-            the file.
+            the data settings that read it: the file, and what conditions on the labels.
 
         Raises:
             DataError: they are of the wrong kind.

@@ -44,7 +44,8 @@ def train(
         preset: its name. Without it, ``minutes`` chooses the sizes of the models, too.
         minutes: the time budget.
         settings: ``{"transformer.depth": 4}`` or ``["transformer.depth=4"]``.
-        labels: one per sample, with samples from memory.
+        labels: one per sample, with samples from memory; the model draws samples for them. For graphs, also numbers,
+            and several properties by name.
 
     Raises:
         ConfigError, PluginError, DataError, CheckpointError, TrainingError: as the command line does.
@@ -62,8 +63,8 @@ def train(
         if resume is None:
             refuse_existing_run(folder)
         if given is not None:
-            path = folder.parent / f"{folder.name}-data"
-            overrides = [f"data={plugins.modality(modality).store_samples(given, labels, path)}", *overrides]
+            stored = plugins.modality(modality).store_samples(given, labels, folder.parent / f"{folder.name}-data")
+            overrides = [*(f"data.{key}={value}" for key, value in stored.items()), *overrides]
         elif labels is not None:
             raise ConfigError("nextscale.train: labels need samples from memory beside them")
         if minutes is not None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import load_config
-from nextscale.data import Samples
+from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError, DataError
 from nextscale.plugins import BrokenPlugin, Clash, discover, load_object
 from nextscale.tokens.pyramid import Schedule
@@ -340,7 +340,7 @@ def test_sample_passes_settings_and_conditions_on(monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 0, result.output
     assert model.asked == {
         "number": 4, "seed": 7, "sampling": {"guidance": 2.0, "top_k": (4, 2)}, "conditions": {"label": "3"},
-        "return_steps": True,
+        "return_steps": 8, "batch_size": 64,
     }  # fmt: skip
     folder = tmp_path / "samples" / "seed-7"
     assert result.output.split() == [str(folder / "grid.png"), str(folder / "film.png")]
@@ -358,9 +358,18 @@ class FakeModel:
         self.modality, self.description = self, {}
         self.asked: dict[str, Any] = {}
 
-    def generate(self, number: int, **asked: Any) -> Any:
+    def stream(self, number: int, **asked: Any) -> Any:
+        from nextscale.data import Samples
+
         self.asked = {"number": number, **asked}
-        return Samples(None, [None, None], {"label": torch.tensor([3, 3, 11, 3])})
+        samples = torch.zeros(number, 1)
+        yield Samples(samples, [samples, samples], {"label": torch.tensor([3, 3, 11, 3])})
+
+    def sampling(self, overrides: Any) -> SamplingConfig:
+        return SamplingConfig.model_validate(overrides)
+
+    def concatenate(self, batches: list[Any]) -> Any:
+        return batches[0]
 
     def write_grid(self, samples: Any, path: Path, description: Any, columns: Any = None, captions: Any = None) -> Path:
         assert captions == ["three", "three", "label 11", "three"]

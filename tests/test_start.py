@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 
@@ -37,6 +38,22 @@ def test_clips_from_memory(tmp_path: Path) -> None:
     settings = {**QUICK, "tokenizer.clips": "null", "data.validation": 0.3}
     model = nextscale.train(clips=clips, folder=tmp_path / "run", settings=settings)
     assert model is not None and model.generate(1).samples.shape == (1, 1, 17, 16, 16)
+
+
+def test_graphs_from_memory(tmp_path: Path) -> None:
+    """With an attribute, and a number per graph that they are drawn for."""
+    graphs = [nx.path_graph(4 + i % 3) for i in range(20)]
+    for graph in graphs:
+        nx.set_node_attributes(graph, {node: "end" if graph.degree(node) == 1 else "inner" for node in graph}, "kind")
+    settings = {"training.transformer.steps": 3, "tokenizer.stem.layers": 1, "transformer.width": 16}
+    ends = [float(len(graph)) for graph in graphs]
+    run = tmp_path / "run"
+    model = nextscale.train(graphs=graphs, labels={"length": ends}, folder=run, settings=settings)
+    assert model is not None and [spec.name for spec in model.conditions] == ["size", "length"]
+    drawn = model.generate(2, length=5.0).samples.to_networkx()
+    assert {kind for graph in drawn for _, kind in graph.nodes(data="kind")} <= {"end", "inner"}
+    with pytest.raises(DataError, match="not int"):
+        nextscale.train(graphs=[1, 2], folder=tmp_path / "other")
 
 
 def test_a_configuration(tiny: Any, tmp_path: Path) -> None:

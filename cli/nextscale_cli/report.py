@@ -14,7 +14,9 @@ def report(
     run: Run,
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="RUN/report.html")] = None,
 ) -> None:
-    """Write a run's report: losses, samples over time, results and settings in one HTML file.
+    """Write a run's report: losses, samples, results and settings.
+
+    It is one HTML file, with samples as they changed over time.
 
     Training and 'nextscale eval' write it too. It needs no other file and no network.
     """

@@ -30,6 +30,7 @@ from nextscale_graph.graphs import GraphBatch, concatenate, from_networkx
 from nextscale_graph.proposals import propose_graphs
 from nextscale_graph.readers.arrays import read_npz
 from nextscale_graph.readers.folder import read_graph
+from nextscale_graph.readers.memory import write_npz as write_memory
 from nextscale_graph.readers.rules import Rules
 from nextscale_graph.tokenizer import GraphTokenizer
 
@@ -39,6 +40,14 @@ class GraphModality(Modality):
 
     def open_data(self, config: GraphDataConfig) -> DataSplits:
         return open_graphs(config)
+
+    def store_samples(self, samples: Any, labels: Any, path: Path) -> dict[str, Any]:
+        """Graphs of networkx, torch-geometric (``Data``) or a ``GraphBatch``, with all attributes; ``labels``, one per
+        graph or a mapping of several, are their properties."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = write_memory(samples, path.parent / f"{path.name}.npz", labels)
+        names = ",".join(labels if isinstance(labels, Mapping) else ["label"])
+        return {"source": file, **({} if labels is None else {"property": names})}
 
     def propose(self, data: DataSplits) -> list[Proposal]:
         return propose_graphs(data)

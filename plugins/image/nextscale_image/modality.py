@@ -37,8 +37,9 @@ class ImageModality(GridModality):
     def open_data(self, config: ImageDataConfig) -> DataSplits:
         return open_images(config)
 
-    def store_samples(self, samples: Any, labels: Any, path: Path) -> Path:
-        return store_arrays(path, images=samples, **({} if labels is None else {"labels": labels}))
+    def store_samples(self, samples: Any, labels: Any, path: Path) -> dict[str, Any]:
+        file = store_arrays(path, images=samples, **({} if labels is None else {"labels": labels}))
+        return {"source": file}
 
     def suit_data(self, config: ImageDataConfig) -> dict[str, Any]:
         return suit_images(config)

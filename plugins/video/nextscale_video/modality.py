@@ -44,8 +44,9 @@ class VideoModality(GridModality):
     def open_data(self, config: VideoDataConfig) -> DataSplits:
         return open_videos(config)
 
-    def store_samples(self, samples: Any, labels: Any, path: Path) -> Path:
-        return store_arrays(path, clips=samples, **({} if labels is None else {"labels": labels}))
+    def store_samples(self, samples: Any, labels: Any, path: Path) -> dict[str, Any]:
+        file = store_arrays(path, clips=samples, **({} if labels is None else {"labels": labels}))
+        return {"source": file}
 
     def suit_data(self, config: VideoDataConfig) -> dict[str, Any]:
         return suit_videos(config)
