@@ -297,7 +297,7 @@ def test_train_names_its_folder(trained: list[tuple]) -> None:
     ]:
         result = invoke("train", *arguments, "seed=4", "--stage", "tokenizer")
         assert result.exit_code == 0, result.output
-        config, where, stage, resume = trained[-1]
+        config, where, stage, resume, _ = trained[-1]
         assert (config.seed, where, stage, resume) == (4, Path(folder), "tokenizer", None)
 
 
@@ -306,11 +306,11 @@ def test_train_resumes_with_the_runs_own_configuration(trained: list[tuple]) -> 
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(invoke("config", "show", "-p", "digits", "seed=11").output)
     assert invoke("train", "--resume", "auto", "transformer.depth=3").exit_code == 0
-    config, where, stage, resume = trained[-1]
+    config, where, stage, resume, _ = trained[-1]
     assert (config.seed, config.transformer.depth, where, stage, resume) == (11, 3, folder, "all", "auto")
     checkpoint = folder / "checkpoints/tokenizer/step-5"
     assert invoke("train", "--resume", str(checkpoint)).exit_code == 0
-    config, where, _, resume = trained[-1]
+    config, where, _, resume, _ = trained[-1]
     assert (config.seed, where, resume) == (11, folder, str(checkpoint))
     result = invoke("train", "--resume", "auto", "-p", "none", "--out", str(folder))
     assert result.exit_code == 2 and "has preset 'digits', not 'none'" in result.stderr

@@ -18,7 +18,10 @@ COMMANDS = {
     "edit": ("nextscale_cli.edit:edit", "Redraw part of a sample, or its surroundings."),
     "predict": ("nextscale_cli.predict:predict", "Continue a sample from its start."),
     "eval": ("nextscale_cli.evaluate:evaluate", "Measure reconstruction and sample quality of a trained run."),
-    "report": ("nextscale_cli.report:report", "Write a run's report: losses, samples, results and settings."),
+    "report": (
+        "nextscale_cli.report:report",
+        "Write a run's losses, samples and results as one HTML file.",
+    ),
     "import": ("nextscale_cli.formats:importers", "Import models from other software as a run."),
     "export": ("nextscale_cli.formats:exporters", "Export a run's models for other software."),
     "push": ("nextscale_cli.push:push", "Share a run: on the hub, or as a folder."),

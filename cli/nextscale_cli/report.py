@@ -14,9 +14,7 @@ def report(
     run: Run,
     out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="RUN/report.html")] = None,
 ) -> None:
-    """Write a run's report: losses, samples, results and settings.
-
-    It is one HTML file, with samples as they changed over time.
+    """Write a run's losses, samples and results as one HTML file.
 
     Training and 'nextscale eval' write it too. It needs no other file and no network.
     """
