@@ -71,6 +71,8 @@ class Pace:
     def __init__(self, left: Callable[[], float], budget: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.left, self.budget, self.clock = left, budget, clock
         self.start: tuple[int, float] | None = None
+        self.reserve = 0.0
+        """Seconds that pictures after the last step will take."""
 
     def steps(self, step: int, config: StageConfig) -> int:
         """How many steps the stage shall have in all, after ``step`` of them. Call it after every step."""
@@ -81,7 +83,7 @@ class Pace:
         if done < SETTLED:
             return config.steps
         rate = (self.clock() - self.start[1]) / done
-        fits = step + max(0, int(self.left() / max(rate, 1e-9)))
+        fits = step + max(0, int((self.left() - self.reserve) / max(rate, 1e-9)))
         misses = abs(fits - config.steps) * rate > SLACK * self.budget
         if config.schedule != "trapezoid":
             return fits if misses else config.steps

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -313,7 +314,10 @@ class Trainer:
         was_training = model.training
         model.eval()
         path = self.log.folder / "samples" / f"{self.stage.name}-{self.step:08d}"
+        began = time.monotonic()
         written = or_warn(path, lambda: self.stage.draw_samples(model, path))
+        if self.pace is not None:  # another picture follows the last step, and one of the best weights
+            self.pace.reserve = 2 * (time.monotonic() - began)
         model.train(was_training)
         return written
 
