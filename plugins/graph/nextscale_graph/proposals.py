@@ -27,6 +27,7 @@ def propose_graphs(data: DataSplits) -> list[Proposal]:
     assert isinstance(data.train, GraphSource)
     coarsening = suitable_coarsening(data.train)
     length = max(1.0, float(np.mean(data.train.lengths)))
+    drawn_for = any(spec.kind != "count" for spec in data.conditions)
     batch = min(64, max(2, 2 ** round(math.log2(DEGREES / length))))
     return [
         Proposal(
@@ -55,7 +56,7 @@ def propose_graphs(data: DataSplits) -> list[Proposal]:
                         "clip": 1.0,
                         "precision": "fp32",
                         "cache": False,
-                        "condition_drop": 0.0,
+                        "condition_drop": 0.1 if drawn_for else 0.0,
                     }
                 },
                 "sampling": {"guidance": 0.0, "reveal": "groups"},
