@@ -161,7 +161,7 @@ def evaluate(
     except Interrupted as error:
         raise Interrupted(f"interrupted: {results.describe()}", error.exit_code) from None
     results.finish()
-    if results.writable:
+    if results.writable and outputs == run:  # the report of a run on the hub has no place there
         or_warn(run / REPORT, lambda: write_report(run), "report", f"the results are in {results.path}")
     return results.values
 

@@ -72,7 +72,8 @@ def test_every_batch_size_writes_the_same_files(tiny_run: Path, tmp_path: Path) 
 def test_the_overview_shows_the_first_samples_only(tiny_run: Path, tmp_path: Path) -> None:
     assert invoke("sample", tiny_run, "-n", 70, "--batch-size", 40, "--out", tmp_path / "a").exit_code == 0
     with Image.open(tmp_path / "a/grid.png") as grid, Image.open(tmp_path / "a/film.png") as film:
-        assert grid.size == (8 * 66 + 2, 8 * 66 + 2) and film.size == (4 * 66 + 2, 8 * 66 + 2)
+        rows = (grid.height - 2) / 8, film.height / 8  # with captions
+    assert grid.width == 8 * 66 + 2 and film.width == 4 * 66 + 2 and 66 < rows[0] < 99 and 66 < rows[1] < 99
     assert len(list((tmp_path / "a/single").iterdir())) == 70
 
 

@@ -28,7 +28,7 @@ Settings = Callable[..., list[str]]
 @pytest.fixture(scope="module")
 def interrupted(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stopped after step 5 of the transformer: checkpoints of steps 4 and 5, and the best of step 2 or 4."""
-    run, real = tmp_path_factory.mktemp("interrupted") / "run", Trainer._train_step
+    run, real = tmp_path_factory.mktemp("interrupted") / "run", Trainer.train_step
 
     def stop(self: Trainer, batches: list) -> dict[str, float]:
         if (self.stage.name, self.step) == ("transformer", 4):
@@ -36,7 +36,7 @@ def interrupted(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
         return real(self, batches)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "_train_step", stop)
+        patch.setattr(Trainer, "train_step", stop)
         train(load_config("image", overrides=tiny()), run)
     return run
 

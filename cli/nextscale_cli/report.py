@@ -18,6 +18,8 @@ def report(
 
     Training and 'nextscale eval' write it too. It needs no other file and no network.
     """
-    from nextscale.report.page import write_report
+    from nextscale.hub import outputs_folder, run_folder
+    from nextscale.report.page import NAME, write_report
 
-    typer.echo(write_report(run, out))
+    folder = run_folder(run)
+    typer.echo(write_report(folder, out or outputs_folder(run) / NAME))

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Data
 
+from nextscale.data import Samples
 from nextscale.errors import ConfigError, DataError, NextscaleWarning
+from nextscale_graph.archives import write_archives
 from nextscale_graph.attributes import Attribute, learn_code, read_code
 from nextscale_graph.config import GraphDataConfig, GraphTokenizerConfig
 from nextscale_graph.data import open_graphs
@@ -102,7 +104,10 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
         read_npz(write_npz(graphs, folder / "g.npz", rules=read_all_names(graphs)), rules=read_all_names(graphs)),
         graphs,
     )
-    write_samples(concatenate(from_memory(graphs, rules=read_all_names(graphs)).graphs), folder / "out")
+    batch = concatenate(from_memory(graphs, rules=read_all_names(graphs)).graphs)
+    write_samples(batch, folder / "out")
+    parts = [batch[i : i + 2] for i in range(0, len(batch), 2)]
+    write_archives([Samples(part, [], {}) for part in parts], folder / "out", {})
     same(read_folder(folder / "out", rules=read_all_names(graphs)), graphs)
     same(read_npz(folder / "out" / "graphs.npz", rules=read_all_names(graphs)), graphs)
 
