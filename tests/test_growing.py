@@ -49,3 +49,17 @@ def test_what_fails_leaves_the_file_of_before(tmp_path: Path) -> None:
     (tmp_path / "file").write_text(json.dumps("in the way"))
     with pytest.raises(TrainingError, match="was not saved"), growing_npz(tmp_path / "file" / "a.npz"):
         pass
+
+
+@given(
+    st.lists(
+        st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), max_size=4), min_size=1
+    )
+)
+def test_texts_of_any_length(parts: list[list[str]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        with growing_npz(Path(folder) / "a.npz") as file:
+            for part in parts:
+                file.append({"names": np.array(part, np.str_)})
+        with np.load(Path(folder) / "a.npz") as found:
+            assert found["names"].tolist() == [text for part in parts for text in part]

@@ -15,6 +15,9 @@ import numpy as np
 
 from nextscale.storage.files import replacing
 
+ROWS = 65_536
+"""Texts that are converted at a time."""
+
 
 class GrowingArrays:
     """Arrays of an .npz file in the making. Rows wait in unnamed temporary files, which vanish with the process."""
@@ -28,6 +31,8 @@ class GrowingArrays:
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add rows to arrays, which begin with their first rows.
 
+        Texts may be of any length.
+
         Raises:
             ValueError: rows differ from earlier ones in shape or type.
         """
@@ -37,10 +42,25 @@ class GrowingArrays:
                 spool = self._files.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
                 self._grown[name] = spool, rows.dtype, (0, *rows.shape[1:])
             spool, dtype, shape = self._grown[name]
+            if rows.dtype.kind == dtype.kind == "U" and rows.dtype != dtype:  # texts of another length
+                wider = max(dtype, rows.dtype, key=lambda each: each.itemsize)
+                spool, dtype = self._widened(spool, dtype, wider), wider
+                rows = rows.astype(wider)
             if (rows.dtype, rows.shape[1:]) != (dtype, shape[1:]):
                 raise ValueError(f"{name}: rows of {rows.dtype} {rows.shape[1:]} cannot follow {dtype} {shape[1:]}")
             spool.write(rows.data)
             self._grown[name] = spool, dtype, (shape[0] + len(rows), *shape[1:])
+
+    def _widened(self, spool: IO[bytes], dtype: np.dtype, wider: np.dtype) -> IO[bytes]:
+        """The texts in ``spool`` with room for longer ones."""
+        if dtype == wider:
+            return spool
+        wide = self._files.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
+        spool.seek(0)
+        while part := spool.read(dtype.itemsize * ROWS):
+            wide.write(np.frombuffer(part, dtype).astype(wider).data)
+        spool.close()
+        return wide
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Set arrays that do not grow."""
