@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,10 @@ def test_what_fails_leaves_the_file_of_before(tmp_path: Path) -> None:
         pass
 
 
-@given(
-    st.lists(
-        st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), max_size=4), min_size=1
-    )
-)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9)
+
+
+@given(st.lists(st.lists(TEXTS, max_size=4), min_size=1))
 def test_texts_of_any_length(parts: list[list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with growing_npz(Path(folder) / "a.npz") as file:
