@@ -12,6 +12,8 @@ import typer
 TEMPLATES = Path(__file__).parent / "templates"
 SIDES = {1: 64, 2: 16, 3: 8}
 """Places per side of the placeholder samples, by the number of axes."""
+SCALES = {1: "1, 2, 4, 8", 2: "1, 2, 4, 8", 3: "1, 2, 4"}
+"""Scales that fit the placeholder samples once their sides are halved."""
 
 
 def new(
@@ -66,6 +68,7 @@ def _filled(text: str, name: str, axes: int | None) -> str:
     text = re.sub("example(?!s)", name, text)  # the contract's setting ``examples`` stays
     if axes is not None:
         text = text.replace("AXES = 2", f"AXES = {axes}").replace("SIDE = 16", f"SIDE = {SIDES[axes]}")
+        text = text.replace(SCALES[2], SCALES[axes])
     return text
 
 
