@@ -61,9 +61,12 @@ def test_a_stage_ends_in_time_however_wrong_the_plan(schedule: str, planned: int
 
 @given(st.integers(200, 2000), st.lists(st.floats(0.7, 1.4), min_size=4, max_size=4))
 def test_a_stage_ends_in_time_although_the_speed_changes(planned: int, slower: list[float]) -> None:
+    """The length of the cool-down, a quarter of the steps, is settled when it begins. So a stage is never late, but
+    ends early if steps take less time from then on."""
     stage = Simulated(stages("trapezoid", planned), budget=100.0)
     stage.run([0.1 * factor for factor in slower])
-    assert stage.now == pytest.approx(100, abs=10)
+    gained = max(0.0, 1 - min(slower[2:]) / max(slower))
+    assert 95 - 25 * gained <= stage.now <= 110
 
 
 @given(st.integers(100, 3000), st.integers(100, 3000), st.floats(0.05, 0.9))
