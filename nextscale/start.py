@@ -1,4 +1,4 @@
-"""Training from Python: ``nextscale.train(images=array, labels=labels, minutes=10)``."""
+"""Training from Python: the data by name, or samples in memory; a preset, a time budget or a whole configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from nextscale import plugins
 from nextscale.api import Model, load
-from nextscale.config.run import load_config
+from nextscale.config.run import load_config, load_run_config
 from nextscale.config.sections import RunConfig
 from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.training.plan import load_planned
@@ -32,9 +32,9 @@ def train(
 ) -> Model | None:
     """Train a run, and return its model (None unless both stages are trained).
 
-    Name the data by ``settings={"data": PATH}``, or give it from memory under the modality's own word: ``images``
-    (uint8 N H W or N H W C), ``clips`` (uint8 N T H W or N T H W C), ``graphs`` (a list of networkx graphs or of
-    torch-geometric ``Data``). Data from memory is written beside the run, so that the run can be resumed.
+    Name the data by ``settings={"data": PATH}``, or give it from memory under the modality's own word
+    (``ModalitySpec.samples``; docs/guide/time-budget.md lists those of the built-in ones). Data from memory is written
+    beside the run, so that the run can be resumed. A resumed run keeps its own settings.
 
     Args:
         config: a whole configuration; it takes the place of ``modality``, ``preset``, ``minutes`` and ``settings``.
@@ -44,8 +44,8 @@ def train(
         preset: its name. Without it, ``minutes`` chooses the sizes of the models, too.
         minutes: the time budget.
         settings: ``{"transformer.depth": 4}`` or ``["transformer.depth=4"]``.
-        labels: one per sample, with samples from memory; the model draws samples for them. For graphs, also numbers,
-            and several properties by name.
+        labels: one per sample, with samples from memory; the model draws samples for them.
+        samples: samples from memory, in the form that ``Modality.store_samples`` of their modality takes.
 
     Raises:
         ConfigError, PluginError, DataError, CheckpointError, TrainingError: as the command line does.
@@ -67,7 +67,10 @@ def train(
             overrides = [*(f"data.{key}={value}" for key, value in stored.items()), *overrides]
         elif labels is not None:
             raise ConfigError("nextscale.train: labels need samples from memory beside them")
-        if minutes is not None:
+        if resume is not None and (folder / "config.yaml").exists():
+            budget = [] if minutes is None else [f"training.minutes={minutes:g}"]
+            config = load_run_config(folder, [*overrides, *budget])
+        elif minutes is not None:
             config = load_planned(minutes, modality, preset, overrides=overrides, began=began).config
         else:
             config = load_config(modality, preset, overrides=overrides)

@@ -30,7 +30,16 @@ def test_images_from_memory(tmp_path: Path) -> None:
     assert model is not None and model.description["classes"] == ["cat", "dog"]
     assert model.generate(2, label="dog").samples.shape == (2, 3, 8, 8)
     assert load_run_config(tmp_path / "run").data.source == str(tmp_path / "run-data.npz")
-    assert nextscale.train(images=images(), labels=labels, folder=tmp_path / "other", minutes=0.3) is not None
+
+
+def test_samples_from_memory_within_a_time(tmp_path: Path) -> None:
+    """Training again with resume keeps what was chosen the first time."""
+    given = {"images": images(), "folder": tmp_path / "run", "minutes": 0.3}
+    assert nextscale.train(stage="tokenizer", **given) is None
+    chosen = load_run_config(tmp_path / "run")
+    assert nextscale.train(resume="auto", **given) is not None
+    kept = load_run_config(tmp_path / "run")
+    assert kept.transformer == chosen.transformer and kept.tokenizer == chosen.tokenizer
 
 
 def test_clips_from_memory(tmp_path: Path) -> None:

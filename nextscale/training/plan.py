@@ -17,7 +17,6 @@ from typing import Any
 from nextscale import plugins
 from nextscale.config.run import NO_PRESET, load_config
 from nextscale.config.sections import RunConfig, StageConfig
-from nextscale.data import DataSplits
 from nextscale.device import cpu_threads, pick_device
 from nextscale.errors import ConfigError
 from nextscale.modality import Modality, Proposal
@@ -78,11 +77,11 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
     data = modality.open_data(configure(suited).data)
     proposals = (modality.propose(data) if propose else []) or [Proposal({})]
     pilot = Pilot(modality, data, pick_device(base.training.device))
-    threads = pilot.fewer_threads(configure({**suited, **proposals[0].settings}))
+    threads = pilot.fewer_threads(configure(_merged(suited, proposals[0].settings)))
     chosen: tuple[dict[str, Any], RunConfig, Timing] | None = None
     table: dict[str, str] = {}
     for number, proposal in enumerate(proposals):
-        settings = {**suited, **proposal.settings}
+        settings = _merged(suited, proposal.settings)
         config = configure(settings)
         with cpu_threads(threads or config.training.threads):
             timing = pilot.time(config)
@@ -103,8 +102,8 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
             f"--minutes {minutes:g} is too short: opening the data and timing a few steps took {took:.0f} s; give at "
             f"least {took / (1 - LEFT) / 60:.1f}"
         )
-    numbers = _numbers(config, timing, seconds, data, minutes, modality, scaled=not propose)
-    numbers = _merged(numbers, {"training": {"threads": threads}} if threads else {})
+    numbers = _numbers(config, timing, seconds, len(data.train), minutes, scaled=not propose)
+    numbers["training"] |= {"threads": threads} if threads else {}
     planned = configure(_merged(settings, numbers))
     report = {
         "minutes": minutes,
@@ -192,16 +191,10 @@ def _steps(
 
 
 def _numbers(
-    config: RunConfig,
-    timing: Timing,
-    seconds: float,
-    data: DataSplits,
-    minutes: float,
-    modality: Modality,
-    scaled: bool,
+    config: RunConfig, timing: Timing, seconds: float, samples: int, minutes: float, scaled: bool
 ) -> dict[str, Any]:
     """The settings that follow from the time."""
-    first, second, cache = _steps(config, timing, seconds, len(data.train), scaled)
+    first, second, cache = _steps(config, timing, seconds, samples, scaled)
     stages = config.training
     training: dict[str, Any] = {"minutes": minutes}
     if scaled:
