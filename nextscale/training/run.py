@@ -237,7 +237,7 @@ class _Run:
         stored = stored_config(init, "tokenizer")
         # Other classes or another size are fine if the weights fit.
         data = replace(self.data, description=stored["description"])
-        check_tokenizer(init, data, self.config)
+        check_tokenizer(init, data, self.config, weights_only=True)
         tokenizer = self.modality.build_tokenizer(self.config.tokenizer, self.data.description)
         start_from(init, "tokenizer", tokenizer)
         return tokenizer.to(self.device).eval()
