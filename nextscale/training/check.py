@@ -101,6 +101,14 @@ def check_tokenizer(run: Path, data: DataSplits, config: RunConfig, weights_only
             raise CheckpointError(f"the tokenizer in {run} was trained {what}: {'; '.join(different)}")
 
 
+def draws_alike(run: Path, config: RunConfig) -> bool:
+    """Whether the tokenizer in ``run`` has the same values as ``config`` of the settings that no weights depend on
+    (``Section.unlearned``). If not, its transformer has learned another order of tokens."""
+    stored, path = stored_config(run, "tokenizer")["tokenizer"], Path(run) / "tokenizer" / "config.json"
+    there, now = stored_settings(type(config.tokenizer), stored, path), config.tokenizer
+    return all(getattr(there, name) == getattr(now, name) for name in type(now).unlearned)
+
+
 def _differences(there: Any, now: Any, path: str = "") -> list[str]:
     """``["quantizer.codes was 32, is now 64"]``"""
     if not (isinstance(there, dict) and isinstance(now, dict)):
