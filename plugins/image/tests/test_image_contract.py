@@ -77,3 +77,13 @@ class TestOblongImages(ImageContract):
 class TestOddImages(ImageContract):
     size = (27, 31)
     few_examples = 5
+
+
+class TestImagesTokenByToken(ImageContract):
+    size = (12, 16)
+    few_examples = 5
+    examples = 10
+    on_grid = False  # the schedule of single tokens has no grid
+
+    def tokenizer_config(self) -> ImageTokenizerConfig:
+        return super().tokenizer_config().model_copy(update={"order": "spiral", "scales": (2, 2)})

@@ -85,3 +85,9 @@ class TestClipPyramids(VideoContract):
 class TestOddSize(VideoContract):
     size = (9, 11)
     settings = {"time_strides": (1, 1), "scales": ((1, 1, 1), (2, 2, 2)), "clips": (2, 3), "carry": "state"}
+
+
+class TestTokenByToken(VideoContract):
+    examples = 10
+    on_grid = False  # the schedule of single tokens has no grid
+    settings = {"order": "morton"}
