@@ -115,7 +115,7 @@ class TestSets(TokenizerContract):
         drawn = super().transformer_configs(num_scales, in_scale_steps)
         return drawn.map(lambda config: config.model_copy(update={"positions": "rotary"}))
 
-    def build_stem(self, tokenizer: SetTokenizer, width: int) -> Stem:
+    def build_stem(self, tokenizer: SetTokenizer, width: int) -> Stem | None:
         return SetStem(width)
 
     def samples(self, tokenizer: SetTokenizer, num_samples: int, seed: int) -> Sets:
@@ -133,6 +133,13 @@ class TestSets(TokenizerContract):
     def check_samples(self, samples: Sets, num_samples: int) -> None:
         assert samples.values.shape == samples.mask.shape == (num_samples, samples.mask.shape[1])
         assert not samples.values[~samples.mask].any() and samples.values.max() < 16
+
+
+class TestSetsWithoutStem(TestSets):
+    """The transformer's own stem and head, so that a refiner meets padding."""
+
+    def build_stem(self, tokenizer: SetTokenizer, width: int) -> Stem | None:
+        return None
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,8 @@ def count_products(
     dtype = autocast_dtype(precision, device)
     with MatrixProducts() as products:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            logits = transformer(inputs, transformer.conditioner(batch.conditions, len(pyramid)))
+            cond_BD = transformer.conditioner(batch.conditions, len(pyramid))
+            logits = transformer(inputs, cond_BD, tokens=pyramid.tokens)
             loss = transformer.token_space.loss(logits, pyramid.tokens).mean()
         loss.backward()
     transformer.zero_grad(set_to_none=True)

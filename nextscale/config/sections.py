@@ -52,8 +52,25 @@ class NoOptions(Section):
     """A section without settings."""
 
 
+class RefinerConfig(Section):
+    """A small causal network that lets a token know the tokens before it in its scale (Logit Refiner,
+    https://arxiv.org/abs/2609.11804)."""
+
+    depth: NonNegativeInt = 1
+    """Number of blocks; 0 looks at the hidden state and the token before it alone."""
+    width: PositiveInt | None = None
+    """Width of the blocks; None means that of the transformer, but at most 256."""
+    heads: PositiveInt | None = None
+    """Attention heads; None means width / 64."""
+    scales: PositiveInt | Annotated[tuple[NonNegativeInt | str, ...], Field(min_length=1)] | None = None
+    """The scales that are refined: those with at most this many tokens, or a list of scales by number (the coarsest is
+    0) or by name (as ``eval`` lists them). None refines all. The others draw their tokens independently."""
+
+
 class TransformerConfig(Section):
     """The scale-wise transformer. The defaults are those of published VAR (https://arxiv.org/abs/2404.02905)."""
+
+    added = ("refiner",)
 
     depth: NonNegativeInt = 16
     """Number of blocks; 0 leaves everything to the modality's own stem."""
@@ -82,6 +99,9 @@ class TransformerConfig(Section):
     """Stochastic depth of the last block (it grows linearly from 0); None means 0.1 x depth / 24, as published."""
     in_scale_steps: bool = False
     """Train with part of each scale already revealed, so that a scale can be sampled in several sub-steps."""
+    refiner: RefinerConfig | None = None
+    """Draw the tokens of a scale one after another through a small network, so that they know each other; the blocks
+    still run once per scale. None draws them independently, as published VAR."""
 
     @property
     def model_width(self) -> int:

@@ -15,16 +15,14 @@ from torch import Tensor
 
 from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError, NextscaleError, unknown
+from nextscale.sampling.refined import draw_refined
 from nextscale.sampling.scale import ScaleSettings, draw_scale, soften, where_chosen
 from nextscale.tokens.capabilities import EditsPlaces, MeetsRequirements, MixesCodes, ability
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import Codes, Generators
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.transformer import KVCache, ScaleTransformer
-
-NAMED_SCALES = 256
-"""If the number of scales depends on what is drawn, this many scales contain every scale name that exists."""
+from nextscale.transformer import DrawNext, KVCache, ScaleTransformer
 
 
 @dataclass
@@ -60,7 +58,7 @@ def check_sampling(
     config: SamplingConfig, tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, num_scales: int
 ) -> None:
     """Raise ConfigError if per-scale settings do not match the scales, or this model does not support a setting."""
-    names = tokenizer.scale_names(max(num_scales, NAMED_SCALES) if tokenizer.adaptive else num_scales)
+    names = tokenizer.every_scale_name(num_scales)
     for name in ("temperature", "top_k", "top_p", "steps"):
         value = getattr(config, name)
         for key in value if isinstance(value, dict) else ():
@@ -76,6 +74,10 @@ def check_sampling(
         raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
     if config.group_steps is not None and config.reveal != "groups":
         raise ConfigError(f"sampling.group_steps has no effect with reveal={config.reveal}: set sampling.reveal=groups")
+    if transformer.refiner is not None and config.smooth:
+        raise ConfigError(
+            "sampling.smooth mixes codes, but this model's refiner looks at the tokens drawn before: set smooth=false"
+        )
     known = tokenizer.requirements if isinstance(tokenizer, MeetsRequirements) else ()
     if config.require is not None and config.require not in known:
         raise ConfigError(f"sampling.require: {unknown('requirement', config.require, known)}")
@@ -133,10 +135,16 @@ def generate(
         inputs, num_scales = tokenizer.scale_input(state, k), tokenizer.num_scales(state)
         kept = None if edit is None else edit.kept(k)
         settings = ScaleSettings.at(config, k, tokenizer.scale_names(k + 1)[k])
-        predict = partial(predictor, inputs, guidance_at(config, k, num_scales))
-        draw = partial(draw_scale, predict, transformer, inputs, num_samples, settings, generator)
+        guidance = guidance_at(config, k, num_scales)
+        if transformer.refiner is not None and transformer.refiner.refines(inputs):
+            run = partial(predictor.one_by_one, inputs, guidance)
+            draw = partial(draw_refined, run, transformer.token_space, inputs, num_samples, settings, generator)
+        else:
+            predict = partial(predictor, inputs, guidance)
+            draw = partial(draw_scale, predict, transformer, inputs, num_samples, settings, generator)
         tokens, logits = draw(kept)
         if config.smooth:
+            assert logits is not None
             weights = soften(logits, tokens, settings, k / max(1, num_scales - 1), generator, kept)
             state = ability(tokenizer, MixesCodes).update_soft(state, k, weights)
         else:
@@ -177,12 +185,24 @@ class _Predictor:
             seen = _doubled(inputs)
             revealed = None if revealed is None else (torch.cat([revealed[0]] * 2), torch.cat([revealed[1]] * 2))
         (logits,) = self.transformer(seen, self.modulation, self.cache, revealed, by_scale=True)
+        return self._guide(logits, guidance, inputs.legal)
+
+    def one_by_one(self, inputs: ScaleInput, guidance: float, draw: DrawNext) -> Tensor:
+        """B L_k *token_shape: tokens that ``draw`` draws one after another, from logits as above (with a refiner)."""
+
+        def next_token(i: int, logits: Tensor) -> Tensor:
+            legal = None if inputs.legal is None else inputs.legal[:, i : i + 1]
+            token = draw(i, self._guide(logits, guidance, legal))
+            return torch.cat([token] * 2) if self.guided else token
+
+        seen = _doubled(inputs) if self.guided else inputs
+        return self.transformer(seen, self.modulation, self.cache, draw=next_token)[: inputs.num_samples]
+
+    def _guide(self, logits: Tensor, guidance: float, legal: Tensor | None) -> Tensor:
         if self.guided:
             logits, null = logits.chunk(2)
             logits = (1 + guidance) * logits - guidance * null
-        return (
-            logits if inputs.legal is None else logits.masked_fill(~inputs.legal[..., : logits.shape[-1]], -torch.inf)
-        )
+        return logits if legal is None else logits.masked_fill(~legal[..., : logits.shape[-1]], -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -231,7 +251,7 @@ def _redraw_until_satisfied(
     before: Any,
     k: int,
     tokens: Tensor,
-    draw: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]],
+    draw: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor | None]],
     kept: tuple[Tensor, Tensor] | None,
     config: SamplingConfig,
 ) -> tuple[Tensor, Any]:

@@ -71,10 +71,7 @@ def draw_scale(
 ) -> tuple[Tensor, Tensor]:
     """Tokens B L_k of one scale, drawn in ``settings.steps`` sub-steps, and the logits of the last sub-step."""
     space, length = transformer.token_space, inputs.length
-    device = inputs.scale_ids.device
-    real = torch.ones(num_samples, length, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
-    if kept is not None:  # nothing is drawn for a sample that keeps all its tokens
-        real = real & (real & ~kept[1]).any(1, keepdim=True)
+    device, real = inputs.scale_ids.device, to_draw(inputs, num_samples, kept)
     if not transformer.config.in_scale_steps:
         logits = predict(None)
         tokens = draw_real(
@@ -116,6 +113,14 @@ def draw_scale(
         tokens, known = where_chosen(now, drawn, tokens), known | now
     assert logits is not None
     return tokens, logits
+
+
+def to_draw(inputs: ScaleInput, num_samples: int, kept: tuple[Tensor, Tensor] | None) -> Tensor:
+    """B L_k booleans: the tokens that are drawn. Kept ones are drawn too, and then replaced, unless a sample keeps all
+    its tokens."""
+    shape, device = (num_samples, inputs.length), inputs.scale_ids.device
+    real = torch.ones(shape, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
+    return real if kept is None else real & (real & ~kept[1]).any(1, keepdim=True)
 
 
 def draw_real(

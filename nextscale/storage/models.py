@@ -87,14 +87,16 @@ def new_transformer(
     schedule: Schedule | None = None,
 ) -> ScaleTransformer:
     """A fresh transformer for a tokenizer's tokens and inputs."""
+    schedule = schedule or tokenizer.schedule()
     return ScaleTransformer(
         config,
         tokenizer.token_space,
         tokenizer.feature_dim,
-        schedule or tokenizer.schedule(),
+        schedule,
         conditions,
         stem=tokenizer.build_stem(config.model_width),
         codebook=tokenizer.codebook,
+        scale_names=tokenizer.every_scale_name(len(schedule)),
     )
 
 
@@ -218,8 +220,9 @@ def refuse_existing(run: Path) -> None:
 def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:
     """Load the weights of the ``part`` (tokenizer or transformer) in ``run`` into ``model``, a fresh one.
 
-    Only condition embeddings may differ. A class embedding for other classes is new. It starts from the old classes'
-    vectors in turn, which the network can tell apart from the first step, or from the null if there were no classes.
+    Only condition embeddings may differ, and a refiner may be added, which changes nothing at first. A class embedding
+    for other classes is new. It starts from the old classes' vectors in turn, which the network can tell apart from the
+    first step, or from the null if there were no classes.
     A model without memory (on the meta device) is only checked.
 
     Returns:
@@ -232,19 +235,23 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
     stored, wanted = sealed_tensors(run / part), model.state_dict()
     known = {spec["name"]: spec for spec in body.get("conditions", ())}
     specs = {spec.name: spec for spec in model.conditioner.specs} if isinstance(model, ScaleTransformer) else {}
-    new = [name for name in wanted if name.startswith("conditioner.") and not _same_condition(name, known, specs)]
-    rest = [name for name in sorted({*wanted, *stored}) if not name.startswith("conditioner.")]
+    embeddings = [name for name in wanted if name.startswith("conditioner.")]
+    embeddings = [name for name in embeddings if not _same_condition(name, known, specs)]
+    refined = any(name.startswith("refiner.") for name in stored)
+    refiner = [] if refined else [name for name in wanted if name.startswith("refiner.")]
+    new = embeddings + refiner
+    rest = [name for name in sorted({*wanted, *stored} - {*refiner}) if not name.startswith("conditioner.")]
     for name in rest:
         there, here = (_shape_of(tensors.get(name)) for tensors in (stored, wanted))
         if there != here:
             raise CheckpointError(
                 f"cannot start from {run}/{part}: {name} is {there} there and {here} with these settings "
-                "(only condition embeddings may differ)"
+                "(only condition embeddings may differ, and a refiner may be added)"
             )
     kept = {name: stored[name] for name in wanted if name not in new}
     if not any(value.is_meta for value in wanted.values()):
         model.load_state_dict(kept, strict=False)
-        for name in new:
+        for name in embeddings:
             kind, condition = name.split(".")[1:3]
             if kind == "embed" and specs[condition].kind == "class":
                 fresh = model.get_parameter(name)

@@ -31,7 +31,7 @@ def check_attention(
     reached = _reached(transformer.config.attention, len(pyramid.schedule), depth)
     inputs, span = tokenizer.teacher_forcing(pyramid, conditions), pyramid.schedule.span(j)
     cond = transformer.conditioner(conditions or {}, len(pyramid))
-    before = transformer(inputs, cond)
+    before = transformer(inputs, cond, tokens=pyramid.tokens)
     embed, generator = transformer.embed, torch.Generator().manual_seed(seed)
 
     def disturbed(*args: object) -> tuple[Tensor, object]:
@@ -42,7 +42,7 @@ def check_attention(
 
     transformer.embed = disturbed  # type: ignore[method-assign]
     try:
-        after = transformer(inputs, cond)
+        after = transformer(inputs, cond, tokens=pyramid.tokens)
     finally:
         del transformer.embed
     mask = torch.ones_like(before[..., 0], dtype=torch.bool) if pyramid.mask is None else pyramid.mask

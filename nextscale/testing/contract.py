@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.sections import TransformerConfig
-from nextscale.testing import checks, model_checks, sampling_checks, strategies
+from nextscale.testing import checks, model_checks, refiner_checks, sampling_checks, strategies
 from nextscale.testing.behaviour import BehaviourTests
 from nextscale.testing.helpers import random_pyramid, row_of
 from nextscale.testing.tiny import transformer_for
@@ -123,6 +123,8 @@ class TokenizerContract(BehaviourTests):
             free = {"positions": "rotary", "scale_embedding": False, "attention": rule}
             config = config.model_copy(update=free)
         stem = self.build_stem(tokenizer, config.model_width)
+        if stem is not None and stem.complete:
+            config = config.model_copy(update={"refiner": None})
         weights = data.draw(strategies.seeds(), "weights")
         return transformer_for(tokenizer, self.condition_specs, schedule, stem, config, weights)
 
@@ -149,6 +151,7 @@ class TokenizerContract(BehaviourTests):
         j = data.draw(st.integers(0, len(pyramid.schedule) - 1), "changed scale")
         changed = random_pyramid(tokenizer, len(pyramid), seed + 1, conditions, like=pyramid, changed=j)
         model_checks.check_causality(tokenizer, transformer, pyramid, changed, j, conditions)
+        refiner_checks.check_context(tokenizer, transformer, pyramid, changed.scale(j), j, conditions)
 
     def property_train_equals_sample(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
@@ -158,6 +161,8 @@ class TokenizerContract(BehaviourTests):
         whole = pyramid.mask is not None or tokenizer.adaptive
         keep = None if whole else data.draw(st.none() | strategies.keep_masks(pyramid))
         model_checks.check_train_equals_sample(tokenizer, transformer, pyramid, conditions, config, keep, seed)
+        if not steps and not tokenizer.adaptive:
+            refiner_checks.check_likelihood(tokenizer, transformer, pyramid, seed, conditions)
 
     def property_purity(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, _ = self.draw_pyramid(data)

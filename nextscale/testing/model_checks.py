@@ -34,6 +34,8 @@ def check_causality(
 ) -> None:
     """2. ``changed`` differs from ``pyramid`` only from scale j on, so inputs and logits of scales <= j are the same.
 
+    A refiner sees the tokens of ``pyramid`` at scale j both times, so that what it adds is the same too.
+
     They are compared bit for bit. With an adaptive tokenizer or different schedules, logits are compared within 1e-4.
     Then the number of rows in a matrix product depends on the tokens, and the number of rows changes its rounding.
     """
@@ -42,7 +44,10 @@ def check_causality(
         assert torch.equal(pyramid.scale(k), changed.scale(k)), f"{name}: the pyramids differ before scale {j}"
     atol = 1e-4 if tokenizer.adaptive or pyramid.schedule != changed.schedule else None
     before, after = (tokenizer.teacher_forcing(each, conditions) for each in (pyramid, changed))
-    logits, others = (packed_logits(transformer, inputs, count, conditions) for inputs in (before, after))
+    end = pyramid.schedule.offsets[j + 1]
+    context = torch.cat([pyramid.tokens[:, :end], changed.tokens[:, end:]], 1)
+    logits = packed_logits(transformer, before, count, conditions, tokens=pyramid.tokens)
+    others = packed_logits(transformer, after, count, conditions, tokens=context)
     for k in range(j + 1):
         span = pyramid.schedule.span(k)
         _assert_same_inputs(name, _at(after, span, count, k), _at(before, span, count, k), k)
@@ -95,12 +100,13 @@ def check_cached_equals_full(
 ) -> None:
     """4. Logits computed scale by scale with the key/value cache equal those of the packed, masked forward.
 
-    ``known`` (B L booleans): tokens revealed within their scale, for a transformer with in-scale steps. Each scale is
-    then predicted twice, first with nothing revealed. ``capacity``: tokens that the cache initially has room for.
+    With a refiner, they are also computed token by token. ``known`` (B L booleans): tokens revealed within their scale,
+    for a transformer with in-scale steps. Each scale is then predicted twice, first with nothing revealed.
+    ``capacity``: tokens that the cache initially has room for.
     """
     name, inputs = "invariant 4 (cached = full)", tokenizer.teacher_forcing(pyramid, conditions)
     revealed = None if known is None else (pyramid.tokens, known)
-    full = packed_logits(transformer, inputs, len(pyramid), conditions, revealed)
+    full = packed_logits(transformer, inputs, len(pyramid), conditions, revealed, pyramid.tokens)
     cond_BD = transformer.conditioner(conditions or {}, len(pyramid))
     cache = KVCache(capacity)
     state = tokenizer.initial_state(len(pyramid), conditions, pyramid.schedule)
@@ -108,9 +114,13 @@ def check_cached_equals_full(
         span, inputs = pyramid.schedule.span(k), tokenizer.scale_input(state, k)
         if known is not None:
             transformer(inputs, cond_BD, cache, (pyramid.scale(k), torch.zeros_like(known[:, span])))
-        logits = transformer(inputs, cond_BD, cache, None if known is None else (pyramid.scale(k), known[:, span]))
+        revealed = None if known is None else (pyramid.scale(k), known[:, span])
+        logits = transformer(inputs, cond_BD, cache, revealed, tokens=pyramid.scale(k))
         valid = None if pyramid.mask is None else pyramid.mask[:, span]
         assert_same(name, "logits", logits, full[:, span], scale=k, atol=atol, valid=valid)
+        if transformer.refiner is not None and transformer.refiner.refines(inputs):
+            logits = _logits_one_by_one(transformer, inputs, cond_BD, cache, pyramid.scale(k))
+            assert_same(name, "logits, token by token,", logits, full[:, span], scale=k, atol=atol, valid=valid)
         state = tokenizer.update(state, k, pyramid.scale(k))
 
 
@@ -127,12 +137,12 @@ def check_ragged_equals_single(
     """7. Samples of different sizes have the same tokens and logits alone as padded in a batch (``joined``)."""
     name, together = "invariant 7 (ragged = single)", tokenizer.encode(joined)
     inputs = tokenizer.teacher_forcing(together, conditions)
-    logits = packed_logits(transformer, inputs, len(together), conditions)
+    logits = packed_logits(transformer, inputs, len(together), conditions, tokens=together.tokens)
     assert len(together) == len(singles), f"{name}: {len(singles)} samples became {len(together)}"
     for i, single in enumerate(singles):
         alone = tokenizer.encode(single)
         own = {key: value[i : i + 1] for key, value in (conditions or {}).items()}
-        own_logits = packed_logits(transformer, tokenizer.teacher_forcing(alone, own), 1, own)
+        own_logits = packed_logits(transformer, tokenizer.teacher_forcing(alone, own), 1, own, tokens=alone.tokens)
         for k in range(max(len(together.schedule), len(alone.schedule))):
             parts = []
             for pyramid, values, row in ((together, logits, i), (alone, own_logits, 0)):
@@ -150,8 +160,25 @@ def packed_logits(
     num_samples: int,
     conditions: Conditions,
     revealed: tuple[Tensor, Tensor] | None = None,
+    tokens: Tensor | None = None,
 ) -> Tensor:
-    return transformer(inputs, transformer.conditioner(conditions or {}, num_samples), revealed=revealed)
+    cond_BD = transformer.conditioner(conditions or {}, num_samples)
+    return transformer(inputs, cond_BD, revealed=revealed, tokens=tokens)
+
+
+def _logits_one_by_one(
+    transformer: ScaleTransformer, inputs: ScaleInput, cond_BD: Tensor, cache: KVCache, tokens: Tensor
+) -> Tensor:
+    """B L_k num_logits, as in sampling; each "drawn" token is that of ``tokens``."""
+    parts: list[Tensor] = []
+
+    def follow(i: int, logits: Tensor) -> Tensor:
+        parts.append(logits)
+        return tokens[:, i : i + 1]
+
+    drawn = transformer(inputs, cond_BD, cache, draw=follow)
+    assert isinstance(drawn, Tensor) and torch.equal(drawn, tokens), "the refiner does not return what was drawn"
+    return torch.cat(parts, 1)
 
 
 def _at(inputs: ScaleInput, span: slice, num_samples: int, k: int = 0) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def check_guidance_zero(
 ) -> None:
     """11. Guidance 0 draws from the conditional model: the same tokens as a bare loop over it.
 
-    ``config`` and ``transformer`` must not use in-scale steps.
+    With a refiner, the bare loop computes the whole scale anew for every token. ``config`` and ``transformer`` must not
+    use in-scale steps.
     """
     name = "invariant 11 (guidance 0 = conditional model)"
     config = (config or SamplingConfig()).model_copy(update={"guidance": 0.0})
@@ -91,11 +92,15 @@ def check_guidance_zero(
     state, k = tokenizer.initial_state(num_samples, conditions, schedule), 0
     while k < tokenizer.num_scales(state):
         inputs = tokenizer.scale_input(state, k)
-        logits = transformer(inputs, cond_BD, cache)
-        if inputs.legal is not None:
-            logits = logits.masked_fill(~inputs.legal, -torch.inf)
         settings = [at_scale(getattr(config, each), k, each) for each in ("temperature", "top_k", "top_p")]
-        tokens = transformer.token_space.draw(logits, generator, *settings)
+        refined = transformer.refiner is not None and transformer.refiner.refines(inputs)
+        shape = (num_samples, inputs.length, *transformer.token_space.token_shape)
+        tokens = torch.zeros(shape, dtype=torch.long)
+        for place in [slice(i, i + 1) for i in range(inputs.length)] if refined else [slice(None)]:
+            logits = transformer(inputs, cond_BD, cache, tokens=tokens)
+            if inputs.legal is not None:
+                logits = logits.masked_fill(~inputs.legal, -torch.inf)
+            tokens[:, place] = transformer.token_space.draw(logits[:, place], generator, *settings)
         assert_same(name, "tokens", drawn.tokens[k], tokens, scale=k)
         state, k = tokenizer.update(state, k, tokens), k + 1
     assert k == len(drawn.tokens), f"{name}: {len(drawn.tokens)} scales were drawn, not {k}"

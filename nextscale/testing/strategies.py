@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.config.sections import SamplingConfig, TransformerConfig
+from nextscale.config.sections import RefinerConfig, SamplingConfig, TransformerConfig
 from nextscale.testing.helpers import random_pyramid
 from nextscale.tokens.capabilities import TakesSizes
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -61,9 +61,10 @@ def attention_matrices(draw: st.DrawFn, num_scales: int) -> tuple[tuple[bool, ..
 
 @st.composite
 def transformer_configs(draw: st.DrawFn, num_scales: int, in_scale_steps: bool | None = None) -> TransformerConfig:
-    """Tiny transformers in every variant."""
+    """Tiny transformers in every variant. Those without in-scale steps may have a refiner."""
     rule: Any = draw(st.sampled_from(["full", "markov", "matrix"]))
     steps = draw(st.booleans()) if in_scale_steps is None else in_scale_steps
+    refiner = None if steps else draw(st.none() | refiner_configs(num_scales))
     return TransformerConfig(
         depth=2,
         width=16,
@@ -78,6 +79,19 @@ def transformer_configs(draw: st.DrawFn, num_scales: int, in_scale_steps: bool |
         attention=draw(attention_matrices(num_scales)) if rule == "matrix" else rule,
         drop_path=0.0,
         in_scale_steps=steps,
+        refiner=refiner,
+    )
+
+
+def refiner_configs(num_scales: int) -> st.SearchStrategy[RefinerConfig]:
+    """Tiny refiners of all scales or of some."""
+    some = st.lists(st.integers(0, num_scales - 1), min_size=1, unique=True).map(tuple)
+    return st.builds(
+        RefinerConfig,
+        depth=st.integers(0, 2),
+        width=st.sampled_from([8, 12]),
+        heads=st.sampled_from([1, 2]),
+        scales=st.none() | some,
     )
 
 

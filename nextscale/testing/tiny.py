@@ -55,6 +55,7 @@ def transformer_for(
     config = config or TransformerConfig(**{"depth": 2, "width": 16, "heads": 2, "drop_path": 0.0, **settings})
     schedule = schedule or tokenizer.schedule()
     space, width = tokenizer.token_space, tokenizer.feature_dim
-    transformer = ScaleTransformer(config, space, width, schedule, conditions, stem, tokenizer.codebook)
+    names = tokenizer.every_scale_name(len(schedule))
+    transformer = ScaleTransformer(config, space, width, schedule, conditions, stem, tokenizer.codebook, names)
     randomize(transformer, seed)
     return transformer.eval()

@@ -19,6 +19,9 @@ TIE = 1e-4
 """Numbers this close together count as equal, because they may differ by rounding alone. Symmetric choices have equal
 logits, and truncation must keep the same ones no matter how many samples are computed at once."""
 
+ROWS_AT_ONCE = 256
+"""Tokens whose logits are truncated at once."""
+
 
 class TokenSpace(ABC):
     """The set of values that a token can take. The transformer's head describes a token by ``num_logits`` numbers; the
@@ -139,8 +142,9 @@ class Codes(TokenSpace):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Tensor:
-        # Sample by sample: truncation sorts, and sorting all samples at once takes more memory than the transformer.
-        rows = (filter_logits(row / temperature, top_k, top_p).softmax(-1) for row in logits.split(1))
+        # A few samples at a time: truncation sorts, and sorting all at once takes more memory than the transformer.
+        some = max(1, ROWS_AT_ONCE // logits.shape[1])
+        rows = (filter_logits(part / temperature, top_k, top_p).softmax(-1) for part in logits.split(some))
         # A draw uses a random number per code, also for those that logits by scale leave out.
         return draw_rows(F.pad(torch.cat(list(rows)), (0, self.vocabulary - logits.shape[-1])), generator)
 

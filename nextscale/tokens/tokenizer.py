@@ -26,6 +26,9 @@ from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import TokenSpace
 from nextscale.tokens.stem import Stem
 
+NAMED_SCALES = 256
+"""If the number of scales depends on what is drawn, this many scales contain every scale name that exists."""
+
 
 class MultiscaleTokenizer(nn.Module, ABC):
     """Encodes samples to token pyramids, and refines a state from tokens.
@@ -82,6 +85,10 @@ class MultiscaleTokenizer(nn.Module, ABC):
     def scale_names(self, num_scales: int) -> list[str]:
         """The names under which scales are measured. Scales with the same name are measured together."""
         return [f"scale{k}" for k in range(num_scales)]
+
+    def every_scale_name(self, num_scales: int) -> list[str]:
+        """``scale_names``; with an adaptive tokenizer, of so many scales that every name is among them."""
+        return self.scale_names(max(num_scales, NAMED_SCALES) if self.adaptive else num_scales)
 
     def num_scales(self, state: Any) -> int:
         """K. If the number of scales depends on what is drawn, this is the number known so far."""

@@ -73,6 +73,7 @@ def _check_adaptive(config: RunConfig) -> None:
         (model.positions == "absolute", "transformer.positions=rotary"),
         (not isinstance(model.attention, str), "transformer.attention=markov"),
         (training.corrupt > 0, "training.transformer.corrupt=0"),
+        (model.refiner is not None and isinstance(model.refiner.scales, int), "transformer.refiner.scales=null"),
     ):
         if wrong:
             raise ConfigError(f"the scales of {config.modality} samples differ from sample to sample: set {setting}")

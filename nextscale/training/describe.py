@@ -133,11 +133,16 @@ def _transformer_flops(
     # A stem of the modality's own works on more than tokens: one sample tells on how much.
     rows = _rows(transformer, build(), data) if transformer.stem.complete else {}
     rows |= {name: schedule.length for name in linear if not rows or name.startswith("blocks.")}
+    refiner, in_refiner = transformer.refiner, 0.0
+    if refiner is not None:
+        refined = refiner.refined_lengths(schedule.lengths)
+        rows |= {name: sum(refined) for name in linear if name.startswith("refiner.")}
+        in_refiner = 4.0 * len(refiner.blocks) * refiner.width * sum(n * (n + 1) / 2 for n in refined)
     products = sum(size * rows.get(name, 0.0) for name, size in linear.items())
     scales, lengths = torch.arange(len(schedule)), torch.tensor(schedule.lengths, dtype=torch.double)
     allowed = transformer.attention.allowed(scales, scales)
     pairs = lengths.sum() ** 2 if allowed is None else lengths @ allowed.double() @ lengths
-    return 2.0 * products + 4.0 * config.depth * config.model_width * float(pairs)
+    return 2.0 * products + 4.0 * config.depth * config.model_width * float(pairs) + in_refiner
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
         revealed, counts_BL = self._reveal(pyramid, inputs, draws)
         keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
-        logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep, by_scale=True)
+        logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep, by_scale=True, tokens=seen.tokens)
         loss_BL, accuracy_BL = self.model.token_space.judge(logits, pyramid.tokens, self.config.label_smoothing)
         weight_BL = self._weights(pyramid, None if revealed is None else ~revealed[1])
         if counts_BL is not None:
@@ -166,7 +166,8 @@ class TransformerObjective(Objective[ScaleTransformer]):
             # Tokens are drawn one after another: always evaluate the likelihood bound at the same sub-steps.
             every = Draws(0, 0, slice(0, len(pyramid)), len(pyramid), pyramid.tokens.device)
             revealed, counts_BL = self._reveal(pyramid, inputs, every)
-        logits = model(inputs, model.conditioner(batch.conditions, len(pyramid)), revealed=revealed, by_scale=True)
+        cond_BD = model.conditioner(batch.conditions, len(pyramid))
+        logits = model(inputs, cond_BD, revealed=revealed, by_scale=True, tokens=pyramid.tokens)
         loss_BL, accuracy_BL = model.token_space.judge(logits, pyramid.tokens)
         mask_BL = torch.ones_like(loss_BL) if pyramid.mask is None else pyramid.mask.to(loss_BL.dtype)
         weight_BL = mask_BL if counts_BL is None else mask_BL * counts_BL

@@ -2,5 +2,6 @@
 
 from nextscale.transformer.attention import KVCache
 from nextscale.transformer.model import ScaleTransformer
+from nextscale.transformer.refiner import DrawNext
 
-__all__ = ["KVCache", "ScaleTransformer"]
+__all__ = ["DrawNext", "KVCache", "ScaleTransformer"]

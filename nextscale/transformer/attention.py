@@ -108,17 +108,22 @@ class AttentionMask:
 
 
 def attention_mask(rule: ScaleAttention, inputs: ScaleInput, cache: KVCache | None) -> AttentionMask:
-    key_ids = inputs.scale_ids if cache is None else cache.scale_ids
-    key_mask = inputs.mask if cache is None else cache.mask
-    allowed = rule.allowed(inputs.scale_ids, key_ids)
+    keys = inputs if cache is None else cache
+    return without_padding(rule.allowed(inputs.scale_ids, keys.scale_ids), inputs, keys.mask)
+
+
+def without_padding(allowed: Tensor | None, inputs: ScaleInput, key_mask: Tensor | None) -> AttentionMask:
+    """The mask of queries ``inputs`` that look at the keys in ``allowed`` (L_q L_k booleans; None: all) that are real
+    (``key_mask``, B L_k booleans; None: all)."""
     if key_mask is None:
         if allowed is None:
             return AttentionMask()
         training = allowed.device.type == "cpu" and torch.is_grad_enabled()
         return AttentionMask(allowed[None, None], row_blocks(allowed) if training else None)
     # A padded query would look at nothing and give NaN: let it look at itself.
-    own = torch.arange(len(inputs.scale_ids), device=key_ids.device) + (len(key_ids) - len(inputs.scale_ids))
-    itself = own[:, None] == torch.arange(len(key_ids), device=key_ids.device)
+    keys, device = key_mask.shape[1], key_mask.device
+    own = torch.arange(inputs.length, device=device) + (keys - inputs.length)
+    itself = own[:, None] == torch.arange(keys, device=device)
     mask = key_mask[:, None, None, :]
     return AttentionMask((mask if allowed is None else mask & allowed) | itself)
 

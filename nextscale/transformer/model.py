@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nextscale.conditioning import Conditioner, ConditionSpec
 from nextscale.config.sections import TransformerConfig
-from nextscale.errors import ConfigError
+from nextscale.errors import ConfigError, NextscaleError
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule
 from nextscale.tokens.space import TokenSpace
@@ -25,6 +25,7 @@ from nextscale.transformer.block import Block, normalize
 from nextscale.transformer.functions import modulate
 from nextscale.transformer.head import StemMemory, build_head
 from nextscale.transformer.positions import rotation_angles
+from nextscale.transformer.refiner import DrawNext, Refiner
 from nextscale.transformer.stem import LinearStem
 
 
@@ -48,6 +49,10 @@ class ScaleTransformer(nn.Module):
         conditions: the named conditions.
         stem: the modality's own stem (``tokens.stem.Stem``); None is a linear layer on features.
         codebook: V C, the vectors of the codes; needed for ``head: codebook``.
+        scale_names: the names of the scales, for a refiner; None names those of ``schedule`` by number.
+
+    Raises:
+        ConfigError: settings that do not fit each other, the tokenizer or its stem.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class ScaleTransformer(nn.Module):
         conditions: Sequence[ConditionSpec] = (),
         stem: Stem | None = None,
         codebook: Tensor | None = None,
+        scale_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         width = config.model_width
@@ -84,6 +90,11 @@ class ScaleTransformer(nn.Module):
         self.head_adaln = nn.Linear(width, 2 * width)
         self.head = build_head(config, token_space, self.stem, codebook)
         self._initialize()
+        self.refiner = None  # built last, so that the same seed gives all other weights the same values
+        if config.refiner is not None:
+            _check_refiner(config, self.stem)
+            names = [f"scale{k}" for k in range(len(schedule))] if scale_names is None else scale_names
+            self.refiner = Refiner(config, token_space, names)
 
     def forward(
         self,
@@ -93,8 +104,10 @@ class ScaleTransformer(nn.Module):
         revealed: tuple[Tensor, Tensor] | None = None,
         keep: Tensor | None = None,
         by_scale: bool = False,
+        tokens: Tensor | None = None,
+        draw: DrawNext | None = None,
     ) -> Tensor | list[Tensor]:
-        """B L num_logits.
+        """B L num_logits; with ``draw``, the tokens that it drew, B L *token_shape.
 
         Args:
             inputs: one scale (with a cache), or all scales packed.
@@ -103,8 +116,35 @@ class ScaleTransformer(nn.Module):
             revealed: for in-scale steps: tokens B L, and B L booleans that say which of them are known.
             keep: B depth 2, the multipliers of stochastic depth; None keeps every branch.
             by_scale: return the logits in parts along L, each B L_k V_k (``Stem.logits_by_scale``).
+            tokens: for a refiner: B L *token_shape; the logits of a token depend on those before it in its scale.
+            draw: for a refiner, with a single scale: called for one token after another, with its logits given the
+                tokens drawn before it.
+
+        Raises:
+            NextscaleError: a refined scale without ``tokens`` or ``draw``.
         """
         cond = self.modulation(cond) if isinstance(cond, Tensor) else cond
+        hidden_BLD, memory = self.hidden_states(inputs, cond, cache, revealed, keep)
+        if self.refiner is not None:
+            if draw is not None:
+                return self.refiner.draw(hidden_BLD, inputs, lambda part: self.head(part, memory).float(), draw)
+            if tokens is not None:
+                hidden_BLD = self.refiner(hidden_BLD, inputs, tokens)
+            elif self.refiner.refines(inputs):
+                raise NextscaleError("this transformer has a refiner: pass the tokens that it is to look at")
+        if by_scale:
+            return [part.float() for part in self.head.by_scale(hidden_BLD, memory)]
+        return self.head(hidden_BLD, memory).float()
+
+    def hidden_states(
+        self,
+        inputs: ScaleInput,
+        cond: Modulation,
+        cache: KVCache | None,
+        revealed: tuple[Tensor, Tensor] | None,
+        keep: Tensor | None,
+    ) -> tuple[Tensor, StemMemory]:
+        """B L D, what the head maps to logits, and what the stem keeps for that."""
         x_BLD, memory = self.embed(inputs, cond.start_BD, revealed)
         if cache is not None:
             cache.begin(inputs)
@@ -116,10 +156,7 @@ class ScaleTransformer(nn.Module):
             kept = None if keep is None else keep[:, layer]
             x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept)
         scale, shift = cond.head_B2D.unflatten(-1, (2, -1))[:, :, None].unbind(1)
-        hidden_BLD = modulate(normalize(x_BLD, self.config.norm), scale, shift)
-        if by_scale:
-            return [part.float() for part in self.head.by_scale(hidden_BLD, memory)]
-        return self.head(hidden_BLD, memory).float()
+        return modulate(normalize(x_BLD, self.config.norm), scale, shift), memory
 
     def modulation(self, cond_BD: Tensor) -> Modulation:
         """The adaLN vectors of a condition. They are the same at every scale, so sampling computes them once."""
@@ -213,3 +250,16 @@ class ScaleTransformer(nn.Module):
 
     def _adaln_projections(self) -> list[nn.Linear]:
         return [self.adaln] if self.config.adaln == "shared" else [block.adaln for block in self._blocks()]
+
+
+def _check_refiner(config: TransformerConfig, stem: Stem) -> None:
+    if config.in_scale_steps:
+        raise ConfigError(
+            "transformer.refiner and transformer.in_scale_steps both let the tokens of a scale know each other: set "
+            "transformer.in_scale_steps=false or transformer.refiner=null"
+        )
+    if stem.complete:
+        raise ConfigError(
+            f"transformer.refiner needs the transformer's own head, and {type(stem).__name__} computes logits itself: "
+            "set transformer.refiner=null (with transformer.in_scale_steps=true, tokens know each other)"
+        )

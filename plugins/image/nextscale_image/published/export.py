@@ -103,6 +103,7 @@ def _check_transformer(run: Path, model: ScaleTransformer) -> ConditionSpec:
         ("norm", "layernorm"),
         ("attention", "full"),
         ("in_scale_steps", False),
+        ("refiner", None),
     ):
         if settings[name] != needed:
             raise ConfigError(f"{run} cannot be exported: transformer.{name} is {settings[name]}, not {needed}")
