@@ -214,6 +214,23 @@ def test_rows_beyond_the_limit_are_not_tried(tmp_path: Path, monkeypatch: pytest
     assert result["fits"] == [] and json.loads((tmp_path / "growth.json").read_text()) == result
 
 
+def test_only_operations_are_fitted_beyond_what_was_drawn() -> None:
+    sides = [2, 4, 8, 16, 32, 64, 128]
+    rows: list[dict[str, Any]] = [{"kind": "next-scale", "side": n, "flops": n**4, "peak_mib": None} for n in sides]
+    for row in rows[:5]:
+        row["seconds"] = row["side"] ** 2
+    fits = growth.summary(rows, [KINDS["next-scale"]], 2)["fits"]
+    assert [(fit["quantity"], fit["which"], fit["sides"], round(fit["exponent"], 6)) for fit in fits] == [
+        ("time", "all sides", (2, 4, 8, 16, 32), 2),
+        ("time", "larger half", (8, 16, 32), 2),
+        ("operations", "all sides", (2, 4, 8, 16, 32), 4),
+        ("operations", "larger half", (8, 16, 32), 4),
+        ("operations", "larger half, on paper", (16, 32, 64, 128), 4),
+    ]
+    del rows[2]["seconds"], rows[3]["seconds"], rows[4]["seconds"]
+    assert growth.summary(rows, [KINDS["next-scale"]], 2)["fits"] == []
+
+
 def test_rows_that_do_not_fit_into_memory_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "own_process", same_process)
     monkeypatch.setattr(growth, "free_memory", lambda device: 1)
@@ -266,6 +283,7 @@ def test_command_line(tmp_path: Path) -> None:
         (kind, side) for kind in ("next-scale", "next-token") for side in (2, 3, 4, 6)
     ]
     assert [row["passes"] for row in saved["rows"]] == [2, 3, 3, 4, 4, 9, 16, 36]
+    assert all(row["cpu_seconds"] > 0 and len(row["times"]) == 1 for row in saved["rows"])
     assert {ratio["side"] for ratio in saved["ratios"]} == {2, 3, 4, 6}
 
 

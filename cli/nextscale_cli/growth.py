@@ -18,7 +18,7 @@ def growth(
     preset: Preset = None,
     sides: Annotated[
         str, typer.Option(metavar="N,N,...", help="Places along each axis of the latent grid, increasing.")
-    ] = "4,8,16,32,64",
+    ] = "4,6,8,12,16,24,32,48,64",
     kinds: Annotated[str, typer.Option(metavar="KIND,...", help="What to compare.")] = (
         "next-scale,next-scale-uncached,next-token,next-token-uncached"
     ),
@@ -68,7 +68,7 @@ def _sides(text: str) -> list[int]:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    columns = ("kind", "side", "tokens", "passes", "seconds", "flops", "peak_mib", "paper_mib", "note")
+    columns = ("kind", "side", "tokens", "passes", "seconds", "cpu_seconds", "flops", "peak_mib", "paper_mib", "note")
     return {key: row.get(key, "" if key == "note" else None) for key in columns}
 
 

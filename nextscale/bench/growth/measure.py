@@ -87,8 +87,9 @@ def on_paper(task: Task, cost: PassCost) -> dict[str, Any]:
 def measure(task: Task, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
     """Seconds of a draw (median and each repetition, after one that is dropped), and the peak of memory in MiB.
 
-    The peak is how far the first draw raised the memory above its level before the models were built. None if the
-    system does not report it. No further draw begins once the row has taken ``task.limit`` seconds.
+    ``cpu_seconds`` is the processor time of all threads, which other programs on the machine hardly change. The peak is
+    how far the first draw raised the memory above its level before the models were built; None if the system does not
+    report it. No further draw begins once the row has taken ``task.limit`` seconds.
     """
     Sampler(replace(task, side=2)).draw()  # what torch sets up once in a process belongs to no side
     release_freed_memory()
@@ -97,18 +98,25 @@ def measure(task: Task, clock: Callable[[], float] = time.perf_counter) -> dict[
     reset_peak(device)
     sampler = Sampler(task)
     times: list[float] = []
+    cpu: list[float] = []
     used: float | None = None
     begin = clock()
     while len(times) <= task.repeats and (not times or clock() - begin < task.limit):
-        start = synchronized(clock, device)
+        start, start_cpu = synchronized(clock, device), time.process_time()
         sampler.draw()
         times.append(synchronized(clock, device) - start)
+        cpu.append(time.process_time() - start_cpu)
         if len(times) == 1:
             peak = peak_memory(device)
             if peak is not None and base is not None:
                 used = (peak - base) / MIB
     timed = times[1:] or times
-    return {"seconds": statistics.median(timed), "times": timed, "peak_mib": used}
+    return {
+        "seconds": statistics.median(timed),
+        "cpu_seconds": statistics.median(cpu[1:] or cpu),
+        "times": timed,
+        "peak_mib": used,
+    }
 
 
 @contextmanager

@@ -140,16 +140,20 @@ def summary(rows: Sequence[dict[str, Any]], kinds: Sequence[Kind], axes: int) ->
 
 
 def _fits(rows: Sequence[dict[str, Any]], key: str) -> list[tuple[str, dict[str, Any]]]:
-    """Fits to all measured sides, and to their larger half. None where fewer than three sides are measured."""
-    values = {row["side"]: row[key] for row in rows if "seconds" in row and (row[key] or 0) > 0}
-    if len(values) < FEWEST:
+    """Fits to all sides that were drawn, and to their larger half; none if that are fewer than three sides.
+
+    Operations are known without drawing, so they are also fitted to the larger half of all sides.
+    """
+    values = {row["side"]: row[key] for row in rows if (row.get(key) or 0) > 0}
+    drawn = [row["side"] for row in rows if "seconds" in row and row["side"] in values]
+    if len(drawn) < FEWEST:
         return []
-    found = []
-    halves = {"all sides": list(values), "larger half": larger_half(list(values))}
-    for which, sides in halves.items():
-        if which == "all sides" or len(sides) < len(values):
-            found.append((which, fit_power_law(sides, [values[side] for side in sides]).to_json()))
-    return found
+    wanted = {"all sides": drawn, "larger half": larger_half(drawn), "larger half, on paper": larger_half(list(values))}
+    named = {tuple(sides): which for which, sides in reversed(wanted.items())}  # of equal ones, the first name stays
+    return [
+        (which, fit_power_law(sides, [values[side] for side in sides]).to_json())
+        for sides, which in reversed(named.items())
+    ]
 
 
 def _not_tried(
