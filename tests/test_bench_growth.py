@@ -284,7 +284,10 @@ def test_command_line(tmp_path: Path) -> None:
     ]
     assert [row["passes"] for row in saved["rows"]] == [2, 3, 3, 4, 4, 9, 16, 36]
     assert all(row["cpu_seconds"] > 0 and len(row["times"]) == 1 for row in saved["rows"])
-    assert {ratio["side"] for ratio in saved["ratios"]} == {2, 3, 4, 6}
+    seconds = {(row["kind"], row["side"]): row["seconds"] for row in saved["rows"]}
+    assert [ratio["seconds_ratio"] for ratio in saved["ratios"]] == pytest.approx(
+        [seconds["next-token", side] / seconds["next-scale", side] for side in (2, 3, 4, 6)]
+    )
 
 
 @pytest.mark.parametrize(

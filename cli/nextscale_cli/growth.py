@@ -52,7 +52,7 @@ def growth(
     )  # fmt: skip
     print_rows([_shown(row) for row in result["rows"]], "A draw, by side")
     print_rows(_fits(result), "Exponents of the side n: cost ~ n^exponent")
-    print_rows(_ratios(result), "How many times longer than next-scale a draw takes")
+    print_rows(_ratios(result), "Times next-scale")
     print(out / RESULT)
     if draws:
         print(plot_growth(result, out / "growth.svg"))
@@ -76,8 +76,10 @@ def _fits(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for fit in result["fits"]:
         theory = fit["theory"]
+        time = f"between n^{theory['passes']} (passes) and n^{theory['attention']}"
         expected = {
-            "time": f"between n^{theory['passes']} (passes) and n^{theory['attention']}",
+            "time": time,
+            "processor time": time,
             "operations": f"n^{theory['linear']} (linear layers) + n^{theory['attention']} (attention)",
             "memory": "",
         }
@@ -100,5 +102,6 @@ def _ratios(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     by_side: dict[int, dict[str, Any]] = {}
     for ratio in result["ratios"]:
         row = by_side.setdefault(ratio["side"], {"side": ratio["side"]})
-        row[ratio["kind"]] = f"{ratio['times_next_scale']:.2f}"
+        row[ratio["kind"]] = f"{ratio['seconds_ratio']:.2f}"
+        row[f"{ratio['kind']}, processor"] = f"{ratio['cpu_seconds_ratio']:.2f}"
     return list(by_side.values())

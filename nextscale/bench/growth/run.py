@@ -27,7 +27,7 @@ from nextscale.modality import BenchCase
 from nextscale.storage.files import write_json_atomic
 
 RESULT = "growth.json"
-FITTED = {"seconds": "time", "flops": "operations", "peak_mib": "memory"}
+FITTED = {"seconds": "time", "cpu_seconds": "processor time", "flops": "operations", "peak_mib": "memory"}
 
 
 def bench_growth(
@@ -61,7 +61,7 @@ def bench_growth(
 
     Returns:
         what ``growth.json`` holds: ``rows`` (seconds, operations, and memory measured and on paper), ``fits`` (see
-        ``fits.Fit``), and ``ratios``: how many times longer than next-scale a kind takes, by side.
+        ``fits.Fit``), and ``ratios``: time and processor time of a kind over those of next-scale, by side.
 
     Raises:
         ConfigError: sides, kinds or settings that make no sense.
@@ -130,11 +130,12 @@ def summary(rows: Sequence[dict[str, Any]], kinds: Sequence[Kind], axes: int) ->
         for key, name in FITTED.items()
         for which, fit in _fits([row for row in rows if row["kind"] == kind.name], key)
     ]
-    times = {(row["kind"], row["side"]): row.get("seconds") for row in rows}
+    drawn = {(row["kind"], row["side"]): row for row in rows if "seconds" in row}
     ratios = [
-        {"side": side, "kind": kind, "times_next_scale": seconds / times["next-scale", side]}
-        for (kind, side), seconds in times.items()
-        if kind != "next-scale" and seconds is not None and times.get(("next-scale", side)) is not None
+        {"side": side, "kind": kind}
+        | {f"{key}_ratio": row[key] / base[key] for key in ("seconds", "cpu_seconds") if base.get(key)}
+        for (kind, side), row in drawn.items()
+        if kind != "next-scale" and (base := drawn.get(("next-scale", side))) is not None
     ]
     return {"fits": fits, "ratios": ratios}
 
