@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Compile, Device, Modality, Overrides
+from nextscale_cli.orders import orders
 
 app = typer.Typer(**PLAIN, no_args_is_help=True, help="Time this installation on this machine.")
 
@@ -19,6 +20,8 @@ app = typer.Typer(**PLAIN, no_args_is_help=True, help="Time this installation on
 def _bench() -> None:
     """Time this installation on this machine."""
 
+
+app.command("orders")(orders)
 
 Presets = Annotated[
     list[str] | None, typer.Option("--preset", "-p", help="Presets to time.", show_default="the modality's own")
