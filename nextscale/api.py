@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nextscale import plugins
+from nextscale.captions import shown_scales
 from nextscale.conditioning import ConditionSpec, resolve_conditions
 from nextscale.config.run import load_run_config
 from nextscale.config.sections import RunConfig, SamplingConfig
@@ -98,7 +99,8 @@ class Model:
         """Draw samples batch by batch, in memory that does not grow with ``num_samples``.
 
         Args:
-            return_steps: True, or for how many of the first samples ``Samples.steps`` is needed. Batches without any of
+            return_steps: True, or for how many of the first samples ``Samples.steps`` is needed: what they
+                are after each scale, or after some of very many (``captions.shown_scales``). Batches without any of
                 those have no steps.
             seed, sampling, conditions, batch_size, named: as in ``generate``, which returns the same samples.
 
@@ -112,7 +114,7 @@ class Model:
 
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator], steps: bool) -> list[Any]:
             drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators)
-            return [self.tokenizer.decode(state) for state in _shown(drawn, steps)]
+            return [self.tokenizer.decode(state) for state in self._shown(drawn, steps)]
 
         return self._batches(draw, num_samples, seed, resolved, return_steps, batch_size)
 
@@ -173,7 +175,7 @@ class Model:
                 self.tokenizer, self.transformer, len(generators), batch, config, generators,
                 known=known, keep=tokens, anchored=not replay,
             )  # fmt: skip
-            guessed, shown = guess and not replay, _shown(drawn, steps)
+            guessed, shown = guess and not replay, self._shown(drawn, steps)
             decoded = [tokenizer.decode_like(state, originals) for state in (shown[:-1] if guessed else shown)]
             if guessed:
                 own, other = (
@@ -213,7 +215,7 @@ class Model:
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator], steps: bool) -> list[Any]:
             start = tokenizer.begin_with(samples[rows].to(device), batch)
             drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start)
-            return [self.tokenizer.decode(state) for state in _shown(drawn, steps)]
+            return [self.tokenizer.decode(state) for state in self._shown(drawn, steps)]
 
         return join(self.modality, self._batches(draw, number, seed, resolved, return_steps, batch_size))
 
@@ -290,6 +292,11 @@ class Model:
             name = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"sampling.{name}: {first['msg']} (got {first['input']!r})") from None
 
+    def _shown(self, drawn: Generation, steps: bool) -> list[Any]:
+        """The states to decode: after each scale that a film strip shows, or after the last one only."""
+        after = drawn.states[1:]
+        return [after[k] for k in shown_scales(self.tokenizer, len(after))] if steps else after[-1:]
+
     def check_settings(self, sampling: Mapping[str, Any] | None = None) -> None:
         """Raise ConfigError if this model cannot sample with these fields of ``SamplingConfig``, the others as in its
         run."""
@@ -324,11 +331,6 @@ def join(modality: Modality, batches: Iterable[Samples]) -> Samples:
     names = found[0].conditions
     conditions = {name: torch.cat([each.conditions[name] for each in found]) for name in names}
     return Samples(samples, steps, conditions)
-
-
-def _shown(drawn: Generation, steps: bool) -> list[Any]:
-    """The states to decode: after each scale, or after the last one only."""
-    return drawn.states[1:] if steps else drawn.states[-1:]
 
 
 def load(

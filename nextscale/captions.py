@@ -12,18 +12,33 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 SEPARATOR = " · "
 """Between the parts of a caption, where a line may break."""
 ORIGINAL = "original"
+MANY, FEW = 32, 16
+"""A film strip shows every scale up to ``MANY``; of more, only ``FEW``."""
 LONGEST = 40
 """Characters of a class name that a caption shows."""
 
 
+def shown_scales(tokenizer: MultiscaleTokenizer, number: int) -> list[int]:
+    """After which of ``number`` scales a film strip shows samples: all of them or, where it could not be read, ``FEW``
+    that are spread evenly and end with the last."""
+    if tokenizer.adaptive or number <= MANY:
+        return list(range(number))
+    return [(i + 1) * number // FEW - 1 for i in range(FEW)]
+
+
 def scale_captions(tokenizer: MultiscaleTokenizer, number: int) -> list[str]:
-    """A caption for each of ``number`` samples decoded after scale 0, 1, ...: the scale's number, its grid if it has
-    more than one axis, and how many tokens it has. Where scales differ between samples, the number only."""
+    """A caption for each of ``number`` samples decoded after the ``shown_scales``: the scale's number, its grid if it
+    has more than one axis, and how many tokens it has; or how many tokens are known, if they are drawn one by one.
+    Where scales differ between samples, the number only."""
     schedule = tokenizer.schedule()
-    if tokenizer.adaptive or len(schedule) != number:
+    shown = shown_scales(tokenizer, len(schedule))
+    if tokenizer.adaptive or len(shown) != number:
         return [f"scale {k}" for k in range(number)]
+    if len(schedule) > 1 and len(schedule) == schedule.length:
+        return [f"{k + 1:,} token{'s' if k else ''}" for k in shown]
     captions = []
-    for k, scale in enumerate(schedule.scales):
+    for k in shown:
+        scale = schedule.scales[k]
         grid = ["x".join(map(str, scale.shape))] if len(scale.shape) > 1 else []
         tokens = f"{scale.length:,} token{'s' if scale.length > 1 else ''}"
         captions.append(SEPARATOR.join([f"scale {k}", *grid, tokens]))

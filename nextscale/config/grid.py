@@ -55,6 +55,12 @@ class ConvolutionalConfig(Section):
     A modality's own section adds the scales, and says which axes are downsampled at which resolution.
     """
 
+    added = ("order",)
+    unlearned = ("order",)
+
+    order: Literal["scales", "raster", "spiral", "morton", "random"] = "scales"
+    """How tokens are drawn. scales: all tokens of a scale at once, as in VAR. The others draw the same tokens one by
+    one, as a baseline: row by row, from the border inwards, along a Z-curve, or in a fixed random order."""
     channels: PositiveInt = 32
     """C of the latent."""
     width: PositiveInt = 160

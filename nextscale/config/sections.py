@@ -25,6 +25,8 @@ class Section(BaseModel):
     caches do not depend on it, because data may be moved."""
     added: ClassVar[tuple[str, ...]] = ()
     """Settings that the last release did not have. Only these may be missing in the ``config.yaml`` of a run."""
+    unlearned: ClassVar[tuple[str, ...]] = ()
+    """Settings that no weights depend on: a run may start from another with other values (``training.init``)."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
 

@@ -11,6 +11,7 @@ from nextscale.config.grid import ConvolutionalConfig
 from nextscale.errors import ConfigError, DataError
 from nextscale.grid.layers import Layout
 from nextscale.grid.networks import Decoder, Encoder, set_norm_groups, total_factor
+from nextscale.grid.ordered import OrderedTokenizer
 from nextscale.grid.phi import Phi
 from nextscale.grid.pyramid import ResidualPyramid
 from nextscale.grid.quantizer import VectorQuantizer
@@ -43,8 +44,8 @@ def build_grid_tokenizer(
         carry: what a segment knows of the previous one.
 
     Raises:
-        ConfigError: scales that shrink, strides that do not fit, or channels that are not divisible by
-            ``norm_groups``.
+        ConfigError: scales that shrink, strides that do not fit, channels that are not divisible by
+            ``norm_groups``, or an order of tokens beside segments.
         DataError: samples that are too small for the scales.
     """
     axes = len(shape)
@@ -60,7 +61,14 @@ def build_grid_tokenizer(
     _check_scales(scales, shape, factor, layout, segments is not None)
     pyramid = residual_pyramid(config, axes, len(scales))
     encoder, decoder = networks(config, layout, channels, strides)
-    if segments is None:
+    if config.order != "scales":
+        if segments is not None:
+            raise ConfigError(
+                f"tokenizer.order={config.order} draws the tokens of one pyramid one by one, and here every segment "
+                "(tokenizer.clips or similar) has its own: use one pyramid, or tokenizer.order=scales"
+            )
+        tokenizer = OrderedTokenizer(encoder, decoder, pyramid, scales, shape, factor, layout, config.order)
+    elif segments is None:
         tokenizer = GridTokenizer(encoder, decoder, pyramid, scales, shape, factor, layout)
     else:
         sides = [scale if isinstance(scale, int) else scale[1:] for scale in scales]

@@ -81,9 +81,17 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
 
     def schedule_for(self, sample_shape: Sequence[int]) -> Schedule:
         """The schedule for samples on this grid, which may differ from the default grid."""
+        return self.schedule_on(self._latent_of(sample_shape))
+
+    def _latent_of(self, sample_shape: Sequence[int]) -> list[int]:
+        """The latent grid of samples on this grid."""
         padded = [size + extra for size, extra in zip(sample_shape, self._missing(sample_shape), strict=True)]
         padded[0] += self._lead
-        return self.schedule_on([size // factor for size, factor in zip(padded, self.factor, strict=True)])
+        return [size // factor for size, factor in zip(padded, self.factor, strict=True)]
+
+    def residual_schedule(self, sample_shape: Sequence[int]) -> Schedule:
+        """The scales in which samples on this grid are quantized. Tokens may be drawn on another schedule."""
+        return self.schedule_for(sample_shape)
 
     def schedule_on(self, latent: Sequence[int]) -> Schedule:
         """The schedule on a latent grid."""
@@ -149,7 +157,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
     ) -> tuple[TokenPyramid, TokenPyramid]:
         features = self.features(samples).float()
         with full_precision(features.device):
-            return self._tokens(features, self.schedule_for(samples.shape[2:]), replaced)
+            return self._tokens(features, self.residual_schedule(samples.shape[2:]), replaced)
 
     def reconstruct(self, samples: Tensor) -> tuple[Tensor, TokenPyramid]:
         reconstruction, quantized = self.quantize(samples)
@@ -163,7 +171,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         For ``kept_scales`` and ``record`` see ``ResidualPyramid.quantize``.
         """
         shape = tuple(samples.shape[2:])
-        schedule = self.schedule_for(shape)
+        schedule = self.residual_schedule(shape)
         features = self.features(samples)
         with full_precision(features.device):
             quantized = self._quantize(features.float(), schedule, kept_scales, record)
@@ -182,7 +190,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         num_samples: int,
         conditions: Mapping[str, Tensor] | None = None,
         schedule: Schedule | None = None,
-    ) -> GridState:
+    ) -> Any:
         schedule = schedule or self._default
         latent = self.latent_shape(schedule)
         shape = [size * factor for size, factor in zip(latent, self.factor, strict=True)]
@@ -190,7 +198,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         f_hat = torch.zeros(num_samples, self.feature_dim, *latent, device=self.device)
         return GridState(f_hat, schedule, self.sample_shape if schedule == self._default else tuple(shape))
 
-    def scale_input(self, state: GridState, k: int) -> ScaleInput:
+    def scale_input(self, state: Any, k: int) -> ScaleInput:
         scale, device = state.schedule.scales[k], state.f_hat.device
         features = None if k == 0 else resample(state.f_hat, scale.shape, "area").flatten(2).mT
         return ScaleInput(
@@ -200,10 +208,10 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             scale_ids=torch.full((scale.length,), k, device=device),
         )
 
-    def update(self, state: GridState, k: int, tokens: Tensor) -> GridState:
+    def update(self, state: Any, k: int, tokens: Tensor) -> Any:
         return self._add(state, k, self.pyramid.quantizer.lookup(tokens))
 
-    def update_soft(self, state: GridState, k: int, weights: Tensor) -> GridState:
+    def update_soft(self, state: Any, k: int, weights: Tensor) -> Any:
         return self._add(state, k, weights @ self.pyramid.quantizer.codebook)
 
     def cuts(self, length: int) -> range:
@@ -236,12 +244,12 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             [some.expand_as(part) if part.shape[1] <= self.keep_whole_up_to else part for part in parts], 1
         )
 
-    def splice(self, state: GridState, known: GridState, keep: Tensor) -> GridState:
+    def splice(self, state: Any, known: Any, keep: Tensor) -> Any:
         finest = state.schedule.span(len(state.schedule) - 1)
         places = keep[:, finest].unflatten(1, state.schedule.scales[-1].shape)[:, None]
         return replace(state, f_hat=torch.where(places, known.f_hat, state.f_hat))
 
-    def unquantized(self, state: GridState, samples: Tensor, keep: Tensor) -> GridState:
+    def unquantized(self, state: Any, samples: Tensor, keep: Tensor) -> Any:
         """Puts the encoder's own features into every cell of which any part is kept."""
         return replace(state, f_hat=torch.where(self._cells(keep) > 0, self.features(samples).float(), state.f_hat))
 
@@ -253,7 +261,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
     def part_of(self, tokens: Tensor, k: int, schedule: Schedule) -> Tensor:
         return self.part(self.pyramid.quantizer.lookup(tokens), k, schedule)
 
-    def sum_of(self, state: GridState) -> Tensor:
+    def sum_of(self, state: Any) -> Tensor:
         return state.f_hat
 
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
@@ -264,12 +272,12 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return replace(state, f_hat=state.f_hat + self.part(vectors_BLC, k, state.schedule))
 
     def decode(self, state: Any) -> Tensor:
-        return self._decode(state.f_hat, state.sample_shape)
+        return self._decode(self.sum_of(state), state.sample_shape)
 
-    def decode_like(self, state: GridState, samples: Tensor) -> Tensor:
-        return self._decode(state.f_hat, samples.shape[2:])
+    def decode_like(self, state: Any, samples: Tensor) -> Tensor:
+        return self._decode(self.sum_of(state), samples.shape[2:])
 
-    def decode_pieces(self, state: GridState, places: int) -> Iterator[Tensor]:
+    def decode_pieces(self, state: Any, places: int) -> Iterator[Tensor]:
         """Decode samples piece by piece along the first axis, ``places`` latent places at a time.
 
         Joined, the pieces equal the output of ``decode``, but memory does not grow with the length. For causal decoders
@@ -277,7 +285,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         """
         left, sides = state.sample_shape[0], state.sample_shape[1:]
         with streaming(self.decoder):
-            for part in state.f_hat.split(places, 2):
+            for part in self.sum_of(state).split(places, 2):
                 with torch.no_grad():
                     piece = self.decoder(part).to(part.dtype)[:, :, :left]
                 left -= piece.shape[2]

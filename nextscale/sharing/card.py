@@ -149,8 +149,7 @@ def _model(model: Model) -> str:
         lines.append("schedule: its scales depend on what is drawn")
     else:
         schedule = model.tokenizer.schedule()
-        shapes = " ".join("x".join(map(str, scale.shape)) for scale in schedule.scales)
-        lines.append(f"schedule: {len(schedule)} scales ({shapes}), {schedule.length:,} tokens per sample")
+        lines.append(f"schedule: {len(schedule)} scales ({schedule.shapes}), {schedule.length:,} tokens per sample")
     space = ", ".join(f"{key} {_short(value)}" for key, value in model.transformer.token_space.describe().items())
     return _list([*lines, f"tokens: {space}"])
 

@@ -27,15 +27,17 @@ T = TypeVar("T", bound=GridTokenizer)
 def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, **variant: Any) -> T:
     """Samples B 2 *sample_shape; a latent of 4 channels and half the size; scales 1 2 3; 11 codes.
 
-    ``variant``: ``phi`` (sharing), ``distance``, ``upsample``.
+    ``variant``: ``sides`` (other scales), ``phi`` (sharing), ``distance``, ``upsample``, and ``order`` for an
+    ``OrderedTokenizer``.
     """
-    axes = len(sample_shape)
-    quantizer = VectorQuantizer(CODES, LATENT, variant.pop("distance", "euclidean"), num_scales=len(SIDES))
-    phi = Phi(axes, LATENT, variant.pop("phi", "partial"), count=2, num_scales=len(SIDES))
+    axes, sides = len(sample_shape), variant.pop("sides", SIDES)
+    own = {"order": variant.pop("order")} if "order" in variant else {}
+    quantizer = VectorQuantizer(CODES, LATENT, variant.pop("distance", "euclidean"), num_scales=len(sides))
+    phi = Phi(axes, LATENT, variant.pop("phi", "partial"), count=2, num_scales=len(sides))
     encoder = CONVOLUTIONS[axes](CHANNELS, LATENT, 2, stride=2)
     decoder = _TRANSPOSED[axes](LATENT, CHANNELS, 2, stride=2)
     pyramid = ResidualPyramid(quantizer, phi, **variant)
-    tokenizer = kind(encoder, decoder, pyramid, SIDES, sample_shape, [2] * axes)
+    tokenizer = kind(encoder, decoder, pyramid, sides, sample_shape, [2] * axes, **own)
     randomize(tokenizer, 0)
     return tokenizer.eval()
 

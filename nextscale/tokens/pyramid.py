@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -89,6 +89,12 @@ class Schedule:
     def span(self, k: int) -> slice:
         """The slice of the packed axis that scale k fills."""
         return slice(self.offsets[k], self.offsets[k + 1])
+
+    @property
+    def shapes(self) -> str:
+        """For people: ``1x1 2x2 3x3``. More than three equal scales in a row are counted: ``49 times 1x1``."""
+        runs = [(shape, len(list(same))) for shape, same in groupby("x".join(map(str, s.shape)) for s in self.scales)]
+        return " ".join(f"{count} times {shape}" if count > 3 else " ".join([shape] * count) for shape, count in runs)
 
     def scale_ids(self, device: torch.device | str = "cpu") -> Tensor:
         """L integers: the scale that each token belongs to."""

@@ -42,6 +42,9 @@ class MultiscaleTokenizer(nn.Module, ABC):
     """Whether the number and lengths of scales depend on what is drawn. If so, a schedule describes a single batch,
     settings with one value per scale make no sense, and known tokens apply only until other tokens are drawn."""
 
+    order: str = "scales"
+    """How tokens are drawn, if one schedule could mean several orders. A token cache belongs to one of them."""
+
     @abstractmethod
     def schedule(self) -> Schedule:
         """The default schedule, used if the caller gives none."""

@@ -42,7 +42,8 @@ def open_or_write_tokens(
             f"tokens of {type(tokenizer).__name__} cannot be cached, because every batch has its own schedule: "
             "set training.transformer.cache=false"
         )
-    written_by = hash_module(tokenizer, {"schedule": str(tokenizer.schedule())})
+    told = {"schedule": str(tokenizer.schedule())} | ({} if tokenizer.order == "scales" else {"order": tokenizer.order})
+    written_by = hash_module(tokenizer, told)
     passes, seed = config.training.transformer.cache_passes, config.seed
     made_with = _settings(config)
     stores = []

@@ -54,6 +54,11 @@ def check_run(
             f"training.transformer.corrupt: {type(tokenizer).__name__} {Requantizes.missing}: "
             "set training.transformer.corrupt=0"
         )
+    if config.transformer.in_scale_steps and max(tokenizer.schedule().lengths) == 1:
+        raise ConfigError(
+            "transformer.in_scale_steps reveals a scale in parts, but here every scale is a single token: "
+            "set transformer.in_scale_steps=false"
+        )
     if not isinstance(attention, str) and len(attention) != scales:
         raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")
 
@@ -73,25 +78,35 @@ def _check_adaptive(config: RunConfig) -> None:
             raise ConfigError(f"the scales of {config.modality} samples differ from sample to sample: set {setting}")
 
 
-def check_tokenizer(run: Path, data: DataSplits, config: RunConfig) -> None:
+def check_tokenizer(run: Path, data: DataSplits, config: RunConfig, weights_only: bool = False) -> None:
     """Check that the tokenizer in a run folder was trained with these settings and on such data.
 
-    Of the data, only what the tokenizer's stored description mentions is compared.
+    Of the data, only what the tokenizer's stored description mentions is compared; with ``weights_only``, only those
+    settings that its weights depend on.
 
     Raises:
         CheckpointError: it was not; the message lists the differences.
     """
     stored = stored_config(run, "tokenizer")
     path = Path(run) / "tokenizer" / "config.json"
-    settings = stored_settings(type(config.tokenizer), stored["tokenizer"], path).model_dump(mode="json")
+    free = set(type(config.tokenizer).unlearned) if weights_only else None
+    settings = stored_settings(type(config.tokenizer), stored["tokenizer"], path).model_dump(mode="json", exclude=free)
     told = {key: value for key, value in data.description.items() if key in stored["description"]}
     for what, there, now in (
         ("on different data", stored["description"], json.loads(json.dumps(told))),
-        ("with different settings", settings, config.tokenizer.model_dump(mode="json")),
+        ("with different settings", settings, config.tokenizer.model_dump(mode="json", exclude=free)),
     ):
         different = _differences(there, now)
         if different:
             raise CheckpointError(f"the tokenizer in {run} was trained {what}: {'; '.join(different)}")
+
+
+def draws_alike(run: Path, config: RunConfig) -> bool:
+    """Whether the tokenizer in ``run`` has the same values as ``config`` of the settings that no weights depend on
+    (``Section.unlearned``). If not, its transformer has learned another order of tokens."""
+    stored, path = stored_config(run, "tokenizer")["tokenizer"], Path(run) / "tokenizer" / "config.json"
+    there, now = stored_settings(type(config.tokenizer), stored, path), config.tokenizer
+    return all(getattr(there, name) == getattr(now, name) for name in type(now).unlearned)
 
 
 def _differences(there: Any, now: Any, path: str = "") -> list[str]:

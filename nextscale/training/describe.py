@@ -49,7 +49,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
             "validation": len(data.validation),
             "test": len(data.test) if data.test is not None else 0,
         },
-        "schedule": " ".join("x".join(map(str, scale.shape)) for scale in schedule.scales),
+        "schedule": schedule.shapes,
         "tokens per sample": schedule.length,
         "conditions": ", ".join(f"{spec.name} ({spec.kind}, {spec.size})" for spec in data.conditions) or "none",
     }

@@ -41,7 +41,7 @@ from nextscale.storage.models import (
 )
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
-from nextscale.training.check import check_run, check_tokenizer
+from nextscale.training.check import check_run, check_tokenizer, draws_alike
 from nextscale.training.clock import RESERVE, Pace, RunClock
 from nextscale.training.environment import describe_data, describe_environment, seed_everything
 from nextscale.training.log import RunLog, or_warn
@@ -237,15 +237,21 @@ class _Run:
         stored = stored_config(init, "tokenizer")
         # Other classes or another size are fine if the weights fit.
         data = replace(self.data, description=stored["description"])
-        check_tokenizer(init, data, self.config)
+        check_tokenizer(init, data, self.config, weights_only=True)
         tokenizer = self.modality.build_tokenizer(self.config.tokenizer, self.data.description)
         start_from(init, "tokenizer", tokenizer)
         return tokenizer.to(self.device).eval()
 
     def _init(self, stage: str) -> Path | None:
-        """The run whose weights a stage starts from; None once there is a checkpoint, which already builds on them."""
+        """The run whose weights a stage starts from; None once there is a checkpoint, which already builds on them, and
+        for a transformer that is to draw tokens in another order."""
         begun = latest_checkpoint(self.folder / "checkpoints" / stage) is not None
-        return None if begun or self.config.training.init is None else run_folder(self.config.training.init)
+        if begun or self.config.training.init is None:
+            return None
+        init = run_folder(self.config.training.init)
+        if stage == "transformer" and has(init, "transformer") and not draws_alike(init, self.config):
+            return None
+        return init
 
     # The folder.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nextscale.captions import ORIGINAL, scale_captions
+from nextscale.captions import ORIGINAL, scale_captions, shown_scales
 from nextscale.config.sections import TokenizerStageConfig
 from nextscale.data import Batch, DataSplits
 from nextscale.modality import Modality
@@ -64,10 +64,11 @@ def validation_batches(available: int, limit: int, size: int = 128) -> list[np.n
 def draw_reconstructions(
     modality: Modality, tokenizer: MultiscaleTokenizer, data: DataSplits, path: Path, count: int = 8
 ) -> Path | None:
-    """Write the film strip of held-out samples: decoded after each scale, with the original in the last column."""
+    """Write the film strip of held-out samples: decoded after each scale that it shows, with the original in the
+    last column."""
     indices = validation_batches(len(data.validation), count)[0]
     samples = data.validation.batch(indices, None).to(tokenizer.device).samples
     states = tokenizer.states(tokenizer.encode(samples))
-    steps = [*(tokenizer.decode(state) for state in states[1:]), samples]
+    steps = [*(tokenizer.decode(states[k + 1]) for k in shown_scales(tokenizer, len(states) - 1)), samples]
     captions = [*scale_captions(tokenizer, len(steps) - 1), ORIGINAL]
     return modality.write_film(steps, path, data.description, captions)

@@ -168,9 +168,8 @@ class ScaleTransformer(nn.Module):
             span = slice(self.schedule.offsets[first], self.schedule.offsets[last + 1])
             if span.stop - span.start == inputs.length:
                 return span
-        shapes = " ".join("x".join(map(str, scale.shape)) for scale in self.schedule.scales)
         raise ConfigError(
-            f"learned absolute positions are tied to the schedule {shapes}; "
+            f"learned absolute positions are tied to the schedule {self.schedule.shapes}; "
             "train with transformer.positions=rotary to use others"
         )
 
