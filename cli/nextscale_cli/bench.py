@@ -10,10 +10,14 @@ from typing import Annotated
 
 import typer
 
+from nextscale_cli.growth import growth
 from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Compile, Device, Modality, Overrides
 from nextscale_cli.orders import orders
 
 app = typer.Typer(**PLAIN, no_args_is_help=True, help="Time this installation on this machine.")
+
+
+app.command("growth")(growth)
 
 
 @app.callback()
