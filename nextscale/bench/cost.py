@@ -13,7 +13,7 @@ import torch
 
 from nextscale.api import Model, load
 from nextscale.bench.floor import Floor, MatrixProducts, synchronized, typical
-from nextscale.bench.sampling import MIB, _memory, _peak, _reset_peak
+from nextscale.bench.memory import MIB, memory_in_use, peak_memory, reset_peak
 from nextscale.bench.training import count_products
 from nextscale.device import cpu_threads, pick_device
 from nextscale.memory import release_freed_memory
@@ -43,7 +43,7 @@ def run_costs(run: Path, guidance: Sequence[float], batch_size: int, device: str
     Raises:
         CheckpointError, DataError: the run or its data cannot be read.
     """
-    before = _memory(pick_device(device)) or 0
+    before = memory_in_use(pick_device(device)) or 0
     model = load(run, device)
     with cpu_threads(model.config.training.threads):
         sampling = {f"{value:g}": _sampling(model, value, batch_size, before) for value in guidance}
@@ -83,9 +83,9 @@ def _sampling(model: Model, guidance: float, batch_size: int, before: int) -> di
         return measure
 
     release_freed_memory()
-    _reset_peak(device)
+    reset_peak(device)
     took = typical([("one", timed(1)), ("many", timed(batch_size))], REPEATS, SECONDS)
-    peak = _peak(device)
+    peak = peak_memory(device)
     return {
         "passes": passes,
         "ms_batch_1": took["one"] * 1e3,

@@ -139,7 +139,7 @@ class Comparison:
         config = self.base.configure(kind.settings)
         told = {
             "data": config.data.model_dump(mode="json"),
-            "tokenizer": config.tokenizer.model_dump(mode="json", exclude=_not_trained(config)),
+            "tokenizer": config.tokenizer.model_dump(mode="json", exclude=set(config.tokenizer.unlearned)),
             "training": config.training.tokenizer.model_dump(mode="json"),
         }
         return self.folder / "tokenizers" / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
@@ -227,8 +227,3 @@ def _refuse_own(whose: str, settings: Sequence[str], own: Sequence[str]) -> None
 
 def _configure(base: Base, fixed: Sequence[str], proposal: Mapping[str, Any] | None) -> RunConfig:
     return base.configure(fixed, proposal)
-
-
-def _not_trained(config: RunConfig) -> set[str]:
-    """Settings of the tokenizer on which its weights do not depend."""
-    return set(getattr(type(config.tokenizer), "untrained", ()))
