@@ -37,7 +37,7 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.log import or_warn
 from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.tokenizer_stage import validation_batches
-from nextscale.training.transformer_stage import TransformerObjective
+from nextscale.training.transformer_stage import NATS, TransformerObjective
 
 HELD_OUT = 2048
 """Number of held-out samples used to measure codebook usage and validation loss."""
@@ -92,9 +92,9 @@ def evaluate(
 
     Returns:
         ``reconstruction`` (measured by the modality), ``codebook`` (usage and perplexity, per scale and in total),
-        ``validation`` (loss in nats and accuracy of the transformer, per scale and in total), ``samples`` (by guidance;
-        every distance beside its real-against-real floor) and ``model`` (measured by the modality, if it has such
-        measurements). The last three are present only if the run holds a transformer.
+        ``validation`` (loss in nats and accuracy of the transformer, per scale and in total; see ``validation_loss``),
+        ``samples`` (by guidance; every distance beside its real-against-real floor) and ``model`` (measured by the
+        modality, if it has such measurements). The last three are present only if the run holds a transformer.
 
     Raises:
         CheckpointError, DataError, ConfigError: the run, its data or the options are missing or wrong.
@@ -265,13 +265,26 @@ def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str
 
 @torch.inference_mode()
 def validation_loss(model: Model, data: DataSplits) -> dict[str, float]:
-    """Teacher-forced loss (nats per token) and accuracy on the validation split, in total and per scale."""
+    """Teacher-forced loss (nats per token) and accuracy on the validation split, in total and per scale; and what all
+    tokens of a sample cost (``TransformerObjective.validate``): ``nats_per_sample``, or ``nats_per_sample_bound``.
+
+    Where samples are arrays of one size, ``bits_per_value`` is nats_per_sample / (ln 2 x number of values of a sample):
+    the rate at which tokens describe a sample. It is no likelihood of the sample's values, because decoded tokens
+    only resemble it. So it compares models of the same tokens, not tokenizers.
+    """
     objective = TransformerObjective(model.transformer, model.tokenizer, TransformerStageConfig())
     sums: dict[str, float] = {}
+    sizes: set[int | None] = set()
     batches = validation_batches(len(data.validation), HELD_OUT)
     for indices in batches:
-        scalars = objective.validate(model.transformer, data.validation.batch(indices, None).to(model.tokenizer.device))
+        batch = data.validation.batch(indices, None)
+        sizes.add(batch.samples[0].numel() if isinstance(batch.samples, Tensor) else None)
+        scalars = objective.validate(model.transformer, batch.to(model.tokenizer.device))
         for key, value in scalars.items():
             sums[key] = sums.get(key, 0.0) + float(value) * len(indices)
     number = sum(map(len, batches))
-    return {key: value / number for key, value in sums.items()}
+    results = {key: value / number for key, value in sums.items()}
+    size = sizes.pop() if len(sizes) == 1 and not hasattr(data.validation, "lengths") else None
+    if size and NATS in results:
+        results["bits_per_value"] = results[NATS] / math.log(2) / size
+    return results

@@ -115,6 +115,9 @@ from nextscale.toolkit.images import is_grey as is_grey
 from nextscale.toolkit.images import open_image as open_image
 from nextscale.toolkit.images import upright_size as upright_size
 from nextscale.toolkit.losses import grid_objectives as grid_objectives
+from nextscale.toolkit.manifolds import compare_manifolds as compare_manifolds
+from nextscale.toolkit.manifolds import inception_score as inception_score
+from nextscale.toolkit.manifolds import precision_recall as precision_recall
 from nextscale.toolkit.memory import store_arrays as store_arrays
 from nextscale.toolkit.metrics import frechet_distance as frechet_distance
 from nextscale.toolkit.metrics import kernel_distance as kernel_distance

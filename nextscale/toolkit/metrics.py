@@ -59,7 +59,7 @@ def frechet_distance(a_ND: Tensor, b_ND: Tensor) -> float:
     centred features, the last trace is the sum of the singular values of R S^T. This avoids the square root of a
     covariance, which is singular if a set has fewer members than features. Computed in float64.
     """
-    _check_features(a_ND, b_ND, 2)
+    check_features(a_ND, b_ND, 2)
     a_ND, b_ND = a_ND.double(), b_ND.double()
     a_mean, b_mean = a_ND.mean(0), b_ND.mean(0)
     a_root = torch.linalg.qr((a_ND - a_mean) / math.sqrt(len(a_ND) - 1), mode="r").R
@@ -76,7 +76,7 @@ def kernel_distance(a_ND: Tensor, b_ND: Tensor, subsets: int = 0, subset_size: i
     compared; with ``subsets``, the result is the mean over that many pairs of random subsets, as published. Computed in
     float64.
     """
-    _check_features(a_ND, b_ND, 2)
+    check_features(a_ND, b_ND, 2)
     a_ND, b_ND = a_ND.double(), b_ND.double()
     if not subsets:
         return _squared_mmd(a_ND, b_ND)
@@ -177,7 +177,8 @@ def _blocks(x_ND: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
         yield start, x_ND[start : start + size]
 
 
-def _check_features(a_ND: Tensor, b_ND: Tensor, at_least: int) -> None:
+def check_features(a_ND: Tensor, b_ND: Tensor, at_least: int) -> None:
+    """Raises ValueError unless the features are N D and M D, with ``at_least`` members each."""
     if a_ND.ndim != 2 or b_ND.ndim != 2 or a_ND.shape[1] != b_ND.shape[1]:
         raise ValueError(f"features must be N D and M D, got {tuple(a_ND.shape)} and {tuple(b_ND.shape)}")
     if min(len(a_ND), len(b_ND)) < at_least:

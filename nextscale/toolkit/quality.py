@@ -10,6 +10,7 @@ from nextscale.data import DataSplits, SampleSource
 from nextscale.modality import EvaluationContext
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.toolkit.classifier import Classifier, cached_classifier, classify
+from nextscale.toolkit.manifolds import compare_manifolds
 from nextscale.toolkit.metrics import frechet_distance, psnr
 from nextscale.toolkit.splits import some_rows
 
@@ -46,9 +47,10 @@ def sample_quality(
     """How samples B C *grid compare with real ones, by a classifier that has seen real training samples alone.
 
     Returns:
-        ``classifier_accuracy``, the share put into the class that was asked for, and ``frechet_classifier``, the
-        Fréchet distance on its features to training samples, each with a ``_floor`` of held-out samples; ``compared``,
-        the number of samples that distances compare. Empty where the data has no labels.
+        ``classifier_accuracy``, the share put into the class that was asked for; on the classifier's features,
+        ``frechet_classifier``, the Fréchet distance to training samples, and ``precision_classifier`` and
+        ``recall_classifier`` (see ``precision_recall``); each with a ``_floor`` of held-out samples; ``compared``, the
+        number of samples that distances compare. Empty where the data has no labels.
     """
     count = min(len(samples), len(data.train), len(data.held_out))
     train, _ = read_samples(data.train, count, seed)
@@ -58,12 +60,13 @@ def sample_quality(
     network, samples = data_classifier(data, context, seed, epochs), samples.float().cpu().clamp(-1, 1)
     (features, classes), (held_features, held_classes) = classify(network, samples), classify(network, held)
     real = classify(network, train)[0]
+    compared = features[torch.from_numpy(some_rows(len(samples), count, seed))]
     results = {
-        "frechet_classifier": frechet_distance(features[torch.from_numpy(some_rows(len(samples), count, seed))], real),
+        "frechet_classifier": frechet_distance(compared, real),
         "frechet_classifier_floor": frechet_distance(held_features, real),
         "classifier_accuracy_floor": float((held_classes == held_labels).double().mean()),
         "compared": float(count),
-    }
+    } | compare_manifolds("classifier", compared, held_features, real)
     if "label" in conditions:
         results["classifier_accuracy"] = float((classes == conditions["label"].cpu()).double().mean())
     return results

@@ -31,6 +31,8 @@ from nextscale.transformer import ScaleTransformer
 
 REVEALED = 0.25
 """Expected share of tokens that ``reveal_some`` reveals."""
+NATS, NATS_BOUND = "nats_per_sample", "nats_per_sample_bound"
+"""Names of the cost of a sample's tokens: exact, and an estimate of an upper bound."""
 
 
 class TransformerObjective(Objective[ScaleTransformer]):
@@ -148,7 +150,14 @@ class TransformerObjective(Objective[ScaleTransformer]):
         return weight
 
     def validate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Mean loss and accuracy, over all tokens and per scale; nothing is dropped, corrupted or smoothed."""
+        """Mean loss and accuracy, over all tokens and per scale; nothing is dropped, corrupted or smoothed.
+
+        Also ``nats_per_sample``: the negative log-likelihood of all tokens of a sample, the mean over samples. Tokens
+        of a scale are drawn independently given the coarser ones, so the sum of their losses is exact for sampling in
+        one step per scale, at temperature 1, unguided and unfiltered. Where tokens of a group are drawn one after
+        another, it is ``nats_per_sample_bound`` instead: an estimate, at one sub-step per sample and scale, of an upper
+        bound (https://arxiv.org/abs/2110.02037).
+        """
         assert isinstance(model, ScaleTransformer)
         pyramid = self.pyramid(batch)
         inputs = self._inputs(pyramid, batch)
@@ -162,6 +171,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         mask_BL = torch.ones_like(loss_BL) if pyramid.mask is None else pyramid.mask.to(loss_BL.dtype)
         weight_BL = mask_BL if counts_BL is None else mask_BL * counts_BL
         scalars = {"loss": _mean(loss_BL, weight_BL, mask_BL), "accuracy": _mean(accuracy_BL, weight_BL, mask_BL)}
+        scalars[NATS if counts_BL is None else NATS_BOUND] = (loss_BL * weight_BL).sum(1).mean()
         names = self.tokenizer.scale_names(len(pyramid.schedule))
         scale_L = pyramid.schedule.scale_ids(loss_BL.device)
         for name in dict.fromkeys(names):

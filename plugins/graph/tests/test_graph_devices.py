@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nextscale.api import Model
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import make_config
 from nextscale.data import DataSplits
+from nextscale.evaluation import codebook_usage, validation_loss
 from nextscale.storage.models import new_transformer
 from nextscale_graph.config import GraphTokenizerConfig, StemConfig
 from nextscale_graph.evaluate import evaluate_samples, evaluate_tokenizer
@@ -57,6 +59,25 @@ def test_drawing_and_evaluation(typed: bool, monkeypatch: pytest.MonkeyPatch) ->
         assert isinstance(drawn.samples.edges, Elsewhere) and drawn.samples.sizes.tolist() == [6] * 5
         assert evaluate_tokenizer(tokenizer, data)["lossless"] == 1
         assert evaluate_samples(drawn.samples, data)["mean_nodes"] == 6
+
+
+@pytest.mark.parametrize("in_scale_steps", [False, True])
+@pytest.mark.parametrize("typed", [False, True])
+def test_losses_on_held_out_data(in_scale_steps: bool, typed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of ``nextscale eval``: they are as on the CPU, and graphs drawn token by token have a bound."""
+    data = data_of(random_batch(4, 9, 6, typed))
+    tokenizer = GraphTokenizer(GraphTokenizerConfig(max_nodes=12, stem=StemConfig(layers=1)), data.description)
+    settings = {"in_scale_steps": in_scale_steps}
+    here = model_of(tokenizer, data, monkeypatch, elsewhere=False, **settings)
+    expected = [validation_loss(here, data), codebook_usage(tokenizer, data)]
+    for module in (here.tokenizer, here.transformer):
+        move(module)
+    # torch knows no automatic precision for this device; it is off here anyway.
+    monkeypatch.setattr(torch, "autocast", lambda *told, **named: nullcontext())
+    with second_device():
+        found = [validation_loss(here, data), codebook_usage(tokenizer, data)]
+    assert found == [pytest.approx(each, rel=1e-5) for each in expected]
+    assert {key for key in found[0] if "per_" in key} == {f"nats_per_sample{'_bound' if in_scale_steps else ''}"}
 
 
 def test_completion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -104,12 +125,19 @@ def data_of(batch: GraphBatch) -> DataSplits:
     return DataSplits(train, held, None, (ConditionSpec(name="size", kind="count", size=100),), describe_all(batch))
 
 
-def model_of(tokenizer: GraphTokenizer, data: DataSplits, monkeypatch: pytest.MonkeyPatch) -> Model:
+def model_of(
+    tokenizer: GraphTokenizer,
+    data: DataSplits,
+    monkeypatch: pytest.MonkeyPatch,
+    elsewhere: bool = True,
+    **transformer: Any,
+) -> Model:
     """A model with random weights on the second device, whose random numbers come from the CPU."""
     monkeypatch.setattr(torch, "Generator", CPUGenerator)
-    settings = {"transformer": {"width": 16, "depth": 1, "positions": "rotary", "scale_embedding": False}}
-    config = make_config(GraphModality.name, settings, "test")
-    transformer = new_transformer(config.transformer, tokenizer, data.conditions).eval()
-    move(tokenizer)
-    move(transformer)
-    return Model(GraphModality(), tokenizer, transformer, config)
+    settings = {"width": 16, "depth": 1, "positions": "rotary", "scale_embedding": False, **transformer}
+    config = make_config(GraphModality.name, {"transformer": settings}, "test")
+    network = new_transformer(config.transformer, tokenizer, data.conditions).eval()
+    if elsewhere:
+        move(tokenizer)
+        move(network)
+    return Model(GraphModality(), tokenizer, network, config)

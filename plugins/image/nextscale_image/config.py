@@ -50,7 +50,8 @@ class ImageEvaluationConfig(Section):
     features: Literal["classifier", "efficientnet", "both"] = "classifier"
     """Network whose features distances are computed on; EfficientNet-Lite0 takes about 30 ms per image on a CPU."""
     inception: FilePath | None = None
-    """TorchScript file of the standard Inception (uint8 B 3 H W to B 2048): adds FID, which needs its features."""
+    """TorchScript file of the standard Inception (uint8 B 3 H W to B 2048): adds FID, and the
+    Inception Score if the file also classifies (as inception-2015-12-05.pt of stylegan2-ada's metrics does)."""
     seed: NonNegativeInt = 0
     """Seed for choosing the real images and for training the classifier."""
     train_images: PositiveInt = 60_000

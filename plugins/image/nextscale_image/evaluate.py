@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,11 +19,12 @@ from nextscale.plugin import (
     DataSplits,
     EvaluationContext,
     MultiscaleTokenizer,
-    NextscaleError,
     SampleSource,
     cached_classifier,
     classify,
+    compare_manifolds,
     frechet_distance,
+    inception_score,
     kernel_distance,
     load_efficientnet_lite0,
     memorisation,
@@ -35,6 +35,7 @@ from nextscale.plugin import (
     within_class_diversity,
 )
 from nextscale_image.config import ImageEvaluationConfig
+from nextscale_image.inception import Inception, in_batches
 
 CPU = EvaluationContext(torch.device("cpu"))
 
@@ -51,6 +52,8 @@ HELD_OUT_LIMIT = 10_000
 FLOATS_IN_MEMORY = 400_000_000
 """Most pixel values to hold for one split; they limit the number of images read."""
 READ_BATCH = 512
+SCORE_PARTS = 10
+"""Parts over which the Inception Score is averaged; fewer images have no score."""
 
 
 @torch.inference_mode()
@@ -98,7 +101,10 @@ def evaluate_samples(
     Returns:
         ``classifier_accuracy``: share of samples that an independent classifier assigns to the requested class (its
         floor is the accuracy on held-out images); ``frechet_X`` and ``kid_X`` on the features of X (``classifier``,
-        ``efficientnet_lite0``), and ``fid`` with the standard Inception; ``memorisation`` (see
+        ``efficientnet_lite0``), and ``precision_X`` and ``recall_X`` (see ``manifolds.precision_recall``); with the
+        standard Inception ``fid``, ``precision_inception`` and ``recall_inception``, and if it classifies
+        ``inception_score`` (higher is better), with its standard deviation over the parts as
+        ``inception_score_spread``; ``memorisation`` (see
         ``metrics.memorisation``) and ``diversity`` (see ``metrics.within_class_diversity``);
         ``compared_images``: the number of samples, and of real images, that each distance compares.
 
@@ -133,11 +139,9 @@ def evaluate_samples(
         for key, distance in (("frechet", frechet_distance), ("kid", kernel_distance)):
             results[f"{key}_{name}"] = distance(samples_ND, train_ND)
             results[f"{key}_{name}_floor"] = distance(held_ND, train_ND)
+        results |= compare_manifolds(name, samples_ND, held_ND, train_ND)
     if options.inception is not None:
-        inception = _inception(options.inception, device)
-        train_ND, held_ND, samples_ND = (inception(images) for images in (train, held, compared))
-        results["fid"] = frechet_distance(samples_ND, train_ND)
-        results["fid_floor"] = frechet_distance(held_ND, train_ND)
+        results |= _inception_metrics(Inception(options.inception, device), train, held, compared)
     return results | _pixel_metrics(samples_BCHW, labels, (train, train_labels), (held, held_labels), data, options)
 
 
@@ -175,35 +179,18 @@ def _efficientnet(device: torch.device, required: bool) -> Features | None:
         return None
     network = load_efficientnet_lite0(device)
     # Four at a time on a CPU: the activations of larger batches do not fit in the cache.
-    return _in_batches(network.metric_features, device, 4 if device.type == "cpu" else 128)
+    return in_batches(network.metric_features, device, 4 if device.type == "cpu" else 128)
 
 
-def _inception(path: Path, device: torch.device) -> Features:
-    """Features of the standard Inception, which resizes images itself."""
-    try:
-        network = torch.jit.load(path, map_location=device).eval()
-    except Exception as error:  # missing, truncated or not TorchScript: torch raises several types
-        raise NextscaleError(f"cannot read Inception from {path}: a TorchScript file is expected") from error
-
-    def features(x_BCHW: Tensor) -> Tensor:
-        pixels = ((x_BCHW + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
-        try:
-            features = network(pixels, return_features=True)
-        except (RuntimeError, TypeError):  # a network that always returns features
-            features = network(pixels)
-        if not isinstance(features, Tensor) or features.shape != (len(pixels), 2048):
-            raise NextscaleError(f"Inception from {path} must return features B 2048 for uint8 images B 3 H W")
-        return features
-
-    return _in_batches(features, device, 64)
-
-
-def _in_batches(function: Features, device: torch.device, batch_size: int) -> Features:
-    @torch.inference_mode()
-    def run(images: Tensor) -> Tensor:
-        return torch.cat([function(x_BCHW.to(device)).float().cpu() for x_BCHW in images.split(batch_size)])
-
-    return run
+def _inception_metrics(inception: Inception, train: Tensor, held: Tensor, samples: Tensor) -> dict[str, float]:
+    train_ND, held_ND, samples_ND = (inception.features(images) for images in (train, held, samples))
+    results = {"fid": frechet_distance(samples_ND, train_ND), "fid_floor": frechet_distance(held_ND, train_ND)}
+    results |= compare_manifolds("inception", samples_ND, held_ND, train_ND)
+    if inception.classifies and len(samples) >= SCORE_PARTS:
+        for end, images in (("", samples), ("_floor", held)):
+            mean, deviation = inception_score(inception.probabilities(images), SCORE_PARTS)
+            results |= {f"inception_score{end}": mean, f"inception_score_spread{end}": deviation}
+    return results
 
 
 def _pixel_metrics(

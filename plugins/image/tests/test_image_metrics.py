@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import parse_options
@@ -19,6 +21,7 @@ from nextscale.errors import ConfigError, DataError, NextscaleError
 from nextscale.modality import EvaluationContext
 from nextscale.toolkit import efficientnet
 from nextscale.toolkit.classifier import cached_classifier, classify, train_classifier
+from nextscale.toolkit.manifolds import inception_score
 from nextscale.toolkit.metrics import (
     frechet_distance,
     kernel_distance,
@@ -29,6 +32,7 @@ from nextscale.toolkit.metrics import (
     ssim,
     within_class_diversity,
 )
+from nextscale.toolkit.splits import some_rows
 from nextscale_image.config import ImageEvaluationConfig
 from nextscale_image.evaluate import evaluate_reconstruction, evaluate_samples
 
@@ -300,6 +304,7 @@ def test_evaluate_samples_tells_real_digits_from_noise(tmp_path):
         "compared_images",
         *("classifier_accuracy", "classifier_accuracy_floor"),
         *("frechet_classifier", "frechet_classifier_floor", "kid_classifier", "kid_classifier_floor"),
+        *("precision_classifier", "precision_classifier_floor", "recall_classifier", "recall_classifier_floor"),
         *("memorisation", "memorisation_floor", "memorisation_threshold", "diversity", "diversity_floor"),
     }
     assert all(type(value) is float for value in real.values())
@@ -312,6 +317,7 @@ def test_evaluate_samples_tells_real_digits_from_noise(tmp_path):
     noisy = evaluate_samples(images[1600:] + 0.8 * normal(197, 1, 8, 8), {"label": labels[1600:]}, data, *options)
     assert noisy["frechet_classifier"] > 2 * real["frechet_classifier"]
     assert noisy["kid_classifier"] > real["kid_classifier"]
+    assert noisy["precision_classifier"] < real["precision_classifier"]
     copied = evaluate_samples(images[:200], {"label": labels[:200].flip(0)}, data, *options)
     assert copied["memorisation"] == 1
     assert copied["classifier_accuracy"] < 0.5
@@ -326,23 +332,90 @@ def test_evaluate_samples_without_labels(monkeypatch):
     assert not any("classifier" in key for key in results)
 
 
-def test_inception_gives_fid(tmp_path, monkeypatch):
-    class Network(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.float().flatten(1)[:, :64].repeat(1, 32)
+class Features(torch.nn.Module):
+    """Stands in for an Inception that only returns features: 4 random numbers of the pixels, and 2044 zeros."""
 
-    path = tmp_path / "inception.pt"
-    torch.jit.script(Network()).save(str(path))
-    images, _ = digits()
-    data = splits(images, None)
-    options = ImageEvaluationConfig(inception=path, train_images=50)
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mix", normal(64, 4) / 500)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(x[:, 0].flatten(1).to(self.mix.dtype) @ self.mix, (0, 2044))
+
+
+class Classifying(Features):
+    """Stands in for the published file, whose last layer has a bias that the Inception Score leaves out."""
+
+    def forward(self, x: torch.Tensor, return_features: bool = False, no_output_bias: bool = False) -> torch.Tensor:
+        few = x[:, 0].flatten(1).to(self.mix.dtype) @ self.mix
+        if return_features:
+            return torch.nn.functional.pad(few, (0, 2044))
+        bias = 0.0 if no_output_bias else 3.0
+        return (few + bias * torch.arange(4)).softmax(1)
+
+
+def scripted(network: torch.nn.Module, path: Path) -> Path:
+    torch.jit.script(network).save(str(path))
+    return path
+
+
+def without_labels(images: torch.Tensor, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr("nextscale_image.evaluate.weight_file", lambda: None)
-    results = evaluate_samples(images[:30], {}, data, options)
-    assert results["fid"] > 0
-    assert results["fid_floor"] > 0
+    options = ImageEvaluationConfig(inception=path, train_images=50)
+    return evaluate_samples(images, {}, splits(digits()[0], None), options)
+
+
+def test_fid_is_that_of_torchmetrics(tmp_path, monkeypatch):
+    """The same images, the same network; torchmetrics takes a square root of matrices."""
+    images, samples = digits()[0], digits()[0][:300].flip(-1)
+    results = without_labels(samples, scripted(Features(), tmp_path / "inception.pt"), monkeypatch)
+    assert "inception_score" not in results, "the file returns features alone"
+    chosen = images[:1000][torch.from_numpy(some_rows(1000, 300, 0))]
+
+    class Few(torch.nn.Module):
+        num_features = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Features()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x)[:, :4]
+
+    metric = FrechetInceptionDistance(Few(), input_img_size=(1, 8, 8)).set_dtype(torch.float64)
+    for group, real in ((chosen, True), (samples, False)):
+        metric.update(((group + 1) * 127.5).round().to(torch.uint8), real=real)
+    assert results["fid"] == pytest.approx(float(metric.compute()), rel=1e-4)
+    assert 0 < results["fid_floor"] < results["fid"]
+    assert 0 < results["precision_inception"] < results["precision_inception_floor"] <= 1
+
+
+def test_the_inception_score_takes_logits_without_bias(tmp_path, monkeypatch):
+    images = digits()[0][:200]
+    results = without_labels(images, scripted(Classifying(), tmp_path / "inception.pt"), monkeypatch)
+    pixels = ((images + 1) * 127.5).round().to(torch.uint8)
+    expected, spread = inception_score(Classifying()(pixels, no_output_bias=True))
+    assert results["inception_score"] == pytest.approx(expected, rel=1e-5)
+    assert results["inception_score_spread"] == pytest.approx(spread, rel=1e-4)
+    assert inception_score(Classifying()(pixels))[0] != pytest.approx(expected, rel=1e-2)
+    assert results["inception_score_floor"] > 1 and results["fid"] > 0
+    assert "inception_score" not in without_labels(images[:9], tmp_path / "inception.pt", monkeypatch)
+
+
+def test_files_that_are_no_inception_are_refused(tmp_path, monkeypatch):
+    class Logits(Classifying):
+        def forward(self, x: torch.Tensor, return_features: bool = False, no_output_bias: bool = False) -> torch.Tensor:
+            few = x[:, 0].flatten(1).to(self.mix.dtype) @ self.mix
+            return torch.nn.functional.pad(few, (0, 2044)) if return_features else few
+
+    images, path = digits()[0][:20], scripted(Logits(), tmp_path / "logits.pt")
+    with pytest.raises(NextscaleError, match=r"logits\.pt must return class probabilities with no_output_bias=True"):
+        without_labels(images, path, monkeypatch)
+    with pytest.raises(NextscaleError, match=r"identity\.pt must return features B 2048"):
+        without_labels(images, scripted(torch.nn.Identity(), tmp_path / "identity.pt"), monkeypatch)
     path.write_bytes(b"nothing")
-    with pytest.raises(NextscaleError, match=r"inception\.pt: a TorchScript file"):
-        evaluate_samples(images[:30], {}, data, options)
+    with pytest.raises(NextscaleError, match=r"logits\.pt: a TorchScript file"):
+        without_labels(images, path, monkeypatch)
 
 
 def test_evaluate_samples_refuses_bad_samples_and_options(tmp_path):

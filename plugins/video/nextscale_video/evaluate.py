@@ -24,6 +24,7 @@ from nextscale.plugin import (
     TrainedModel,
     cached_classifier,
     classify,
+    compare_manifolds,
     decibels,
     fold,
     frechet_distance,
@@ -134,6 +135,7 @@ def evaluate_samples(
         ``classifier_accuracy``: share of samples that an independent 3-D classifier assigns to the requested class (its
         floor is the accuracy on held-out clips); ``frechet_small_3d`` on the classifier's features and
         ``frechet_extractor`` on the extractor's, both missing if there is only one clip to compare;
+        ``precision_X`` and ``recall_X`` on the same features (see ``manifolds.precision_recall``);
         ``motion_histogram`` (``motion.histogram_distance``) to training clips; ``speed``, ``flicker`` and ``steady``
         (see ``motion``), with the values of held-out clips under ``_real``; ``compared_clips``.
 
@@ -164,10 +166,10 @@ def evaluate_samples(
             results["classifier_accuracy_floor"] = _agreement(classify(network, held, BATCH)[1], held_labels)
         if count > 1:
             features = [classify(network, clips, BATCH)[0] for clips in (train, held, compared)]
-            results |= _frechet("frechet_small_3d", *features)
+            results |= _distances("small_3d", *features)
     if options.extractor is not None and count > 1:
         features = [_extracted(options.extractor, clips, device) for clips in (train, held, compared)]
-        results |= _frechet("frechet_extractor", *features)
+        results |= _distances("extractor", *features)
     results["motion_histogram"] = histogram_distance(compared, train)
     results["motion_histogram_floor"] = histogram_distance(held, train)
     for name, measure in (("speed", speed), ("flicker", flicker)):
@@ -176,8 +178,10 @@ def evaluate_samples(
     return results
 
 
-def _frechet(name: str, train_ND: Tensor, held_ND: Tensor, compared_ND: Tensor) -> dict[str, float]:
-    return {name: frechet_distance(compared_ND, train_ND), f"{name}_floor": frechet_distance(held_ND, train_ND)}
+def _distances(space: str, train_ND: Tensor, held_ND: Tensor, compared_ND: Tensor) -> dict[str, float]:
+    name = f"frechet_{space}"
+    results = {name: frechet_distance(compared_ND, train_ND), f"{name}_floor": frechet_distance(held_ND, train_ND)}
+    return results | compare_manifolds(space, compared_ND, held_ND, train_ND)
 
 
 def _agreement(predicted: Tensor, labels: Tensor) -> float:
