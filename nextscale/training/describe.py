@@ -135,7 +135,7 @@ def _transformer_flops(
     rows |= {name: schedule.length for name in linear if not rows or name.startswith("blocks.")}
     refiner, in_refiner = transformer.refiner, 0.0
     if refiner is not None:
-        refined = refiner.refined_lengths(schedule.lengths)
+        refined = [n for k, n in enumerate(schedule.lengths) if refiner.covers(k, n)]
         rows |= {name: sum(refined) for name in linear if name.startswith("refiner.")}
         in_refiner = 4.0 * len(refiner.blocks) * refiner.width * sum(n * (n + 1) / 2 for n in refined)
     products = sum(size * rows.get(name, 0.0) for name, size in linear.items())

@@ -110,9 +110,9 @@ class Refiner(nn.Module):
         places = self._places(inputs)
         return places is None or len(places) > 0
 
-    def refined_lengths(self, lengths: Sequence[int]) -> list[int]:
-        """Those of the ``lengths`` of all scales that belong to refined scales."""
-        return [n for k, n in enumerate(lengths) if n <= self.limit and (self.scales is None or k in self.scales)]
+    def covers(self, k: int, length: int) -> bool:
+        """Whether scale k, of ``length`` tokens, is refined."""
+        return length <= self.limit and (self.scales is None or k in self.scales)
 
     def _places(self, inputs: ScaleInput) -> Tensor | None:
         """The places along L whose scales are refined; None if all are."""
