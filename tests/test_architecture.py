@@ -28,7 +28,7 @@ FLOORS = [
     ["sampling", "report"],
     ["training"],
     ["api"],
-    ["evaluation", "provenance", "bench", "testing", "sharing", "start"],
+    ["evaluation", "provenance", "bench", "testing", "sharing", "start", "scaling"],
     ["toolkit"],
     ["plugin", "__init__"],
 ]
