@@ -13,13 +13,14 @@ from itertools import product
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
 
 DELTA = 1e-3
 """Residuals of log loss above this count by their size, not their square (Huber)."""
-COARSE = (1.0, 0.03)
-"""Thresholds of the passes before the last. The first is least squares, and each begins where the one before ended."""
-AGAIN = 5
+COARSE = 0.03
+"""Threshold of the pass before. Its loss has wider bowls, so that it comes near from far away."""
+AGAIN = 3
+"""Further passes at the last threshold, while they gain anything; none in repetitions of the bootstrap."""
+ITERATIONS = 500
 STEEPEST = 4.0
 """Largest exponent that is considered."""
 AGREES = 1e-4
@@ -83,7 +84,7 @@ class Fit:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Log loss at ``x``, runs by variables."""
-        return np.asarray(logsumexp(_terms(self.law, self.theta, np.log(x) - self.centre), axis=1))
+        return np.logaddexp.reduce(_terms(self.law, self.theta, np.log(x) - self.centre), axis=1)
 
     def parameters(self) -> dict[str, float]:
         return named(self.law, self.theta, self.centre)
@@ -109,16 +110,17 @@ def fit(law: Law, x: np.ndarray, loss: np.ndarray, start: np.ndarray | None = No
     Args:
         x: runs by variables, positive.
         loss: one per run, positive.
-        start: a ``theta`` to begin from, instead of the grid of starts.
+        start: a ``theta`` to begin from, instead of the grid of starts, as repetitions do: one pass of few iterations.
     """
     logs, y = np.log(x), np.log(loss)
     centre = logs.mean(0)
     logs = logs - centre
     starts = _starts(law, y) if start is None else [start]
-    found = [_descend(law, logs, y, np.asarray(each)) for each in starts]
+    most, again = (ITERATIONS, AGAIN) if start is None else (ITERATIONS // 4, 0)
+    found = [_descend(law, logs, y, np.asarray(each), most, again) for each in starts]
     best, theta = min(found, key=lambda one: one[0])
     agree = sum(value - best <= AGREES * best + 1e-9 for value, _ in found)
-    residuals = y - logsumexp(_terms(law, theta, logs), axis=1)
+    residuals = y - np.logaddexp.reduce(_terms(law, theta, logs), axis=1)
     return Fit(law, theta, centre, best, len(starts), agree, residuals)
 
 
@@ -129,23 +131,25 @@ def _terms(law: Law, theta: np.ndarray, logs: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full((len(logs), 1), theta[0]), powers], 1) if law.floor else powers
 
 
-def _descend(law: Law, logs: np.ndarray, y: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
+def _descend(
+    law: Law, logs: np.ndarray, y: np.ndarray, theta: np.ndarray, most: int, again: int
+) -> tuple[float, np.ndarray]:
     """The objective with the last threshold, and where it is reached."""
     low, high = y.min(), y.max()
     power = [(low - 15, high + 5), (0.0, STEEPEST)]
-    bounds = [(low - 15, high)] * law.floor + power * len(law.variables)
+    # A floor below 1% of the lowest loss is none, and further down the objective is flat.
+    bounds = [(low - 5, high)] * law.floor + power * len(law.variables)
 
     def descend(theta: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
         done = minimize(
             _objective, theta, args=(law, logs, y, delta), jac=True, method="L-BFGS-B", bounds=bounds,
-            options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20},
+            options={"maxiter": most, "maxfun": 2 * most, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20},
         )  # fmt: skip
         return float(done.fun), done.x
 
-    for delta in COARSE:
-        theta = descend(theta, delta)[1]
+    theta = descend(theta, COARSE)[1]
     value, theta = descend(theta, DELTA)
-    for _ in range(AGAIN):
+    for _ in range(again):
         # A line search may stop at a kink of the loss, between its square and its linear part. The next one goes on.
         lower, there = descend(theta, DELTA)
         if lower > value - AGREES * value - 1e-12:
@@ -157,10 +161,11 @@ def _descend(law: Law, logs: np.ndarray, y: np.ndarray, theta: np.ndarray) -> tu
 def _objective(theta: np.ndarray, law: Law, logs: np.ndarray, y: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
     """The sum of the Huber losses of residual / delta, and its gradient."""
     terms = _terms(law, theta, logs)
-    residual = (logsumexp(terms, axis=1) - y) / delta
+    total = np.logaddexp.reduce(terms, axis=1)
+    residual = (total - y) / delta
     size = np.abs(residual)
     value = np.where(size <= 1, 0.5 * residual**2, size - 0.5).sum()
-    share = softmax(terms, axis=1) * (np.clip(residual, -1, 1) / delta)[:, None]
+    share = np.exp(terms - total[:, None]) * (np.clip(residual, -1, 1) / delta)[:, None]
     powers = share[:, int(law.floor) :]
     gradient = np.stack([powers.sum(0), -(powers * logs).sum(0)], 1).ravel()
     if law.floor:
@@ -169,7 +174,7 @@ def _objective(theta: np.ndarray, law: Law, logs: np.ndarray, y: np.ndarray, del
 
 
 def _starts(law: Law, y: np.ndarray) -> list[np.ndarray]:
-    exponents = list(product((0.1, 0.5, 1.2), repeat=len(law.variables)))
+    exponents = list(product((0.2, 0.8), repeat=len(law.variables)))
     if not law.floor:
         return [np.array([y.mean(), *each]) for each in exponents]
     starts = []
