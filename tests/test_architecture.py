@@ -28,7 +28,7 @@ FLOORS = [
     ["sampling", "report"],
     ["training"],
     ["api"],
-    ["evaluation", "provenance", "testing", "sharing", "start"],
+    ["evaluation", "provenance", "testing", "sharing", "start", "scaling"],
     ["bench"],
     ["toolkit"],
     ["plugin", "__init__"],

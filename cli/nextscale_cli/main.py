@@ -26,6 +26,7 @@ COMMANDS = {
     "export": ("nextscale_cli.formats:exporters", "Export a run's models for other software."),
     "push": ("nextscale_cli.push:push", "Share a run: on the hub, or as a folder."),
     "bench": ("nextscale_cli.bench:app", "Time this installation on this machine."),
+    "scaling": ("nextscale_cli.scaling:app", "Measure scaling laws on your data."),
     "plugins": ("nextscale_cli.plugins:app", "List, check and write plugins."),
     "config": ("nextscale_cli.config:app", "List presets, show and check configurations."),
     "doctor": ("nextscale_cli.doctor:doctor", "Check this installation."),

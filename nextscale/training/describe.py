@@ -55,7 +55,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
     }
     for name, model, stage, flops in (
         ("tokenizer", tokenizer, stages.tokenizer, _tokenizer_flops(tokenizer, build, data)),
-        ("transformer", transformer, stages.transformer, _transformer_flops(transformer, build, data)),
+        ("transformer", transformer, stages.transformer, transformer_flops(transformer, build, data)),
     ):
         # A tokenizer without weights has no stage.
         trained = any(parameter.requires_grad for parameter in model.parameters())
@@ -119,7 +119,7 @@ def _tokenizer_flops(
     return sum(found)
 
 
-def _transformer_flops(
+def transformer_flops(
     transformer: ScaleTransformer, build: Callable[[], MultiscaleTokenizer], data: DataSplits
 ) -> float:
     """Operations of one sample: its linear layers, and the two products of attention over the pairs of tokens that may

@@ -56,7 +56,12 @@ STAGES = ("tokenizer", "transformer")
 
 
 def train(
-    config: RunConfig, folder: Path, stage: str = "all", resume: str | None = None, began: float | None = None
+    config: RunConfig,
+    folder: Path,
+    stage: str = "all",
+    resume: str | None = None,
+    began: float | None = None,
+    tokens: Path | None = None,
 ) -> None:
     """Train one stage, or both, into a run folder.
 
@@ -66,6 +71,7 @@ def train(
         resume: None starts a new run; ``auto`` continues from the latest checkpoints (or starts); a path continues
             from that checkpoint. A finished stage is left as it is.
         began: the ``time.monotonic()`` from which ``training.minutes`` counts; None is now.
+        tokens: the run whose token cache is used, such as that of ``training.init``; None is this run.
 
     Raises:
         ConfigError: the folder exists and ``resume`` is None, or the configuration does not fit.
@@ -76,7 +82,7 @@ def train(
     folder = Path(folder)
     threads = cpu_threads(config.training.threads)
     with interruptible(), threads, distributed.process_group(device), RunLock(folder, "trained") as lock:
-        run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock, began)
+        run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock, began, tokens)
         try:
             if "tokenizer" in run.to_train:
                 run.train_tokenizer()
@@ -100,8 +106,10 @@ class _Run:
         device: torch.device,
         lock: RunLock,
         began: float | None = None,
+        tokens: Path | None = None,
     ) -> None:
         self.config, self.folder, self.device, self.lock = config, folder, device, lock
+        self.cached_in = tokens or folder
         self.resume_auto = resume is not None
         self.resume_from = None if resume in (None, "auto") else Path(str(resume))
         self.clock = RunClock(folder, config.training.minutes, began)
@@ -152,7 +160,7 @@ class _Run:
         if settings.cache and settings.corrupt:
             self.log.note("training.transformer.corrupt chooses tokens anew for every batch: tokens are not cached")
         elif settings.cache:
-            stores = open_or_write_tokens(self.folder, self.tokenizer, self.data, self.config, self.log)
+            stores = open_or_write_tokens(self.cached_in, self.tokenizer, self.data, self.config, self.log)
         stage = TransformerStage(
             self.modality,
             self.tokenizer,
