@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The other processes wait while the first one tokenizes a data set or draws samples.
+# The other processes wait while the first one draws samples, and a shard of tokens may take long on a CPU.
 TIMEOUT = timedelta(hours=12)
 
 
@@ -67,18 +67,35 @@ def gather(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
-def on_main(function: Callable[[], Any]) -> None:
-    """Call ``function`` on the first process while the others wait. If it fails, the others exit silently."""
+def communication_device() -> torch.device:
+    """Where tensors must lie that processes exchange: nccl takes those of the GPU alone."""
+    if world_size() > 1 and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def agree(mine: bool) -> bool:
+    """What the first process says; the others may see a shared file system with a delay."""
+    return bool(total(torch.tensor(float(mine and is_main()), device=communication_device())))
+
+
+def together(function: Callable[[], Any]) -> None:
+    """Call ``function`` in every process. If it fails in any, the first of these raises; the others exit silently."""
     problem: BaseException | None = None
-    if is_main():
-        try:
-            function()
-        except BaseException as error:  # raised only after the others know, or they would wait for ever
-            problem = error
+    try:
+        function()
+    except BaseException as error:  # raised only after the others know, or they would wait for ever
+        problem = error
     if world_size() > 1:
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        failed = bool(total(torch.tensor(float(problem is not None), device=device)))
-        if failed and problem is None:
-            sys.exit(1)
+        failed = torch.zeros(world_size(), device=communication_device())
+        failed[rank()] = float(problem is not None)
+        failed = total(failed)
+        if failed.any() and int(failed.argmax()) != rank():
+            sys.exit(getattr(problem, "code", None) or 1)
     if problem is not None:
         raise problem
+
+
+def on_main(function: Callable[[], Any]) -> None:
+    """Call ``function`` on the first process while the others wait. If it fails, the others exit silently."""
+    together(function if is_main() else lambda: None)

@@ -105,6 +105,7 @@ class TokenStore:
         num_samples: int | None = None,
         attributes: Mapping[str, Any] | None = None,
         shard_rows: int | None = None,
+        resume: bool = False,
     ) -> TokenStoreWriter:
         """A writer for ``num_rows`` rows. When its block succeeds, it replaces any token cache at ``path``.
 
@@ -116,6 +117,8 @@ class TokenStore:
             num_samples: samples per pass; ``num_rows / passes`` by default.
             attributes: anything JSON-able to keep with the tokens.
             shard_rows: rows per shard; by default a shard takes about 2 MiB and at least 1024 rows.
+            resume: keep the shards that an interrupted writer with the same arguments has completed, and keep this
+                one's if it is interrupted. The arguments must decide every row.
 
         Raises:
             ValueError: a size is not positive.
@@ -145,7 +148,7 @@ class TokenStore:
             "ragged": ragged,
             "attributes": dict(attributes or {}),
         }
-        return TokenStoreWriter(Path(path), stored, arrays, shard_rows)
+        return TokenStoreWriter(Path(path), stored, arrays, shard_rows, resume)
 
     @classmethod
     def open(cls, path: Path | str, tokenizer_hash: str | None = None, shards_per_buffer: int = 8) -> TokenStore:
