@@ -18,13 +18,8 @@ from torch import Tensor, nn
 
 import nextscale.storage.files as files
 from nextscale.errors import CheckpointError, TrainingError
-from nextscale.storage.checkpoint import (
-    check_checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_checkpoint,
-    save_checkpoint,
-)
+from nextscale.storage.checkpoint import load_checkpoint, save_checkpoint
+from nextscale.storage.checkpoint_folder import check_checkpoint, latest_checkpoint, remove_checkpoint
 from nextscale.storage.files import load_tensors, save_tensors_atomic, write_json_atomic, write_text_atomic
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]

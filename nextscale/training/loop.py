@@ -28,14 +28,8 @@ from nextscale.device import autocast_dtype
 from nextscale.errors import ConfigError, TrainingError
 from nextscale.memory import keep_freed_memory
 from nextscale.randomness import Draws, mixed_seed
-from nextscale.storage.checkpoint import (
-    check_checkpoint,
-    clear_partials,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_checkpoint,
-    save_checkpoint,
-)
+from nextscale.storage.checkpoint import load_checkpoint, save_checkpoint
+from nextscale.storage.checkpoint_folder import check_checkpoint, clear_partials, latest_checkpoint, remove_checkpoint
 from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.clock import Pace, ending_at, with_steps
 from nextscale.training.log import RunLog, StageDisplay, or_warn

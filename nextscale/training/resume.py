@@ -9,7 +9,7 @@ from typing import Any
 from nextscale.config.run import load_run_config
 from nextscale.config.sections import RunConfig
 from nextscale.errors import ConfigError
-from nextscale.storage.checkpoint import latest_checkpoint
+from nextscale.storage.checkpoint_folder import latest_checkpoint
 from nextscale.storage.models import has
 
 HARMLESS = ("preset", "training.device", "training.tensorboard")
