@@ -67,6 +67,34 @@ def gather(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
+def is_spread(tensor: Tensor) -> bool:
+    """Whether each process holds only a part of a tensor (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that is spread over processes (a DTensor), gathered in each of them; any other as it is."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies in this process; all of one that is not spread."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
+def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """This process's part of ``tensor``, which every process holds, if ``other`` is spread; ``tensor`` if it is not."""
+    if not is_spread(other):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(other, DTensor)
+    on = other.to_local().device
+    return distribute_tensor(tensor.to(on), other.device_mesh, other.placements, src_data_rank=None)
+
+
 def communication_device() -> torch.device:
     """Where tensors must lie that processes exchange: nccl takes those of the GPU alone."""
     if world_size() > 1 and dist.get_backend() == "nccl":

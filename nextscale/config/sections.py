@@ -17,6 +17,9 @@ from pydantic import (
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+Shard = Literal["none", "full"] | PositiveInt
+
+
 class Section(BaseModel):
     """A section of the configuration: unknown keys are errors, and defaults are checked too."""
 
@@ -151,6 +154,8 @@ class TokenizerStageConfig(StageConfig):
 class TransformerStageConfig(StageConfig):
     """Stage 2."""
 
+    added = (*StageConfig.added, "checkpoint_activations")
+
     label_smoothing: Fraction = 0.0
     scale_weights: tuple[NonNegativeFloat, ...] | None = None
     """Weight of each scale's mean loss; None weights every token equally, as published."""
@@ -163,10 +168,13 @@ class TransformerStageConfig(StageConfig):
     """Train on cached tokens; False tokenizes every batch."""
     cache_passes: PositiveInt = 1
     """Number of passes over the data in the cache, each with its own augmentation."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each block for the backward pass, and compute the rest again: much less memory, a third
+    more operations, the same result."""
 
 
 class TrainingConfig(Section):
-    added = ("threads", "minutes", "tokenizer_share")
+    added = ("threads", "minutes", "tokenizer_share", "shard")
 
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
@@ -183,6 +191,9 @@ class TrainingConfig(Section):
     takes exactly the given numbers of steps."""
     tokenizer_share: Fraction = 0.25
     """Share of ``minutes`` for the tokenizer."""
+    shard: Shard = "none"
+    """How many processes share one copy of a transformer's weights, gradients and optimizer state (FSDP): none, each
+    has its own; full, all of them; or a number, that many (usually those of one machine)."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra: track)."""
 

@@ -4,7 +4,7 @@
 
     folder/step-00000100/          or folder/best/
         NAME.safetensors           a module's state_dict, or named tensors
-        optimizer-NAME.safetensors "<parameter number>.<key>", e.g. 3.exp_avg
+        optimizer-NAME.safetensors "<parameter name>.<key>", e.g. head.weight.exp_avg
         state.json                 step, the caller's state, hyperparameters, size and sha256 of each file
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nextscale import distributed
 from nextscale.errors import CheckpointError
 from nextscale.storage.checkpoint_folder import (
     clear_leftovers,
@@ -58,6 +59,9 @@ def save_checkpoint(
 
     A checkpoint of the same name is replaced. Named checkpoints and those of later steps are never dropped.
 
+    All processes must call this. Tensors that are spread over them are gathered, so that the checkpoint does not depend
+    on their number; the first process writes, while the others wait.
+
     Args:
         step: optimizer steps done.
         modules: modules to save, by name.
@@ -77,6 +81,24 @@ def save_checkpoint(
     files = _file_contents(modules, tensors, optimizers)
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
+    body = {
+        "step": step,
+        "state": dict(state),
+        "optimizers": {key: plain_state(optimizer) for key, optimizer in optimizers.items()},
+    }
+    distributed.on_main(lambda: _write(folder, target, files, body, keep, name, former))
+    return target
+
+
+def _write(
+    folder: Path,
+    target: Path,
+    files: Mapping[str, Mapping[str, Tensor]],
+    body: Mapping[str, Any],
+    keep: int,
+    name: str | None,
+    former: str | None,
+) -> None:
     with writing(target, lambda: last_good(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
@@ -85,15 +107,11 @@ def save_checkpoint(
             partial.mkdir()
             for file, contents in files.items():
                 save_tensors(partial / file, contents)
-            body = {
-                "step": step,
-                "state": dict(state),
-                "optimizers": {key: plain_state(optimizer) for key, optimizer in optimizers.items()},
-                "files": {
-                    file: {"bytes": (partial / file).stat().st_size, "sha256": digest(partial / file)}
-                    for file in sorted(files)
-                },
+            entries = {
+                file: {"bytes": (partial / file).stat().st_size, "sha256": digest(partial / file)}
+                for file in sorted(files)
             }
+            body = {**body, "files": entries}
             write_json_atomic(partial / "state.json", {**body, "sha256": json_digest(body)})
             fsync(partial)
             if former is not None and target.exists():
@@ -103,10 +121,9 @@ def save_checkpoint(
             remove(partial)
             raise
         if name is None:
-            past = [path for number, path in steps_in(folder) if number <= step]
+            past = [path for number, path in steps_in(folder) if number <= body["step"]]
             for path in past[:-keep]:
                 remove_checkpoint(path)
-    return target
 
 
 def load_checkpoint(
@@ -149,7 +166,8 @@ def load_checkpoint(
         check_groups(path, key, body["optimizers"][key]["param_groups"], optimizer)
 
     for key, module in modules.items():
-        module.load_state_dict(loaded[key])
+        target = targets[key]
+        module.load_state_dict({name: distributed.spread_like(v, target[name]) for name, v in loaded[key].items()})
     with torch.no_grad():
         for key, group in (tensors or {}).items():
             for name, target in group.items():
@@ -174,8 +192,16 @@ def _file_contents(
     for key, group in pairs:
         if f"{key}.safetensors" in contents:
             raise ValueError(f"two parts of a checkpoint are called {key}")
-        contents[f"{key}.safetensors"] = group
+        contents[f"{key}.safetensors"] = {name: _on_main(value) for name, value in group.items()}
     return contents
+
+
+def _on_main(tensor: Tensor) -> Tensor:
+    """A spread tensor, whole on the first process, where it is moved to the CPU at once; elsewhere it is not needed."""
+    if not distributed.is_spread(tensor):
+        return tensor
+    gathered = distributed.whole(tensor.detach())
+    return gathered.cpu() if distributed.is_main() else tensor
 
 
 def _state_tensors(key: str, module: nn.Module) -> dict[str, Tensor]:

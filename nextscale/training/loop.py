@@ -10,9 +10,9 @@ import inspect
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nextscale import distributed
-from nextscale.config.sections import StageConfig
+from nextscale.config.sections import Shard, StageConfig
 from nextscale.data import Batch
 from nextscale.device import autocast_dtype
 from nextscale.errors import ConfigError, TrainingError
@@ -34,6 +34,7 @@ from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.clock import Pace, ending_at, with_steps
 from nextscale.training.log import RunLog, StageDisplay, or_warn
 from nextscale.training.optim import EMA, build_optimizer, compile_model, cooldown_begins, lr_factor
+from nextscale.training.sharding import ShardedModel, group_size, has_blocks
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
 
@@ -58,6 +59,7 @@ class Trainer:
 
     Args:
         pace: decides how many steps fit into the time; None takes the configured number.
+        shard: how many processes share one copy of a transformer (``training.shard``).
         on_change: is told the new settings of the stage, once a checkpoint is saved, whenever its last step changes.
 
     Raises:
@@ -75,6 +77,7 @@ class Trainer:
         device: torch.device,
         pace: Pace | None = None,
         on_change: Callable[[StageConfig], None] | None = None,
+        shard: Shard = "none",
     ) -> None:
         self.pace, self.on_change = pace, on_change
         self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
@@ -82,11 +85,15 @@ class Trainer:
         self.micro_batch = micro_batch_size(self.config, stage.name)
         for objective in stage.objectives:
             objective.to(device).train()
+        first = stage.objectives[0]
+        sharded = group_size(shard, distributed.world_size()) > 1 and has_blocks(first.model)
+        self.sharded = ShardedModel(first, shard, device) if sharded else None
         self.optimizers = [
             build_optimizer(objective.model, self.config, lr)
             for objective, lr in zip(stage.objectives, stage.learning_rates, strict=True)
         ]
-        self.ema = EMA(stage.model, self.config.ema) if self.config.ema > 0 else None
+        copied = self.sharded.copied() if self.sharded else None
+        self.ema = EMA(stage.model, self.config.ema, copied) if self.config.ema > 0 else None
         self.dtype = autocast_dtype(self.config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.step = 0
@@ -96,7 +103,7 @@ class Trainer:
         self.wrapped: list[nn.Module] = [self._wrap(objective) for objective in stage.objectives]
 
     def _wrap(self, objective: nn.Module) -> nn.Module:
-        if distributed.world_size() == 1:
+        if distributed.world_size() == 1 or (self.sharded and objective is self.sharded.objective):
             return objective
         ids = [self.device] if self.device.type == "cuda" else None
         # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
@@ -217,7 +224,7 @@ class Trainer:
             self.scaler.step(optimizer)
             prefix = "" if number == 0 else f"{objective.name}/"
             metrics |= {f"{prefix}{key}": value for key, value in sums.items()}
-            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": float(norm)}
+            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": float(distributed.whole(norm))}
         self.scaler.update()
         for objective in self.stage.objectives:
             objective.after_step(self.step, self._draws(slice(0, 0), salt=1000))
@@ -268,30 +275,38 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The mean of each validation scalar; saves the weights if ``loss`` is the lowest so far."""
-        model, objective = self.result, self.stage.objectives[0]
-        was_training = model.training
-        model.eval()
+        objective = self.stage.objectives[0]
         sums: dict[str, float] = {}
         count = 0
-        for indices, weight in self._validation_share():
-            batch = self.stage.validation_batch(indices).to(self.device)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                scalars = objective.validate(model, batch)
-            for key, value in scalars.items():
-                sums[key] = sums.get(key, 0.0) + float(value) * weight
-            count += weight
-        model.train(was_training)
+        with self._evaluated() as model:
+            for indices, weight in self._validation_share():
+                batch = self.stage.validation_batch(indices).to(self.device)
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    scalars = objective.validate(model, batch)
+                for key, value in scalars.items():
+                    sums[key] = sums.get(key, 0.0) + float(value) * weight
+                count += weight
         values = torch.tensor([*sums.values(), count], dtype=torch.float64, device=self.device)
         *values, whole = distributed.total(values).tolist()
         means = {key: value / whole for key, value in zip(sums, values, strict=True)}
         self._check_finite(means["loss"], "validation loss")
         if means["loss"] < self.best["loss"]:
             self.best = {"loss": means["loss"], "step": self.step}
-            if distributed.is_main():
-                save_checkpoint(
-                    self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name=BEST, former=FORMER
-                )
+            modules = {"model": self.result}
+            save_checkpoint(self.folder, self.step, modules, {}, {}, self.best, keep=1, name=BEST, former=FORMER)
         return means
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[nn.Module]:
+        """The result in evaluation mode, with whole weights. All processes must enter, to gather them; inside, they may
+        do different things."""
+        with self.sharded.gathered(self.result) if self.sharded else nullcontext(self.result) as model:
+            was_training = model.training
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train(was_training)
 
     def _validation_share(self) -> list[tuple[np.ndarray, int]]:
         """This process's index batches of the validation samples, each with its weight."""
@@ -302,18 +317,15 @@ class Trainer:
 
     @torch.no_grad()
     def _picture(self) -> Path | None:
-        if not distributed.is_main():
-            return None
-        model = self.result
-        was_training = model.training
-        model.eval()
-        path = self.log.folder / "samples" / f"{self.stage.name}-{self.step:08d}"
-        began = time.monotonic()
-        written = or_warn(path, lambda: self.stage.draw_samples(model, path))
-        if self.pace is not None:  # another picture follows the last step, and one of the best weights
-            self.pace.reserve = 2 * (time.monotonic() - began)
-        model.train(was_training)
-        return written
+        with self._evaluated() as model:
+            if not distributed.is_main():
+                return None
+            path = self.log.folder / "samples" / f"{self.stage.name}-{self.step:08d}"
+            began = time.monotonic()
+            written = or_warn(path, lambda: self.stage.draw_samples(model, path))
+            if self.pace is not None:  # another picture follows the last step, and one of the best weights
+                self.pace.reserve = 2 * (time.monotonic() - began)
+            return written
 
     def _modules(self) -> dict[str, nn.Module]:
         modules = {objective.name: objective.model for objective in self.stage.objectives}
@@ -324,13 +336,14 @@ class Trainer:
 
     def _save(self) -> Path | None:
         for name, module in self._modules().items():
-            finite = [value.isfinite().all() for value in module.state_dict().values() if value.is_floating_point()]
-            self._check_finite(1.0 if torch.stack(finite).all() else math.nan, f"weight of the {name}")
-        if not distributed.is_main():
-            return None
+            values = [distributed.local(value) for value in module.state_dict().values() if value.is_floating_point()]
+            wrong = ~torch.stack([value.isfinite().all() for value in values]).all()
+            # Of a sharded model, one process alone may see it, and all must stop.
+            self._check_finite(math.nan if distributed.total(wrong.double()) else 1.0, f"weight of the {name}")
         state = {"scaler": self.scaler.state_dict()}
         keep = self.config.keep
-        return save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
+        saved = save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
+        return saved if distributed.is_main() else None
 
     def _settle_best(self, going_back: bool = False) -> None:
         """Read the loss of the best weights so far into ``self.best`` (``best.sort_out_best``); they may be newer than
@@ -354,6 +367,8 @@ class Trainer:
         distributed.barrier()
         self._settle_best()
         distributed.barrier()
+        if self.sharded:
+            self.sharded.restore()
         load_checkpoint(self.folder / BEST, {"model": self.stage.model}, {}, self.device)
         self.stage.model.eval()
         distributed.barrier()

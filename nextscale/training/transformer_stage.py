@@ -47,6 +47,8 @@ class TransformerObjective(Objective[ScaleTransformer]):
         super().__init__()
         self.model = transformer
         self.config = config
+        for block in transformer.blocks:
+            block.checkpoint_activations = config.checkpoint_activations  # type: ignore[assignment]
         # In a tuple, the tokenizer is not a submodule: it is neither trained nor saved with the transformer.
         self._frozen = (tokenizer.eval().requires_grad_(False),)
 

@@ -30,11 +30,15 @@ from nextscale.transformer.stem import LinearStem
 
 @dataclass(frozen=True)
 class Modulation:
-    """Vectors that depend on the condition alone: the start token B D, six per block B 6 D, and the head's B (2 D)."""
+    """Vectors that depend on the condition alone: the start token B D, six per block B 6 D, and the head's B (2 D).
+
+    ``shared`` is what blocks compute their vectors from. Where ``blocks`` holds None, they have yet to.
+    """
 
     start_BD: Tensor
-    blocks: list[Tensor]
+    blocks: Sequence[Tensor | None]
     head_B2D: Tensor
+    shared: Tensor
 
 
 class ScaleTransformer(nn.Module):
@@ -104,7 +108,7 @@ class ScaleTransformer(nn.Module):
             keep: B depth 2, the multipliers of stochastic depth; None keeps every branch.
             by_scale: return the logits in parts along L, each B L_k V_k (``Stem.logits_by_scale``).
         """
-        cond = self.modulation(cond) if isinstance(cond, Tensor) else cond
+        cond = self.modulation(cond, of_blocks=False) if isinstance(cond, Tensor) else cond
         x_BLD, memory = self.embed(inputs, cond.start_BD, revealed)
         if cache is not None:
             cache.begin(inputs)
@@ -114,18 +118,20 @@ class ScaleTransformer(nn.Module):
             rotation = rotation_angles(inputs.coordinates, self.config.model_width // self.config.num_heads)
         for layer, (block, six_B6D) in enumerate(zip(self.blocks, cond.blocks, strict=True)):
             kept = None if keep is None else keep[:, layer]
-            x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept)
+            x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept, cond.shared)
         scale, shift = cond.head_B2D.unflatten(-1, (2, -1))[:, :, None].unbind(1)
         hidden_BLD = modulate(normalize(x_BLD, self.config.norm), scale, shift)
         if by_scale:
             return [part.float() for part in self.head.by_scale(hidden_BLD, memory)]
         return self.head(hidden_BLD, memory).float()
 
-    def modulation(self, cond_BD: Tensor) -> Modulation:
-        """The adaLN vectors of a condition. They are the same at every scale, so sampling computes them once."""
+    def modulation(self, cond_BD: Tensor, of_blocks: bool = True) -> Modulation:
+        """The adaLN vectors of a condition. They are the same at every scale, so sampling computes them once. In
+        training, each block computes its own (``of_blocks=False``)."""
         active_BD = F.silu(cond_BD)
         shared = self.adaln(active_BD).unflatten(-1, (6, -1)) if self.config.adaln == "shared" else active_BD
-        return Modulation(cond_BD, [block.modulation(shared) for block in self._blocks()], self.head_adaln(active_BD))
+        blocks = [block.modulation(shared) if of_blocks else None for block in self._blocks()]
+        return Modulation(cond_BD, blocks, self.head_adaln(active_BD), shared)
 
     def embed(
         self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None
