@@ -174,7 +174,7 @@ class TransformerStageConfig(StageConfig):
 
 
 class TrainingConfig(Section):
-    added = ("threads", "minutes", "tokenizer_share", "shard")
+    added = ("threads", "minutes", "tokenizer_share", "shard", "workers")
 
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
@@ -186,6 +186,9 @@ class TrainingConfig(Section):
     threads: PositiveInt | None = None
     """CPU threads; None takes torch's default, usually all cores. With other work on the machine, fewer may be many
     times faster. Results with another number differ in their last digits."""
+    workers: NonNegativeInt = 0
+    """Processes that read samples, decode and augment them for each process that trains, while it computes; 0 does so
+    in a thread. Training on cached tokens reads no samples and takes none."""
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Time for the whole run. The numbers of steps are then estimates: each stage ends when its time is used up. None
     takes exactly the given numbers of steps."""

@@ -11,7 +11,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nextscale import distributed
 from nextscale.config.sections import Shard, StageConfig
 from nextscale.data import Batch
-from nextscale.device import autocast_dtype
+from nextscale.device import autocast_dtype, is_out_of_memory
 from nextscale.errors import ConfigError, TrainingError
 from nextscale.memory import keep_freed_memory
 from nextscale.randomness import Draws, mixed_seed
@@ -32,6 +31,7 @@ from nextscale.storage.checkpoint import load_checkpoint, save_checkpoint
 from nextscale.storage.checkpoint_folder import check_checkpoint, clear_partials, latest_checkpoint, remove_checkpoint
 from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.clock import Pace, ending_at, with_steps
+from nextscale.training.feeding import Feed
 from nextscale.training.log import RunLog, StageDisplay, or_warn
 from nextscale.training.optim import EMA, build_optimizer, compile_model, cooldown_begins, lr_factor
 from nextscale.training.sharding import ShardedModel, group_size, has_blocks
@@ -60,6 +60,7 @@ class Trainer:
     Args:
         pace: decides how many steps fit into the time; None takes the configured number.
         shard: how many processes share one copy of a transformer (``training.shard``).
+        workers: processes that read samples (``training.workers``).
         on_change: is told the new settings of the stage, once a checkpoint is saved, whenever its last step changes.
 
     Raises:
@@ -78,11 +79,13 @@ class Trainer:
         pace: Pace | None = None,
         on_change: Callable[[StageConfig], None] | None = None,
         shard: Shard = "none",
+        workers: int = 0,
     ) -> None:
         self.pace, self.on_change = pace, on_change
         self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
         self.seed = mixed_seed(seed, *stage.name.encode())
         self.micro_batch = micro_batch_size(self.config, stage.name)
+        self.workers = workers if stage.reads_samples else 0
         for objective in stage.objectives:
             objective.to(device).train()
         first = stage.objectives[0]
@@ -137,19 +140,17 @@ class Trainer:
         tokens = self.config.batch_size * self.stage.tokens_per_sample
         display = self.log.stage(self.stage.name, self.config.steps, self.step, tokens)
         memory = keep_freed_memory() if self.device.type == "cpu" else nullcontext()
-        with memory, InterruptFlag() as flag, ThreadPoolExecutor(1) as reader, display as show:
-            upcoming = reader.submit(self.read, self.step)
+        with memory, InterruptFlag() as flag, Feed(self.read, self.step, self.workers) as feed, display as show:
             while self.step < self.config.steps:
-                batches = upcoming.result()
-                if self.step + 1 < self.config.steps:
-                    upcoming = reader.submit(self.read, self.step + 1)
-                metrics = self.train_step(batches)
+                batches = feed.next()
+                with self._enough_memory():
+                    metrics = self.train_step(batches)
                 self.step += 1
                 interrupted = self._sync_metrics(metrics, flag)
                 self._keep_pace(show)
                 last = self.step == self.config.steps
                 if self.step % self.config.log_every == 0 or last:
-                    show.step(self.step, metrics)
+                    show.step(self.step, metrics, feed.waited)
                 if self.step % self.config.validate_every == 0 or last:
                     show.validation(self.step, self.validate())
                     self._keep_patience(show)
@@ -231,6 +232,25 @@ class Trainer:
         if self.ema:
             self.ema.update(self.stage.model, self.step)
         return metrics
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        """Say which settings take less memory if the device has too little."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            name, remedies = f"training.{self.stage.name}", []
+            if self.micro_batch % 2 == 0:
+                remedies.append(f"{name}.accumulate={2 * self.config.accumulate} (same result, half as many at a time)")
+            if has_blocks(self.stage.model):
+                remedies += [f"{name}.checkpoint_activations=true", "training.shard=full on several devices"]
+            remedies.append(f"a smaller {name}.batch_size than {self.config.batch_size}")
+            raise TrainingError(
+                f"{self.device} has too little memory for {self.micro_batch} samples at a time at step {self.step}: "
+                f"set {', or '.join(remedies)}"
+            ) from None
 
     def _backward(self, module: nn.Module, batches: list[Batch], number: int) -> dict[str, float]:
         """Accumulate the gradients of all micro-batches; returns the mean of each logged scalar."""

@@ -12,7 +12,7 @@ from nextscale.errors import ConfigError
 from nextscale.storage.checkpoint_folder import latest_checkpoint
 from nextscale.storage.models import has
 
-HARMLESS = ("preset", "training.device", "training.tensorboard", "training.shard")
+HARMLESS = ("preset", "training.device", "training.tensorboard", "training.shard", "training.workers")
 """Where it is computed and what is recorded; where the settings once came from."""
 
 

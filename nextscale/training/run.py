@@ -181,8 +181,17 @@ class _Run:
 
     def _train(self, stage: Stage) -> None:
         checkpoints = self.folder / "checkpoints" / stage.name
-        seed, shard, change = self.config.seed, self.config.training.shard, partial(self._change, stage)
-        trainer = Trainer(stage, checkpoints, self.log, seed, self.device, self._pace(stage), change, shard)
+        trainer = Trainer(
+            stage,
+            checkpoints,
+            self.log,
+            self.config.seed,
+            self.device,
+            self._pace(stage),
+            partial(self._change, stage),
+            self.config.training.shard,
+            self.config.training.workers,
+        )
         chosen = self.resume_from is not None and stage_of(self.resume_from) == stage.name
         if chosen:
             trainer.restore(self.resume_from, going_back=True)

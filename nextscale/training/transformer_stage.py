@@ -228,6 +228,7 @@ class TransformerStage(Stage):
         self.objectives = [TransformerObjective(transformer, tokenizer, config)]
         self.learning_rates = [config.lr]
         self.tokens_per_sample = transformer.schedule.length
+        self.reads_samples = stores is None
         self.seed = mixed_seed(seed, 2)
         rows, shard = (len(data.train), None) if stores is None else (stores[0].num_rows, stores[0].shard_rows)
         lengths = getattr(data.train, "lengths", None) if stores is None else None
