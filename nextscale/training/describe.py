@@ -78,6 +78,7 @@ def _stage(
         "tokens": seen * tokens,
     }
     if flops is not None:
+        row["operations per sample, forward and backward"] = f"{3 * flops:.3g}"
         row["estimated minutes, at least"] = round(3 * flops * seen / speed / 60, 1)
     return row
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +17,8 @@ from nextscale.data import Batch
 from nextscale.errors import NextscaleError, TrainingError
 
 Read = Callable[[int], list[Batch]]
+Steps = Generator[list[Batch], None, None]
+"""The micro-batches of each step; closing it ends the thread or the processes."""
 
 
 class Feed:
@@ -58,11 +59,7 @@ class Feed:
         return batches
 
 
-Steps = Any
-"""A generator of the micro-batches of each step; closing it ends the thread or the processes."""
-
-
-def _in_thread(read: Read, first: int) -> Iterator[list[Batch]]:
+def _in_thread(read: Read, first: int) -> Steps:
     with ThreadPoolExecutor(1) as reader:
         upcoming: Future[list[Batch]] = reader.submit(read, first)
         for step in itertools.count(first + 1):
@@ -71,9 +68,9 @@ def _in_thread(read: Read, first: int) -> Iterator[list[Batch]]:
             yield batches
 
 
-def _in_processes(read: Read, first: int, workers: int) -> Iterator[list[Batch]]:
+def _in_processes(read: Read, first: int, workers: int) -> Steps:
     loader = DataLoader(
-        _Steps(read),
+        _StepData(read),
         batch_size=None,  # the step's own batches are the items
         sampler=itertools.count(first),  # type: ignore[arg-type] (any iterable, says the manual)
         num_workers=workers,
@@ -97,7 +94,7 @@ def _in_processes(read: Read, first: int, workers: int) -> Iterator[list[Batch]]
         del steps  # ends the processes
 
 
-class _Steps(Dataset):
+class _StepData(Dataset):
     def __init__(self, read: Read) -> None:
         self.read = read
 
