@@ -122,6 +122,7 @@ def test_sharded_processes_train_the_same_as_one(
 ) -> None:
     """Also with a moving average, pictures and validation batches that the processes cannot share evenly."""
     more = {"training.transformer.ema": 0.9, "training.transformer.samples_every": 4}
+    more["training.transformer.checkpoint_activations"] = True
     settings = tiny(**{**EVERYTHING, **SHARDED, **more})
     monkeypatch.setattr(tokenizer_stage.validation_batches, "__defaults__", (12,))  # three batches
     train(load_config("image", overrides=settings), tmp_path / "one")

@@ -23,7 +23,7 @@ SCHEDULE = Schedule.of([(1, 1), (2, 2)])
 
 # Tokenizes a run's data in a number of processes, in small shards. With ``pause``, each shard takes this long.
 DRIVER = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 from nextscale.storage import token_format
 from nextscale.training import cache
@@ -55,6 +55,7 @@ for rank in range(processes):
         sys.stderr.flush()
         os._exit(code)
     children.append(child)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
 """
 
@@ -122,19 +123,37 @@ def test_a_failure_in_one_process_is_told_once(run: Path, alone: dict[str, bytes
     assert contents(run) == alone and not list(run.rglob("*.partial"))
 
 
+def written(run: Path) -> int:
+    return len(list((run / "tokens.zarr").glob(".train.partial/done/[0-9]*.json")))
+
+
+def signal_after(process: subprocess.Popen[str], number: int, run: Path, records: int) -> None:
+    """Send a signal to all processes once so many shards are written."""
+    deadline = time.monotonic() + 120
+    while written(run) < records and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, number)
+
+
 def kill_after(run: Path, processes: int, records: int) -> int:
     """Begin to tokenize, and kill all processes once so many shards are written. Returns how many were."""
     process = start(run, processes, pause=0.02)
-    deadline = time.monotonic() + 120
-
-    def written() -> int:
-        return len(list((run / "tokens.zarr").glob(".train.partial/done/[0-9]*.json")))
-
-    while written() < records and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
+    signal_after(process, signal.SIGKILL, run, records)
     process.communicate()
-    return written()
+    return written(run)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupted_writing_is_continued(run: Path, alone: dict[str, bytes], processes: int) -> None:
+    process = start(run, processes, pause=0.05)
+    signal_after(process, signal.SIGTERM, run, 3)
+    codes, err = finish(process)
+    assert codes == [3, *[143] * (processes - 1)] and err.count("Interrupted interrupted") == 1, err
+    before = written(run)
+    assert 3 <= before < 24
+    codes, err = finish(start(run, 2))
+    assert codes == [0, 0] and f"{before} of 24 shards are already written" in err
+    assert contents(run) == alone
 
 
 def test_a_killed_writing_is_continued(run: Path, alone: dict[str, bytes]) -> None:

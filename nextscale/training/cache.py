@@ -7,6 +7,7 @@ so the cache does not depend on the number of processes, nor on whether one was 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,17 @@ def write_tokens(
         resume=told is not None,  # otherwise nothing says that the rows would be the same
     )
     hidden = not (log.main and log.console.is_terminal)
-    with store as writer, InterruptFlag() as flag, Progress(console=log.console, transient=True, disable=hidden) as bar:
+    # One process may stop anywhere; several stop between batches, so that none waits for another for ever.
+    flag = InterruptFlag() if distributed.world_size() > 1 else None
+    progress = Progress(console=log.console, transient=True, disable=hidden)
+    with store as writer, flag or nullcontext(), progress as bar:
 
         def write(shard: int) -> None:
             writer.begin(shard)
             rows = np.array(writer.rows_of(shard))
             for first in range(0, len(rows), BATCH):
-                flag.leave_if_raised()
+                if flag is not None:
+                    flag.leave_if_raised()
                 chosen = rows[first : first + BATCH]
                 seeds = None if seed is None else sample_seeds(seed, chosen)
                 batch = source.batch(chosen % size, seeds).to(tokenizer.device)

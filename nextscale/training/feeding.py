@@ -82,7 +82,9 @@ def _in_processes(read: Read, first: int, workers: int) -> Steps:
         while True:
             try:
                 batches, problem = next(steps)
-            except RuntimeError as error:  # torch's, of a worker that has died
+            except RuntimeError as error:
+                if "DataLoader worker (pid" not in str(error):  # torch's text for a worker that has died
+                    raise
                 raise TrainingError(
                     f"a process that reads data has ended ({str(error).splitlines()[0]}): "
                     "set training.workers to fewer, or to 0"

@@ -359,7 +359,7 @@ class Trainer:
             values = [distributed.local(value) for value in module.state_dict().values() if value.is_floating_point()]
             wrong = ~torch.stack([value.isfinite().all() for value in values]).all()
             # Of a sharded model, one process alone may see it, and all must stop.
-            self._check_finite(math.nan if distributed.total(wrong.double()) else 1.0, f"weight of the {name}")
+            self._check_finite(math.nan if distributed.total(wrong.float()) else 1.0, f"weight of the {name}")
         state = {"scaler": self.scaler.state_dict()}
         keep = self.config.keep
         saved = save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
