@@ -25,7 +25,7 @@ from nextscale.randomness import sample_seeds
 from nextscale.sampling.editing import as_mask, paste_back, with_guess
 from nextscale.sampling.generate import Generation, check_sampling, generate
 from nextscale.sampling.precision import check_precision, prepare
-from nextscale.storage.checkpoint import finished_steps
+from nextscale.storage.checkpoint_folder import finished_steps
 from nextscale.storage.models import has, load_tokenizer, load_transformer
 from nextscale.storage.unfinished import load_unfinished
 from nextscale.tokens.capabilities import Completes, EditsPlaces, ability

@@ -12,6 +12,14 @@ from torch import nn
 from nextscale.errors import ConfigError
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device (or, for a tensor, this machine) had too little memory left."""
+    texts = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)
+    )
+
+
 @contextmanager
 def cpu_threads(number: int | None) -> Iterator[None]:
     """Compute with ``number`` CPU threads; None changes nothing."""

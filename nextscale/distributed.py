@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The other processes wait while the first one tokenizes a data set or draws samples.
+# The other processes wait while the first one draws samples, and a shard of tokens may take long on a CPU.
 TIMEOUT = timedelta(hours=12)
 
 
@@ -67,18 +67,63 @@ def gather(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
-def on_main(function: Callable[[], Any]) -> None:
-    """Call ``function`` on the first process while the others wait. If it fails, the others exit silently."""
+def is_spread(tensor: Tensor) -> bool:
+    """Whether each process holds only a part of a tensor (a DTensor)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that is spread over processes (a DTensor), gathered in each of them; any other as it is."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies in this process; all of one that is not spread."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
+def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """This process's part of ``tensor``, which every process holds, if ``other`` is spread; ``tensor`` if it is not."""
+    if not is_spread(other):
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(other, DTensor)
+    on = other.to_local().device
+    return distribute_tensor(tensor.to(on), other.device_mesh, other.placements, src_data_rank=None)
+
+
+def communication_device() -> torch.device:
+    """Where tensors must lie that processes exchange: nccl takes those of the GPU alone."""
+    if world_size() > 1 and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def agree(mine: bool) -> bool:
+    """What the first process says; the others may see a shared file system with a delay."""
+    return bool(total(torch.tensor(float(mine and is_main()), device=communication_device())))
+
+
+def together(function: Callable[[], Any]) -> None:
+    """Call ``function`` in every process. If it fails in any, the first of these raises; the others exit silently."""
     problem: BaseException | None = None
-    if is_main():
-        try:
-            function()
-        except BaseException as error:  # raised only after the others know, or they would wait for ever
-            problem = error
+    try:
+        function()
+    except BaseException as error:  # raised only after the others know, or they would wait for ever
+        problem = error
     if world_size() > 1:
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        failed = bool(total(torch.tensor(float(problem is not None), device=device)))
-        if failed and problem is None:
-            sys.exit(1)
+        failed = torch.zeros(world_size(), device=communication_device())
+        failed[rank()] = float(problem is not None)
+        failed = total(failed)
+        if failed.any() and int(failed.argmax()) != rank():
+            sys.exit(getattr(problem, "code", None) or 1)
     if problem is not None:
         raise problem
+
+
+def on_main(function: Callable[[], Any]) -> None:
+    """Call ``function`` on the first process while the others wait. If it fails, the others exit silently."""
+    together(function if is_main() else lambda: None)

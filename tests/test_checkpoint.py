@@ -18,13 +18,8 @@ from torch import Tensor, nn
 
 import nextscale.storage.files as files
 from nextscale.errors import CheckpointError, TrainingError
-from nextscale.storage.checkpoint import (
-    check_checkpoint,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_checkpoint,
-    save_checkpoint,
-)
+from nextscale.storage.checkpoint import load_checkpoint, save_checkpoint
+from nextscale.storage.checkpoint_folder import check_checkpoint, latest_checkpoint, remove_checkpoint
 from nextscale.storage.files import load_tensors, save_tensors_atomic, write_json_atomic, write_text_atomic
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
@@ -424,3 +419,37 @@ def test_load_tensors_refuses_damage(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="is damaged or not a safetensors file"):
             load_tensors(path)
+
+
+@pytest.mark.parametrize(("saved_named", "named"), [(False, True), (True, False), (True, True)])
+def test_optimizer_state_belongs_to_names_and_old_numbers_are_read(
+    tmp_path: Path, saved_named: bool, named: bool
+) -> None:
+    """Release 0.1.0 numbered the parameters; names may come in another order."""
+
+    def optimizer_of(model: nn.Module, with_names: bool, swapped: bool = False) -> torch.optim.AdamW:
+        parameters = list(model.named_parameters())
+        parameters = parameters[::-1] if swapped else parameters
+        return torch.optim.AdamW(parameters if with_names else [value for _, value in parameters])
+
+    model = small_model()
+    optimizer = optimizer_of(model, saved_named)
+    train(model, optimizer, range(2))
+    path = save_checkpoint(tmp_path, 2, {"model": model}, {}, {"model": optimizer}, {}, 1)
+    keys = load_tensors(path / "optimizer-model.safetensors")
+    assert ("0.weight.exp_avg" in keys) == saved_named and ("0.exp_avg" in keys) != saved_named
+    resumed = small_model(1)
+    other = optimizer_of(resumed, named, swapped=saved_named and named)
+    load_checkpoint(path, {"model": resumed}, {"model": other})
+    train(model, optimizer, range(2, 4))
+    train(resumed, other, range(2, 4))
+    assert same(model.state_dict(), resumed.state_dict())
+
+
+def test_optimizer_state_of_other_parameters_is_refused(tmp_path: Path) -> None:
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.named_parameters())
+    path = save_checkpoint(tmp_path, 2, {"model": model}, {}, {"model": optimizer}, {}, 1)
+    renamed = torch.optim.AdamW([(f"other.{name}", value) for name, value in model.named_parameters()])
+    with pytest.raises(CheckpointError, match=r"does not fit: it has other parameters \(0\.bias, 0\.weight, 1\.bias"):
+        load_checkpoint(path, {"model": model}, {"model": renamed})

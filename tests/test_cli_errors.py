@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import nextscale.storage.files
 from nextscale.plugins import discover
-from nextscale.storage.checkpoint import check_checkpoint, latest_checkpoint
+from nextscale.storage.checkpoint_folder import check_checkpoint, latest_checkpoint
 from nextscale_cli.main import app
 
 Settings = Callable[..., list[str]]

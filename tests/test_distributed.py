@@ -1,4 +1,5 @@
-"""Two gloo processes train the same as one, within rounding, and one process continues where two stopped."""
+"""Two gloo processes train the same as one, within rounding, each with all weights or with a part of them, and one
+process continues where two stopped."""
 
 from __future__ import annotations
 
@@ -17,25 +18,29 @@ import torch
 from safetensors.torch import load_file
 
 from nextscale.config.run import load_config
+from nextscale.errors import ConfigError
+from nextscale.training import tokenizer_stage
 from nextscale.training.run import train
+from nextscale.training.sharding import group_size
 
 Settings = Callable[..., list[str]]
 
-# Does what torchrun does for two processes on one machine, but forks a process that has already imported torch.
+# Does what torchrun does for some processes on one machine, but forks a process that has already imported torch.
 DRIVER = """
 import json, os, signal, sys
 from nextscale_cli.main import app
-from nextscale.training import loop
+from nextscale.training import loop, tokenizer_stage
 
-arguments, stop = json.loads(sys.argv[1])
+arguments, stop, processes, validation = json.loads(sys.argv[1])
+tokenizer_stage.validation_batches.__defaults__ = (validation,)
 children = []
-for rank in range(2):
+for rank in range(processes):
     child = os.fork()
     if child == 0:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1")
         real = loop.Trainer.train_step
         def train_step(self, batches):
-            if [self.stage.name, self.step, rank] == [*stop, 1]:  # only one of the two is asked to stop
+            if [self.stage.name, self.step, rank] == [*stop, processes - 1]:  # only one is asked to stop
                 os.kill(os.getpid(), signal.SIGTERM)
             return real(self, batches)
         loop.Trainer.train_step = train_step
@@ -71,12 +76,14 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def launch(folder: Path, settings: list[str], stop: tuple[str, int] | None = None) -> tuple[list[int], str]:
-    """Exit codes of the two processes, and their stderr."""
+def launch(
+    folder: Path, settings: list[str], stop: tuple[str, int] | None = None, processes: int = 2, validation: int = 128
+) -> tuple[list[int], str]:
+    """Exit codes of the processes, and their stderr. ``validation`` is the size of validation batches."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    plan = json.dumps([["--out", str(folder), *settings], stop or ["", -1]])
+    plan = json.dumps([["--out", str(folder), *settings], stop or ["", -1], processes, validation])
     command = [sys.executable, "-c", DRIVER, plan]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MASTER_PORT": port})
     assert done.returncode == 0, done.stderr
@@ -89,7 +96,7 @@ def assert_same_curves(a: Path, b: Path, rtol: float = 2e-4) -> None:
     assert len(lines[0]) == len(lines[1])
     for left, right in zip(*lines, strict=True):
         assert left.keys() == right.keys()
-        for key in left.keys() - {"tokens_per_second"}:
+        for key in left.keys() - {"tokens_per_second", "waiting_for_data"}:
             if isinstance(left[key], str):
                 assert left[key] == right[key]
             else:
@@ -105,6 +112,68 @@ def test_two_processes_train_the_same_as_one(tiny: Settings, tmp_path: Path) -> 
     assert stderr.count("tokenizer 6/6  validation") == 1, "only the first process logs"
     assert json.loads((tmp_path / "two/env.json").read_text())["processes"] == 2
     assert_same_curves(tmp_path / "one", tmp_path / "two")
+
+
+SHARDED = {"training.shard": "full", "transformer.depth": 2}
+
+
+def test_sharded_processes_train_the_same_as_one(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a moving average, pictures and validation batches that the processes cannot share evenly."""
+    more = {"training.transformer.ema": 0.9, "training.transformer.samples_every": 4}
+    more["training.transformer.checkpoint_activations"] = True
+    settings = tiny(**{**EVERYTHING, **SHARDED, **more})
+    monkeypatch.setattr(tokenizer_stage.validation_batches, "__defaults__", (12,))  # three batches
+    train(load_config("image", overrides=settings), tmp_path / "one")
+    codes, stderr = launch(tmp_path / "two", settings, validation=12)
+    assert codes == [0, 0], stderr
+    assert "Traceback" not in stderr
+    assert_same_curves(tmp_path / "one", tmp_path / "two")
+    pictures = [sorted(file.name for file in (tmp_path / run / "samples").iterdir()) for run in ("one", "two")]
+    assert pictures[0] == pictures[1] and any(name.startswith("transformer-00000004") for name in pictures[0])
+    one, two = (load_file(tmp_path / run / "transformer/model.safetensors") for run in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
+
+
+def test_sharded_runs_continue_on_another_number_of_processes(tiny: Settings, tmp_path: Path) -> None:
+    settings, run = tiny(**SHARDED), tmp_path / "run"
+    train(load_config("image", overrides=settings), tmp_path / "whole")
+    for processes, step in ((2, 1), (1, 3)):
+        codes, stderr = launch(run, ["--resume", "auto", *settings], ("transformer", step), processes)
+        assert codes == [143] * processes, stderr
+        assert f"transformer saved at step {step + 1}" in stderr
+    codes, stderr = launch(run, ["--resume", "auto", *settings])
+    assert codes == [0, 0], stderr
+    assert_same_curves(tmp_path / "whole", run)
+
+
+@pytest.mark.slow
+def test_groups_of_two_among_four(tiny: Settings, tmp_path: Path) -> None:
+    settings = tiny(**{**SHARDED, "training.shard": 2})
+    train(load_config("image", overrides=[*settings, "training.shard=none"]), tmp_path / "one")
+    codes, stderr = launch(tmp_path / "four", settings, processes=4)
+    assert codes == [0] * 4, stderr
+    assert_same_curves(tmp_path / "one", tmp_path / "four")
+
+
+@pytest.mark.parametrize(("shard", "processes", "fits"), [(3, 4, False), (8, 4, False), (2, 4, True), (1, 3, True)])
+def test_groups_must_divide_the_processes(shard: int, processes: int, fits: bool) -> None:
+    if fits:
+        assert group_size(shard, processes) == shard
+        return
+    message = f"training.shard={shard} does not divide the number of processes, 4: set none, full, or one of 1, 2, 4"
+    with pytest.raises(ConfigError, match=message):
+        group_size(shard, processes)
+    assert (group_size("none", processes), group_size("full", processes)) == (1, processes)
+
+
+def test_an_old_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("torch.distributed.fsdp.FSDPModule.set_reduce_scatter_unused_params")
+    with pytest.raises(ConfigError, match=r"training\.shard needs a newer torch than .*: update it, or"):
+        group_size("full", 2)
+    assert group_size("none", 2) == 1
 
 
 def test_one_process_continues_where_two_stopped(tiny: Settings, tiny_run: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import nextscale.storage.tokens as tokenstore
 from nextscale import plugins
 from nextscale.config.run import load_run_config
 from nextscale.errors import CheckpointError, TrainingError
+from nextscale.storage.files import digest, json_digest
 from nextscale.storage.models import load_tokenizer
 from nextscale.storage.tokens import TokenStore, hash_module
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -214,9 +215,9 @@ def rewrite(path: Path, name: str, change: Any) -> None:
     (path / name).write_text(json.dumps(content))
     manifest = json.loads((path / "manifest.json").read_text())
     if name != "manifest.json":
-        manifest["files"][name] = {"bytes": (path / name).stat().st_size, "sha256": tokenstore.digest(path / name)}
+        manifest["files"][name] = {"bytes": (path / name).stat().st_size, "sha256": digest(path / name)}
     if manifest.pop("sha256", None):
-        manifest["sha256"] = tokenstore.json_digest(manifest)
+        manifest["sha256"] = json_digest(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -24,7 +24,7 @@ from nextscale.config.sections import StageConfig, TransformerStageConfig
 from nextscale.device import autocast_dtype, pick_device
 from nextscale.errors import ConfigError, NextscaleError, NextscaleWarning, TrainingError
 from nextscale.sampling.precision import prepare
-from nextscale.storage.checkpoint import check_checkpoint
+from nextscale.storage.checkpoint_folder import check_checkpoint
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale.toolkit import efficientnet
 from nextscale.training.log import or_warn

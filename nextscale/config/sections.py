@@ -17,6 +17,9 @@ from pydantic import (
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+Shard = Literal["none", "full"] | PositiveInt
+
+
 class Section(BaseModel):
     """A section of the configuration: unknown keys are errors, and defaults are checked too."""
 
@@ -173,6 +176,8 @@ class TokenizerStageConfig(StageConfig):
 class TransformerStageConfig(StageConfig):
     """Stage 2."""
 
+    added = (*StageConfig.added, "checkpoint_activations")
+
     label_smoothing: Fraction = 0.0
     scale_weights: tuple[NonNegativeFloat, ...] | None = None
     """Weight of each scale's mean loss; None weights every token equally, as published."""
@@ -185,10 +190,13 @@ class TransformerStageConfig(StageConfig):
     """Train on cached tokens; False tokenizes every batch."""
     cache_passes: PositiveInt = 1
     """Number of passes over the data in the cache, each with its own augmentation."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each block for the backward pass, and compute the rest again: much less memory, a third
+    more operations, the same result."""
 
 
 class TrainingConfig(Section):
-    added = ("threads", "minutes", "tokenizer_share")
+    added = ("threads", "minutes", "tokenizer_share", "shard", "workers")
 
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
@@ -200,11 +208,17 @@ class TrainingConfig(Section):
     threads: PositiveInt | None = None
     """CPU threads; None takes torch's default, usually all cores. With other work on the machine, fewer may be many
     times faster. Results with another number differ in their last digits."""
+    workers: NonNegativeInt = 0
+    """Processes that read samples, decode and augment them for each process that trains, while it computes; 0 does so
+    in a thread. Training on cached tokens reads no samples and takes none."""
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Time for the whole run. The numbers of steps are then estimates: each stage ends when its time is used up. None
     takes exactly the given numbers of steps."""
     tokenizer_share: Fraction = 0.25
     """Share of ``minutes`` for the tokenizer."""
+    shard: Shard = "none"
+    """How many processes share one copy of a transformer's weights, gradients and optimizer state (FSDP): none, each
+    has its own; full, all of them; or a number, that many (usually those of one machine)."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra: track)."""
 

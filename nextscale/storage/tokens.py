@@ -16,46 +16,30 @@ import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import zarr
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
 
 from nextscale.errors import CheckpointError
-from nextscale.storage.files import (
-    digest,
-    fsync,
-    json_digest,
-    one_line,
-    partial_name,
-    read_json,
-    remove,
-    replace_folder,
-    restore_folder,
-    stored_settings,
-    write_json_atomic,
-    writing,
+from nextscale.storage.files import one_line, restore_folder
+from nextscale.storage.token_format import (
+    FORMAT,
+    ArraySpec,
+    StoredAttributes,
+    StoredFile,
+    damaged,
+    default_shard_rows,
+    digest_of,
+    numpy_dtype,
+    open_arrays,
+    verified,
 )
-from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.storage.token_writer import TokenStoreWriter
+from nextscale.tokens.pyramid import Schedule
 
-FORMAT = "nextscale-tokens-2"
-_WITHOUT_CHECKSUMS = "nextscale-tokens-1"
-"""The format of earlier versions: no checksums of shards, which then only know whether they are intact, nor of the
-manifest."""
-_SHARD_BYTES = 2 << 20
-_MIN_SHARD_ROWS = 1024
-_CHUNKS_PER_SHARD = 4
 _KEEP_WHOLE_BYTES = 512 << 20
-_MAX_SHARD_BYTES = 4 << 30
-"""No shard of more is read: a shard is the unit of reading, and should be about ``_SHARD_BYTES``."""
-# Shape of a row, and its dtype.
-_ArraySpec = tuple[tuple[int, ...], np.dtype]
 
 
 def hash_module(module: nn.Module, extra: Mapping[str, Any]) -> str:
@@ -69,127 +53,6 @@ def hash_module(module: nn.Module, extra: Mapping[str, Any]) -> str:
         flat = value.detach().cpu().contiguous().reshape(-1)
         hasher.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return hasher.hexdigest()[:16]
-
-
-class TokenStoreWriter:
-    """Writes a store; made by ``TokenStore.create`` and used as a context manager.
-
-    The store appears under its own name only if the block succeeds and all rows were appended.
-    """
-
-    def __init__(self, path: Path, attributes: dict[str, Any], arrays: dict[str, _ArraySpec], shard_rows: int):
-        self.path, self.partial = path, partial_name(path)
-        self.num_rows, self.shard_rows = attributes["num_rows"], shard_rows
-        self.schedule = Schedule.of(attributes["schedule"])
-        self.vocabulary, self.conditions = attributes["vocabulary"], attributes["conditions"]
-        self._attributes, self._specs = attributes, arrays
-        self._written = self._buffered = 0
-        self._arrays: dict[str, zarr.Array] = {}
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def __enter__(self) -> TokenStoreWriter:
-        if self.path.exists() and not _is_token_store(self.path):
-            raise CheckpointError(f"{self.path} exists and is not a token cache: name another path, or move it away")
-        with writing(self.path):
-            restore_folder(self.path)
-            remove(self.partial)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._create_arrays()
-            except BaseException:
-                remove(self.partial)
-                raise
-        return self
-
-    def _create_arrays(self) -> None:
-        group = zarr.open_group(LocalStore(self.partial), mode="w", attributes=self._attributes)
-        chunks = _CHUNKS_PER_SHARD if self.shard_rows % _CHUNKS_PER_SHARD == 0 else 1
-        for name, (shape, dtype) in self._specs.items():
-            self._arrays[name] = group.create_array(
-                name,
-                shape=(self.num_rows, *shape),
-                dtype=dtype,
-                shards=(self.shard_rows, *shape),
-                chunks=(self.shard_rows // chunks, *shape),
-                compressors=[ZstdCodec(level=1), Crc32cCodec()],
-                fill_value=0,
-            )
-            self._buffers[name] = np.empty((self.shard_rows, *shape), dtype)
-
-    def append(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> None:
-        """Add B rows: their pyramid, and B values of every condition.
-
-        Raises:
-            ValueError: another schedule or other conditions than the store's, a token outside the vocabulary, or more
-                rows than the store was created for.
-            TrainingError: the disk is full.
-        """
-        rows = self._checked(pyramid, conditions or {})
-        count, taken = len(pyramid), 0
-        with writing(self.path):
-            while taken < count:
-                room = min(count - taken, self.shard_rows - self._buffered)
-                for name, values in rows.items():
-                    self._buffers[name][self._buffered : self._buffered + room] = values[taken : taken + room]
-                taken, self._buffered = taken + room, self._buffered + room
-                if self._buffered == self.shard_rows:
-                    self._flush()
-
-    def _checked(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        if pyramid.schedule != self.schedule:
-            raise ValueError(f"this store holds the schedule {self.schedule}, not {pyramid.schedule}")
-        if set(conditions) != set(self.conditions):
-            raise ValueError(f"this store holds the conditions {self.conditions}, not {sorted(conditions)}")
-        if self._written + self._buffered + len(pyramid) > self.num_rows:
-            raise ValueError(f"this store was created for {self.num_rows} rows; more were appended")
-        if (pyramid.mask is not None) != ("mask" in self._specs):
-            raise ValueError("a mask needs a store created with ragged=True, and such a store needs a mask")
-        tokens = pyramid.tokens.detach().cpu().numpy()
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.vocabulary:
-            raise ValueError(f"tokens {tokens.min()} to {tokens.max()} are outside the vocabulary of {self.vocabulary}")
-        rows = {"tokens": tokens}
-        if pyramid.mask is not None:
-            rows["mask"] = pyramid.mask.cpu().numpy()
-        rows |= {f"conditions/{name}": value.detach().cpu().numpy() for name, value in conditions.items()}
-        for name, values in rows.items():
-            shape, dtype = self._specs[name]
-            expected = (len(pyramid), *shape)
-            if values.shape != expected:
-                raise ValueError(f"{name} has the shape {values.shape}; this store takes {expected}")
-            if name != "tokens" and values.dtype != dtype:
-                raise ValueError(f"{name} is {values.dtype}; this store takes {dtype}")
-        return rows
-
-    def _flush(self) -> None:
-        """Write the buffered rows: a whole shard, or the store's last one."""
-        for name, array in self._arrays.items():
-            array[self._written : self._written + self._buffered] = self._buffers[name][: self._buffered]
-        self._written, self._buffered = self._written + self._buffered, 0
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                with writing(self.path):
-                    self._finish()
-        finally:
-            remove(self.partial)
-
-    def _finish(self) -> None:
-        if self._buffered:
-            self._flush()
-        if self._written != self.num_rows:
-            raise CheckpointError(f"{self.path} was not saved: {self._written} of {self.num_rows} rows were appended")
-        files = sorted(file for file in self.partial.rglob("*") if file.is_file())
-        manifest = {}
-        for file in files:
-            fsync(file)
-            name = file.relative_to(self.partial).as_posix()
-            manifest[name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
-        body = {"format": FORMAT, "files": manifest}
-        write_json_atomic(self.partial / "manifest.json", {**body, "sha256": json_digest(body)})
-        replace_folder(self.partial, self.path)
 
 
 class TokenStore:
@@ -206,7 +69,9 @@ class TokenStore:
         attributes: whatever the writer added.
     """
 
-    def __init__(self, path: Path, stored: _Stored, files: dict[str, _File], shards_per_buffer: int) -> None:
+    def __init__(
+        self, path: Path, stored: StoredAttributes, files: dict[str, StoredFile], shards_per_buffer: int
+    ) -> None:
         self.path = path
         self.schedule = Schedule.of(stored.schedule)
         self.num_rows = stored.num_rows
@@ -218,7 +83,7 @@ class TokenStore:
         self.tokenizer_hash = stored.tokenizer_hash
         self.attributes = stored.attributes
         self._unread = {name: entry for name, entry in files.items() if entry.sha256 and not name.endswith(".json")}
-        self._arrays = _open_arrays(path, stored)
+        self._arrays = open_arrays(path, stored)
         size = sum(math.prod(array.shape) * array.dtype.itemsize for array in self._arrays.values())
         # A small store is read once, as one block. Of a large one, the shards of a shuffle buffer are kept.
         whole = size <= _KEEP_WHOLE_BYTES
@@ -240,6 +105,7 @@ class TokenStore:
         num_samples: int | None = None,
         attributes: Mapping[str, Any] | None = None,
         shard_rows: int | None = None,
+        resume: bool = False,
     ) -> TokenStoreWriter:
         """A writer for ``num_rows`` rows. When its block succeeds, it replaces any token cache at ``path``.
 
@@ -251,6 +117,8 @@ class TokenStore:
             num_samples: samples per pass; ``num_rows / passes`` by default.
             attributes: anything JSON-able to keep with the tokens.
             shard_rows: rows per shard; by default a shard takes about 2 MiB and at least 1024 rows.
+            resume: keep the shards that an interrupted writer with the same arguments has completed, and keep this
+                one's if it is interrupted. The arguments must decide every row.
 
         Raises:
             ValueError: a size is not positive.
@@ -258,14 +126,14 @@ class TokenStore:
         """
         if min(vocabulary, num_rows, passes, shard_rows or 1) < 1:
             raise ValueError("vocabulary, num_rows, passes and shard_rows must be positive")
-        arrays: dict[str, _ArraySpec] = {}
+        arrays: dict[str, ArraySpec] = {}
         arrays["tokens"] = ((schedule.length, *token_shape), np.min_scalar_type(vocabulary - 1))
         if ragged:
             arrays["mask"] = ((schedule.length,), np.dtype(bool))
         for name, (shape, dtype) in (conditions or {}).items():
-            arrays[f"conditions/{name}"] = (tuple(shape), _numpy_dtype(dtype))
+            arrays[f"conditions/{name}"] = (tuple(shape), numpy_dtype(dtype))
         row_bytes = math.prod(arrays["tokens"][0]) * arrays["tokens"][1].itemsize
-        shard_rows = shard_rows or _default_shard_rows(row_bytes, num_rows)
+        shard_rows = shard_rows or default_shard_rows(row_bytes, num_rows)
         stored = {
             "format": FORMAT,
             "tokenizer_hash": tokenizer_hash,
@@ -280,7 +148,7 @@ class TokenStore:
             "ragged": ragged,
             "attributes": dict(attributes or {}),
         }
-        return TokenStoreWriter(Path(path), stored, arrays, shard_rows)
+        return TokenStoreWriter(Path(path), stored, arrays, shard_rows, resume)
 
     @classmethod
     def open(cls, path: Path | str, tokenizer_hash: str | None = None, shards_per_buffer: int = 8) -> TokenStore:
@@ -295,7 +163,7 @@ class TokenStore:
         """
         path = Path(path)
         restore_folder(path)
-        stored, files = _verified(path)
+        stored, files = verified(path)
         written_by = stored.tokenizer_hash
         if tokenizer_hash is not None and tokenizer_hash != written_by:
             raise CheckpointError(
@@ -348,10 +216,10 @@ class TokenStore:
             try:
                 read[name] = np.asarray(array[span])
             except Exception as error:  # zarr, its codecs and the file system each raise their own errors
-                raise _damaged(self.path, f"{name}, rows {span.start} to {span.stop - 1}: {one_line(error)}") from None
+                raise damaged(self.path, f"{name}, rows {span.start} to {span.stop - 1}: {one_line(error)}") from None
         tokens = read["tokens"]
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.token_vocabulary:
-            raise _damaged(self.path, f"tokens outside the vocabulary of {self.token_vocabulary}")
+            raise damaged(self.path, f"tokens outside the vocabulary of {self.token_vocabulary}")
         return read
 
     def _verify_shards(self, name: str, span: slice) -> None:
@@ -360,134 +228,6 @@ class TokenStore:
         for shard in range(span.start // self.shard_rows, -(-span.stop // self.shard_rows)):
             file = f"{name}/c/{'/'.join([str(shard), *['0'] * (axes - 1)])}"
             entry = self._unread.get(file)  # a shard of zeros has no file
-            if entry is not None and _digest_of(self.path, file) != entry.sha256:
-                raise _damaged(self.path, f"{file} does not match its checksum")
+            if entry is not None and digest_of(self.path, file) != entry.sha256:
+                raise damaged(self.path, f"{file} does not match its checksum")
             self._unread.pop(file, None)
-
-
-class _File(BaseModel):
-    bytes: NonNegativeInt
-    sha256: str | None
-
-
-class _Manifest(BaseModel):
-    format: str
-    files: dict[str, _File]
-
-
-class _Stored(BaseModel):
-    """The attributes of a store."""
-
-    format: Literal["nextscale-tokens-1", "nextscale-tokens-2"]
-    tokenizer_hash: str
-    schedule: Annotated[list[Annotated[list[PositiveInt], Field(min_length=1)]], Field(min_length=1)]
-    vocabulary: PositiveInt
-    token_shape: list[PositiveInt]
-    num_rows: PositiveInt
-    passes: PositiveInt
-    num_samples: PositiveInt
-    shard_rows: PositiveInt
-    conditions: list[str]
-    ragged: bool
-    attributes: dict[str, Any]
-
-
-def _verified(path: Path) -> tuple[_Stored, dict[str, _File]]:
-    """The attributes of a store and its manifest, once every file is found complete; shards are compared with their
-    checksums when they are read."""
-    if not path.exists():
-        raise CheckpointError(f"there is no token cache at {path}: run `nextscale tokenize`")
-    if not _is_token_store(path):
-        raise CheckpointError(f"{path} is not a token cache: name a folder that `nextscale tokenize` wrote")
-    manifest = _read_manifest(path)
-    for name, entry in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise _damaged(path, f"{name} is missing")
-        if file.stat().st_size != entry.bytes:
-            raise _damaged(path, f"{name} has {file.stat().st_size} of {entry.bytes} bytes")
-        if entry.sha256 is not None and file.suffix == ".json" and _digest_of(path, name) != entry.sha256:
-            raise _damaged(path, f"{name} does not match its checksum")
-    try:
-        group = read_json(path / "zarr.json")
-        stored = stored_settings(_Stored, group.get("attributes") if isinstance(group, dict) else None, path)
-    except CheckpointError as error:
-        raise _damaged(path, str(error)) from None
-    if stored.format != manifest.format:
-        raise _damaged(path, "manifest.json and zarr.json are of different formats")
-    return stored, manifest.files
-
-
-def _read_manifest(path: Path) -> _Manifest:
-    file = path / "manifest.json"
-    try:
-        body = read_json(file)
-        known = body.get("format") if isinstance(body, dict) else None
-        if isinstance(known, str) and known not in (FORMAT, _WITHOUT_CHECKSUMS):
-            raise CheckpointError(f"it has the format {known!r}, but this version reads {FORMAT!r}")
-        manifest = stored_settings(_Manifest, body, file)
-    except CheckpointError as error:
-        raise _damaged(path, str(error)) from None
-    if known == FORMAT:
-        expected = body.pop("sha256", None)
-        if expected != json_digest(body) or any(entry.sha256 is None for entry in manifest.files.values()):
-            raise _damaged(path, "manifest.json does not match its checksum")
-    if "zarr.json" not in manifest.files:
-        raise _damaged(path, "manifest.json does not list zarr.json")
-    return manifest
-
-
-def _digest_of(path: Path, name: str) -> str:
-    try:
-        return digest(path / name)
-    except OSError as error:
-        raise _damaged(path, f"{name} cannot be read: {error.strerror}") from None
-
-
-def _open_arrays(path: Path, stored: _Stored) -> dict[str, zarr.Array]:
-    """The arrays of a store by name. They have the shapes that its attributes announce, and shards that fit memory."""
-    length = sum(math.prod(shape) for shape in stored.schedule)
-    names: dict[str, tuple[int, ...] | None] = {"tokens": (stored.num_rows, length, *stored.token_shape)}
-    if stored.ragged:
-        names["mask"] = (stored.num_rows, length)
-    names |= {f"conditions/{name}": None for name in stored.conditions}
-    try:
-        group = zarr.open_group(LocalStore(path, read_only=True), mode="r")
-        arrays = {name: group[name] for name in names}
-    except Exception as error:  # zarr raises errors of many kinds
-        raise _damaged(path, f"its arrays cannot be opened: {one_line(error)}") from None
-    opened = {}
-    for (name, shape), array in zip(names.items(), arrays.values(), strict=True):
-        if not isinstance(array, zarr.Array):
-            raise _damaged(path, f"{name} is not an array")
-        if array.shape[:1] != (stored.num_rows,) or shape not in (None, array.shape):
-            raise _damaged(path, f"{name} has the shape {array.shape}, not that of {stored.num_rows} rows")
-        if stored.shard_rows * math.prod(array.shape[1:]) * array.dtype.itemsize > _MAX_SHARD_BYTES:
-            raise _damaged(path, f"a shard of {name} announces more than {_MAX_SHARD_BYTES >> 30} GiB")
-        if array.shards is None or array.shards != (stored.shard_rows, *array.shape[1:]):
-            raise _damaged(path, f"{name} has shards of {array.shards}")
-        opened[name] = array
-    return opened
-
-
-def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"the token cache {path} is damaged ({what}): run `nextscale tokenize` or delete it")
-
-
-def _is_token_store(path: Path) -> bool:
-    """Whether ``path`` is a token cache, intact or not: nothing else is ever replaced."""
-    files = (path / "manifest.json", path / "zarr.json")
-    try:
-        return any(file.is_file() and FORMAT.rstrip("2").encode() in file.read_bytes() for file in files)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from None
-
-
-def _numpy_dtype(dtype: Any) -> np.dtype:
-    return torch.empty(0, dtype=dtype).numpy().dtype if isinstance(dtype, torch.dtype) else np.dtype(dtype)
-
-
-def _default_shard_rows(row_bytes: int, num_rows: int) -> int:
-    """About 2 MiB of tokens and at least 1024 rows, but no more than ``num_rows``; rounded up to whole chunks."""
-    rows = min(max(_SHARD_BYTES // row_bytes, _MIN_SHARD_ROWS), num_rows)
-    return -(-rows // _CHUNKS_PER_SHARD) * _CHUNKS_PER_SHARD

@@ -10,7 +10,8 @@ from torch import nn
 from nextscale import plugins
 from nextscale.config.run import load_run_config
 from nextscale.errors import CheckpointError, ConfigError
-from nextscale.storage.checkpoint import check_checkpoint, finished_steps, load_checkpoint
+from nextscale.storage.checkpoint import load_checkpoint
+from nextscale.storage.checkpoint_folder import check_checkpoint, finished_steps
 from nextscale.storage.files import replaced_name
 from nextscale.storage.models import has, load_tokenizer, new_transformer
 from nextscale.tokens.tokenizer import MultiscaleTokenizer

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nextscale.errors import CheckpointError
-from nextscale.storage.checkpoint import check_checkpoint, set_aside, set_aside_later
+from nextscale.storage.checkpoint_folder import check_checkpoint, set_aside, set_aside_later
 from nextscale.storage.files import restore_folder
 
 BEST, FORMER = "best", "best-before"

@@ -1,8 +1,13 @@
-"""Fill the token cache: each pass tokenizes every sample once, with its own augmentation."""
+"""Fill the token cache: each pass tokenizes every sample once, with its own augmentation.
+
+All processes write, each its own shards. A shard's samples are encoded in the same batches whichever process writes it,
+so the cache does not depend on the number of processes, nor on whether one was killed in between.
+"""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from nextscale.randomness import mixed_seed, sample_seeds
 from nextscale.storage.tokens import TokenStore, hash_module
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.log import RunLog
+from nextscale.training.signals import InterruptFlag
 
 BATCH = 256
 
@@ -50,10 +56,9 @@ def open_or_write_tokens(
     # Held-out samples are tokenized once, without augmentation.
     for name, source, count in (("train", data.train, passes), ("validation", data.validation, 1)):
         path = run / "tokens.zarr" / name
-        if distributed.is_main() and (rewrite or not path.exists()):
+        if rewrite or distributed.agree(not path.exists()):
             augmented = None if name == "validation" else mixed_seed(seed, 3)
             write_tokens(path, tokenizer, source, data, count, augmented, written_by, log, made_with)
-        distributed.barrier()
         store = TokenStore.open(path, written_by)
         _check_store(store, source, made_with)
         if "fingerprint" not in store.attributes and _fingerprint(source) is not None and name == "train":
@@ -131,13 +136,32 @@ def write_tokens(
         passes=passes,
         num_samples=size,
         attributes=attributes,
+        resume=told is not None,  # otherwise nothing says that the rows would be the same
     )
     hidden = not (log.main and log.console.is_terminal)
-    with store as writer, Progress(console=log.console, transient=True, disable=hidden) as progress:
-        for number in progress.track(range(passes), description=f"tokenizing {path.name}"):
-            for first in range(0, size, BATCH):
-                indices = np.arange(first, min(first + BATCH, size))
-                seeds = None if seed is None else sample_seeds(seed, number * size + indices)
-                batch = source.batch(indices, seeds).to(tokenizer.device)
+    # One process may stop anywhere; several stop between batches, so that none waits for another for ever.
+    flag = InterruptFlag() if distributed.world_size() > 1 else None
+    progress = Progress(console=log.console, transient=True, disable=hidden)
+    with store as writer, flag or nullcontext(), progress as bar:
+
+        def write(shard: int) -> None:
+            writer.begin(shard)
+            rows = np.array(writer.rows_of(shard))
+            for first in range(0, len(rows), BATCH):
+                if flag is not None:
+                    flag.leave_if_raised()
+                chosen = rows[first : first + BATCH]
+                seeds = None if seed is None else sample_seeds(seed, chosen)
+                batch = source.batch(chosen % size, seeds).to(tokenizer.device)
                 writer.append(tokenizer.encode(batch.samples), batch.conditions)
+
+        unfinished, world = writer.unfinished, distributed.world_size()
+        done = writer.num_shards - len(unfinished)
+        if done:
+            log.note(f"{path}: {done:,} of {writer.num_shards:,} shards are already written")
+        task = bar.add_task(f"tokenizing {path.name}", total=writer.num_shards, completed=done)
+        for first in range(0, len(unfinished), world):
+            mine = unfinished[first:][distributed.rank() : distributed.rank() + 1]
+            distributed.together(lambda mine=mine: [write(shard) for shard in mine])
+            bar.advance(task, min(world, len(unfinished) - first))
     log.note(f"wrote the tokens of {passes} x {size:,} samples to {path}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nextscale import distributed
 from nextscale.config.sections import RunConfig
 from nextscale.data import DataSplits
 from nextscale.errors import CheckpointError, ConfigError
@@ -16,6 +17,7 @@ from nextscale.sampling.generate import check_sampling
 from nextscale.storage.models import has, new_transformer, start_from, stored_config, stored_settings
 from nextscale.tokens.capabilities import Requantizes
 from nextscale.training.loop import micro_batch_size
+from nextscale.training.sharding import group_size
 
 
 def check_run(
@@ -33,6 +35,7 @@ def check_run(
     if "transformer" not in stages:
         return
     micro_batch_size(config.training.transformer, "transformer")
+    group_size(config.training.shard, distributed.world_size())
     with without_memory():
         tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
         transformer = new_transformer(config.transformer, tokenizer, data.conditions)
@@ -74,6 +77,7 @@ def _check_adaptive(config: RunConfig) -> None:
         (not isinstance(model.attention, str), "transformer.attention=markov"),
         (training.corrupt > 0, "training.transformer.corrupt=0"),
         (model.refiner is not None and isinstance(model.refiner.scales, int), "transformer.refiner.scales=null"),
+        (config.training.shard != "none", "training.shard=none"),
     ):
         if wrong:
             raise ConfigError(f"the scales of {config.modality} samples differ from sample to sample: set {setting}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nextscale import plugins
-from nextscale.config.sections import RunConfig, StageConfig
+from nextscale.config.sections import RunConfig, Shard, StageConfig
 from nextscale.data import DataSplits
 from nextscale.device import autocast_dtype, pick_device
 from nextscale.meta import without_memory
 from nextscale.storage.models import new_transformer
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
+from nextscale.training.sharding import group_size, has_blocks
 from nextscale.transformer import ScaleTransformer
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -60,6 +62,7 @@ def describe(config: RunConfig) -> dict[str, Any]:
         # A tokenizer without weights has no stage.
         trained = any(parameter.requires_grad for parameter in model.parameters())
         row = _stage(model, stage, flops, schedule.length, len(data.train), speed)
+        row |= _memory(model, stage, config.training.shard)
         report[name] = row if trained else "no weights to train"
     return report
 
@@ -75,8 +78,21 @@ def _stage(
         "tokens": seen * tokens,
     }
     if flops is not None:
+        row["operations per sample, forward and backward"] = f"{3 * flops:.3g}"
         row["estimated minutes, at least"] = round(3 * flops * seen / speed / 60, 1)
     return row
+
+
+def _memory(model: nn.Module, stage: StageConfig, shard: Shard) -> dict[str, str]:
+    """What each device holds besides activations: in float32, the weights, their gradients, AdamW's two averages, and
+    the moving average of the weights where one is kept. torchrun says how many processes there are."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    size = group_size(shard, processes) if has_blocks(model) else 1
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    gigabytes = 4 * trained * (5 if stage.ema else 4) / size / 1e9
+    spread = f", sharded over {size}" if size > 1 else ""
+    what = "memory per device, without activations"
+    return {what: f"{gigabytes:.2f} GB on {processes} process{'es' if processes > 1 else ''}{spread}"}
 
 
 def _matmul_flops(config: RunConfig) -> float:

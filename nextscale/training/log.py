@@ -140,11 +140,14 @@ class StageDisplay:
         self.progress.update(self.task, total=total)
         self.log.note(f"{self.name}: {total} steps in all, {why}")
 
-    def step(self, step: int, metrics: dict[str, float]) -> None:
+    def step(self, step: int, metrics: dict[str, float], waited: float = 0.0) -> None:
+        """``waited``: seconds of this run that the stage has spent waiting for data."""
         elapsed = time.perf_counter() - self.started
         tokens = self.tokens_per_step * (step - self.first_step) / max(elapsed, 1e-9)
-        self.log.write(self.name, step, {**metrics, "tokens_per_second": round(tokens, 1)}, "train")
-        status = f"loss {metrics['loss']:.4f}  {tokens:,.0f} tokens/s"
+        share = waited / max(elapsed, 1e-9)
+        speeds = {"tokens_per_second": round(tokens, 1), "waiting_for_data": round(share, 4)}
+        self.log.write(self.name, step, {**metrics, **speeds}, "train")
+        status = f"loss {metrics['loss']:.4f}  {tokens:,.0f} tokens/s  {share:.0%} waiting for data"
         if self.log.clock.budget:
             status += f"  {self._budget_left()}"
         self.progress.update(self.task, completed=step, status=status)

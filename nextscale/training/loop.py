@@ -10,9 +10,8 @@ import inspect
 import math
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nextscale import distributed
-from nextscale.config.sections import StageConfig
+from nextscale.config.sections import Shard, StageConfig
 from nextscale.data import Batch
-from nextscale.device import autocast_dtype
+from nextscale.device import autocast_dtype, is_out_of_memory
 from nextscale.errors import ConfigError, TrainingError
 from nextscale.memory import keep_freed_memory
 from nextscale.randomness import Draws, mixed_seed
-from nextscale.storage.checkpoint import (
-    check_checkpoint,
-    clear_partials,
-    latest_checkpoint,
-    load_checkpoint,
-    remove_checkpoint,
-    save_checkpoint,
-)
+from nextscale.storage.checkpoint import load_checkpoint, save_checkpoint
+from nextscale.storage.checkpoint_folder import check_checkpoint, clear_partials, latest_checkpoint, remove_checkpoint
 from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.clock import Pace, ending_at, with_steps
+from nextscale.training.feeding import Feed
 from nextscale.training.log import RunLog, StageDisplay, or_warn
 from nextscale.training.optim import EMA, build_optimizer, compile_model, cooldown_begins, lr_factor
+from nextscale.training.sharding import ShardedModel, group_size, has_blocks
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
 
@@ -64,6 +59,8 @@ class Trainer:
 
     Args:
         pace: decides how many steps fit into the time; None takes the configured number.
+        shard: how many processes share one copy of a transformer (``training.shard``).
+        workers: processes that read samples (``training.workers``).
         on_change: is told the new settings of the stage, once a checkpoint is saved, whenever its last step changes.
 
     Raises:
@@ -81,18 +78,25 @@ class Trainer:
         device: torch.device,
         pace: Pace | None = None,
         on_change: Callable[[StageConfig], None] | None = None,
+        shard: Shard = "none",
+        workers: int = 0,
     ) -> None:
         self.pace, self.on_change = pace, on_change
         self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
         self.seed = mixed_seed(seed, *stage.name.encode())
         self.micro_batch = micro_batch_size(self.config, stage.name)
+        self.workers = workers if stage.reads_samples else 0
         for objective in stage.objectives:
             objective.to(device).train()
+        first = stage.objectives[0]
+        sharded = group_size(shard, distributed.world_size()) > 1 and has_blocks(first.model)
+        self.sharded = ShardedModel(first, shard, device) if sharded else None
         self.optimizers = [
             build_optimizer(objective.model, self.config, lr)
             for objective, lr in zip(stage.objectives, stage.learning_rates, strict=True)
         ]
-        self.ema = EMA(stage.model, self.config.ema) if self.config.ema > 0 else None
+        copied = self.sharded.copied() if self.sharded else None
+        self.ema = EMA(stage.model, self.config.ema, copied) if self.config.ema > 0 else None
         self.dtype = autocast_dtype(self.config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.step = 0
@@ -102,7 +106,7 @@ class Trainer:
         self.wrapped: list[nn.Module] = [self._wrap(objective) for objective in stage.objectives]
 
     def _wrap(self, objective: nn.Module) -> nn.Module:
-        if distributed.world_size() == 1:
+        if distributed.world_size() == 1 or (self.sharded and objective is self.sharded.objective):
             return objective
         ids = [self.device] if self.device.type == "cuda" else None
         # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
@@ -136,19 +140,17 @@ class Trainer:
         tokens = self.config.batch_size * self.stage.tokens_per_sample
         display = self.log.stage(self.stage.name, self.config.steps, self.step, tokens)
         memory = keep_freed_memory() if self.device.type == "cpu" else nullcontext()
-        with memory, InterruptFlag() as flag, ThreadPoolExecutor(1) as reader, display as show:
-            upcoming = reader.submit(self.read, self.step)
+        with memory, InterruptFlag() as flag, Feed(self.read, self.step, self.workers) as feed, display as show:
             while self.step < self.config.steps:
-                batches = upcoming.result()
-                if self.step + 1 < self.config.steps:
-                    upcoming = reader.submit(self.read, self.step + 1)
-                metrics = self.train_step(batches)
+                batches = feed.next()
+                with self._enough_memory():
+                    metrics = self.train_step(batches)
                 self.step += 1
                 interrupted = self._sync_metrics(metrics, flag)
                 self._keep_pace(show)
                 last = self.step == self.config.steps
                 if self.step % self.config.log_every == 0 or last:
-                    show.step(self.step, metrics)
+                    show.step(self.step, metrics, feed.waited)
                 if self.step % self.config.validate_every == 0 or last:
                     show.validation(self.step, self.validate())
                     self._keep_patience(show)
@@ -223,13 +225,32 @@ class Trainer:
             self.scaler.step(optimizer)
             prefix = "" if number == 0 else f"{objective.name}/"
             metrics |= {f"{prefix}{key}": value for key, value in sums.items()}
-            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": float(norm)}
+            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": float(distributed.whole(norm))}
         self.scaler.update()
         for objective in self.stage.objectives:
             objective.after_step(self.step, self._draws(slice(0, 0), salt=1000))
         if self.ema:
             self.ema.update(self.stage.model, self.step)
         return metrics
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        """Say which settings take less memory if the device has too little."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            name, remedies = f"training.{self.stage.name}", []
+            if self.micro_batch % 2 == 0:
+                remedies.append(f"{name}.accumulate={2 * self.config.accumulate} (same result, half as many at a time)")
+            if has_blocks(self.stage.model):
+                remedies += [f"{name}.checkpoint_activations=true", "training.shard=full on several devices"]
+            remedies.append(f"a smaller {name}.batch_size than {self.config.batch_size}")
+            raise TrainingError(
+                f"{self.device} has too little memory for {self.micro_batch} samples at a time at step {self.step}: "
+                f"set {', or '.join(remedies)}"
+            ) from None
 
     def _backward(self, module: nn.Module, batches: list[Batch], number: int) -> dict[str, float]:
         """Accumulate the gradients of all micro-batches; returns the mean of each logged scalar."""
@@ -274,30 +295,38 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The mean of each validation scalar; saves the weights if ``loss`` is the lowest so far."""
-        model, objective = self.result, self.stage.objectives[0]
-        was_training = model.training
-        model.eval()
+        objective = self.stage.objectives[0]
         sums: dict[str, float] = {}
         count = 0
-        for indices, weight in self._validation_share():
-            batch = self.stage.validation_batch(indices).to(self.device)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                scalars = objective.validate(model, batch)
-            for key, value in scalars.items():
-                sums[key] = sums.get(key, 0.0) + float(value) * weight
-            count += weight
-        model.train(was_training)
+        with self._evaluated() as model:
+            for indices, weight in self._validation_share():
+                batch = self.stage.validation_batch(indices).to(self.device)
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    scalars = objective.validate(model, batch)
+                for key, value in scalars.items():
+                    sums[key] = sums.get(key, 0.0) + float(value) * weight
+                count += weight
         values = torch.tensor([*sums.values(), count], dtype=torch.float64, device=self.device)
         *values, whole = distributed.total(values).tolist()
         means = {key: value / whole for key, value in zip(sums, values, strict=True)}
         self._check_finite(means["loss"], "validation loss")
         if means["loss"] < self.best["loss"]:
             self.best = {"loss": means["loss"], "step": self.step}
-            if distributed.is_main():
-                save_checkpoint(
-                    self.folder, self.step, {"model": model}, {}, {}, self.best, keep=1, name=BEST, former=FORMER
-                )
+            modules = {"model": self.result}
+            save_checkpoint(self.folder, self.step, modules, {}, {}, self.best, keep=1, name=BEST, former=FORMER)
         return means
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[nn.Module]:
+        """The result in evaluation mode, with whole weights. All processes must enter, to gather them; inside, they may
+        do different things."""
+        with self.sharded.gathered(self.result) if self.sharded else nullcontext(self.result) as model:
+            was_training = model.training
+            model.eval()
+            try:
+                yield model
+            finally:
+                model.train(was_training)
 
     def _validation_share(self) -> list[tuple[np.ndarray, int]]:
         """This process's index batches of the validation samples, each with its weight."""
@@ -308,18 +337,15 @@ class Trainer:
 
     @torch.no_grad()
     def _picture(self) -> Path | None:
-        if not distributed.is_main():
-            return None
-        model = self.result
-        was_training = model.training
-        model.eval()
-        path = self.log.folder / "samples" / f"{self.stage.name}-{self.step:08d}"
-        began = time.monotonic()
-        written = or_warn(path, lambda: self.stage.draw_samples(model, path))
-        if self.pace is not None:  # another picture follows the last step, and one of the best weights
-            self.pace.reserve = 2 * (time.monotonic() - began)
-        model.train(was_training)
-        return written
+        with self._evaluated() as model:
+            if not distributed.is_main():
+                return None
+            path = self.log.folder / "samples" / f"{self.stage.name}-{self.step:08d}"
+            began = time.monotonic()
+            written = or_warn(path, lambda: self.stage.draw_samples(model, path))
+            if self.pace is not None:  # another picture follows the last step, and one of the best weights
+                self.pace.reserve = 2 * (time.monotonic() - began)
+            return written
 
     def _modules(self) -> dict[str, nn.Module]:
         modules = {objective.name: objective.model for objective in self.stage.objectives}
@@ -330,13 +356,14 @@ class Trainer:
 
     def _save(self) -> Path | None:
         for name, module in self._modules().items():
-            finite = [value.isfinite().all() for value in module.state_dict().values() if value.is_floating_point()]
-            self._check_finite(1.0 if torch.stack(finite).all() else math.nan, f"weight of the {name}")
-        if not distributed.is_main():
-            return None
+            values = [distributed.local(value) for value in module.state_dict().values() if value.is_floating_point()]
+            wrong = ~torch.stack([value.isfinite().all() for value in values]).all()
+            # Of a sharded model, one process alone may see it, and all must stop.
+            self._check_finite(math.nan if distributed.total(wrong.float()) else 1.0, f"weight of the {name}")
         state = {"scaler": self.scaler.state_dict()}
         keep = self.config.keep
-        return save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
+        saved = save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
+        return saved if distributed.is_main() else None
 
     def _settle_best(self, going_back: bool = False) -> None:
         """Read the loss of the best weights so far into ``self.best`` (``best.sort_out_best``); they may be newer than
@@ -360,6 +387,8 @@ class Trainer:
         distributed.barrier()
         self._settle_best()
         distributed.barrier()
+        if self.sharded:
+            self.sharded.restore()
         load_checkpoint(self.folder / BEST, {"model": self.stage.model}, {}, self.device)
         self.stage.model.eval()
         distributed.barrier()

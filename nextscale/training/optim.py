@@ -10,6 +10,7 @@ from torch import nn
 
 from nextscale.config.sections import StageConfig
 from nextscale.device import check_compiler
+from nextscale.distributed import local
 from nextscale.transformer.block import Block
 
 
@@ -18,10 +19,11 @@ def build_optimizer(model: nn.Module, config: StageConfig, lr: float) -> torch.o
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     linear = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, linear)} - embeddings
-    trained = [p for p in model.parameters() if p.requires_grad]
+    # With their names, under which a checkpoint stores the state of each.
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) in matrices], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if id(p) not in matrices], "weight_decay": 0.0},
+        {"params": [(name, p) for name, p in trained if id(p) in matrices], "weight_decay": config.weight_decay},
+        {"params": [(name, p) for name, p in trained if id(p) not in matrices], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=lr, betas=config.betas, fused=True)
@@ -61,16 +63,19 @@ def cooldown_begins(config: StageConfig) -> int:
 
 
 class EMA:
-    """An exponential moving average of a module's weights; buffers are copied. The decay grows over the first steps."""
+    """An exponential moving average of a module's weights; buffers are copied. The decay grows over the first steps.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    ``copied`` is the module that holds the average, with the weights to begin with; by default a copy of ``model``.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, copied: nn.Module | None = None) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.model = (copy.deepcopy(model) if copied is None else copied).requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        averaged, current = list(self.model.parameters()), list(model.parameters())
+        averaged, current = ([local(p) for p in each.parameters()] for each in (self.model, model))
         torch._foreach_lerp_(averaged, current, 1 - decay)  # pyright: ignore
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

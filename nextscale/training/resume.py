@@ -9,10 +9,10 @@ from typing import Any
 from nextscale.config.run import load_run_config
 from nextscale.config.sections import RunConfig
 from nextscale.errors import ConfigError
-from nextscale.storage.checkpoint import latest_checkpoint
+from nextscale.storage.checkpoint_folder import latest_checkpoint
 from nextscale.storage.models import has
 
-HARMLESS = ("preset", "training.device", "training.tensorboard")
+HARMLESS = ("preset", "training.device", "training.tensorboard", "training.shard", "training.workers")
 """Where it is computed and what is recorded; where the settings once came from."""
 
 

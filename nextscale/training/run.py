@@ -27,7 +27,7 @@ from nextscale.hub import is_on_hub, run_folder
 from nextscale.modality import Modality
 from nextscale.report.page import NAME as REPORT
 from nextscale.report.page import write_report
-from nextscale.storage.checkpoint import latest_checkpoint, sound_checkpoint, stage_of
+from nextscale.storage.checkpoint_folder import latest_checkpoint, sound_checkpoint, stage_of
 from nextscale.storage.files import write_json_atomic, write_text_atomic, writing
 from nextscale.storage.lock import RunLock
 from nextscale.storage.models import (
@@ -190,7 +190,15 @@ class _Run:
     def _train(self, stage: Stage) -> None:
         checkpoints = self.folder / "checkpoints" / stage.name
         trainer = Trainer(
-            stage, checkpoints, self.log, self.config.seed, self.device, self._pace(stage), partial(self._change, stage)
+            stage,
+            checkpoints,
+            self.log,
+            self.config.seed,
+            self.device,
+            self._pace(stage),
+            partial(self._change, stage),
+            self.config.training.shard,
+            self.config.training.workers,
         )
         chosen = self.resume_from is not None and stage_of(self.resume_from) == stage.name
         if chosen:
@@ -340,10 +348,10 @@ def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
     stored_config(run, "tokenizer")  # raises if there is no run, or no tokenizer yet
     config = load_run_config(run, overrides)
     device = pick_device(config.training.device)
-    with interruptible(), RunLock(run, "tokenized") as lock:
-        lock.acquire()
+    with interruptible(), distributed.process_group(device), RunLock(run, "tokenized") as lock:
+        distributed.on_main(lock.acquire)
         tokenizer = load_tokenizer(run, device)
         splits = plugins.modality(config.modality).open_data(config.data)
         check_tokenizer(run, splits, config)
         stores = open_or_write_tokens(run, tokenizer, splits, config, RunLog(run), rewrite=True)
-    return [store.path for store in stores]
+        return [store.path for store in stores] if distributed.is_main() else []

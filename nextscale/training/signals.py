@@ -54,6 +54,11 @@ class InterruptFlag:
             raise KeyboardInterrupt
         self.raised, self.signal = True, signal.Signals(number)
 
+    def leave_if_raised(self) -> None:
+        """Leave at once if a signal came; for code that continues by itself when it is called again."""
+        if self.raised:
+            _leave("interrupted", self.signal)
+
     def stop(self, stage: str, step: int) -> NoReturn:
         _leave(f"interrupted: {stage} saved at step {step}", self.signal)
 

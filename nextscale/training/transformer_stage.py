@@ -49,6 +49,8 @@ class TransformerObjective(Objective[ScaleTransformer]):
         super().__init__()
         self.model = transformer
         self.config = config
+        for block in transformer.blocks:
+            block.checkpoint_activations = config.checkpoint_activations  # type: ignore[assignment]
         # In a tuple, the tokenizer is not a submodule: it is neither trained nor saved with the transformer.
         self._frozen = (tokenizer.eval().requires_grad_(False),)
 
@@ -237,6 +239,7 @@ class TransformerStage(Stage):
         self.objectives = [TransformerObjective(transformer, tokenizer, config)]
         self.learning_rates = [config.lr]
         self.tokens_per_sample = transformer.schedule.length
+        self.reads_samples = stores is None
         self.seed = mixed_seed(seed, 2)
         rows, shard = (len(data.train), None) if stores is None else (stores[0].num_rows, stores[0].shard_rows)
         lengths = getattr(data.train, "lengths", None) if stores is None else None

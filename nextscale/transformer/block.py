@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nextscale.config.sections import TransformerConfig
 from nextscale.transformer.attention import Attention, AttentionMask, KVCache
@@ -47,6 +48,10 @@ class Block(nn.Module):
     a projection of its own or, with ``adaln: shared``, adds a learned constant to one projection for all blocks.
     """
 
+    checkpoint_activations = False
+    """Whether the backward pass computes the block again instead of keeping what it computed
+    (https://arxiv.org/abs/1604.06174)."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         width = config.model_width
@@ -66,17 +71,39 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        six_B6D: Tensor,
+        six_B6D: Tensor | None,
         mask: AttentionMask,
         rotation: tuple[Tensor, Tensor] | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
         keep_B2: Tensor | None = None,
+        cond: Tensor | None = None,
     ) -> Tensor:
-        """``six_B6D`` is the output of ``modulation`` for the condition.
+        """``six_B6D`` is the output of ``modulation`` for the condition; None computes it here from ``cond``, so that
+        nothing but a call of the block needs its weights.
 
         ``keep_B2`` scales each sample's two branches (stochastic depth: 0, or 1 / keep probability).
         """
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            arguments = (x_BLD, six_B6D, mask, rotation, cache, layer, keep_B2, cond)
+            # Nothing in a block is random.
+            return checkpoint(self._forward, *arguments, use_reentrant=False, preserve_rng_state=False)  # type: ignore[return-value]
+        return self._forward(x_BLD, six_B6D, mask, rotation, cache, layer, keep_B2, cond)
+
+    def _forward(
+        self,
+        x_BLD: Tensor,
+        six_B6D: Tensor | None,
+        mask: AttentionMask,
+        rotation: tuple[Tensor, Tensor] | None,
+        cache: KVCache | None,
+        layer: int,
+        keep_B2: Tensor | None,
+        cond: Tensor | None,
+    ) -> Tensor:
+        if six_B6D is None:
+            assert cond is not None
+            six_B6D = self.modulation(cond)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = six_B6D[:, :, None].unbind(1)
         if keep_B2 is not None:
             gamma1 = gamma1 * keep_B2[:, 0, None, None].to(gamma1.dtype)

@@ -31,11 +31,15 @@ from nextscale.transformer.stem import LinearStem
 
 @dataclass(frozen=True)
 class Modulation:
-    """Vectors that depend on the condition alone: the start token B D, six per block B 6 D, and the head's B (2 D)."""
+    """Vectors that depend on the condition alone: the start token B D, six per block B 6 D, and the head's B (2 D).
+
+    ``shared`` is what blocks compute their vectors from. Where ``blocks`` holds None, they have yet to.
+    """
 
     start_BD: Tensor
-    blocks: list[Tensor]
+    blocks: Sequence[Tensor | None]
     head_B2D: Tensor
+    shared: Tensor
 
 
 class ScaleTransformer(nn.Module):
@@ -123,7 +127,7 @@ class ScaleTransformer(nn.Module):
         Raises:
             NextscaleError: a refined scale without ``tokens`` or ``draw``.
         """
-        cond = self.modulation(cond) if isinstance(cond, Tensor) else cond
+        cond = self.modulation(cond, of_blocks=False) if isinstance(cond, Tensor) else cond
         hidden_BLD, memory = self.hidden_states(inputs, cond, cache, revealed, keep)
         if self.refiner is not None:
             if draw is not None:
@@ -154,15 +158,17 @@ class ScaleTransformer(nn.Module):
             rotation = rotation_angles(inputs.coordinates, self.config.model_width // self.config.num_heads)
         for layer, (block, six_B6D) in enumerate(zip(self.blocks, cond.blocks, strict=True)):
             kept = None if keep is None else keep[:, layer]
-            x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept)
+            x_BLD = block(x_BLD, six_B6D, mask, rotation, cache, layer, kept, cond.shared)
         scale, shift = cond.head_B2D.unflatten(-1, (2, -1))[:, :, None].unbind(1)
         return modulate(normalize(x_BLD, self.config.norm), scale, shift), memory
 
-    def modulation(self, cond_BD: Tensor) -> Modulation:
-        """The adaLN vectors of a condition. They are the same at every scale, so sampling computes them once."""
+    def modulation(self, cond_BD: Tensor, of_blocks: bool = True) -> Modulation:
+        """The adaLN vectors of a condition. They are the same at every scale, so sampling computes them once. In
+        training, each block computes its own (``of_blocks=False``)."""
         active_BD = F.silu(cond_BD)
         shared = self.adaln(active_BD).unflatten(-1, (6, -1)) if self.config.adaln == "shared" else active_BD
-        return Modulation(cond_BD, [block.modulation(shared) for block in self._blocks()], self.head_adaln(active_BD))
+        blocks = [block.modulation(shared) if of_blocks else None for block in self._blocks()]
+        return Modulation(cond_BD, blocks, self.head_adaln(active_BD), shared)
 
     def embed(
         self, inputs: ScaleInput, cond_BD: Tensor, revealed: tuple[Tensor, Tensor] | None
