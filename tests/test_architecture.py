@@ -25,7 +25,7 @@ FLOORS = [
     ["config"],
     ["grid", "transformer"],
     ["storage"],
-    ["sampling", "report"],
+    ["sampling", "report", "figures"],
     ["training"],
     ["api"],
     ["evaluation", "provenance", "testing", "sharing", "start", "scaling"],

@@ -204,7 +204,6 @@ def test_a_folder_of_something_else_is_left_as_it_is(compared: Path, tiny: Setti
 
 def test_without_matplotlib(compared: Path, tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nextscale.bench.plot import plot_comparison
-    from nextscale_cli import orders
 
     real = builtins.__import__
 
@@ -214,7 +213,7 @@ def test_without_matplotlib(compared: Path, tiny: Settings, tmp_path: Path, monk
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", importing)
-    monkeypatch.setattr(orders, "find_spec", lambda name: None)
+    monkeypatch.setattr("nextscale.figures.find_spec", lambda name: None)
     out = tmp_path / "out"
     shutil.copytree(compared, out)
     (out / "results.svg").unlink()

@@ -27,7 +27,7 @@ from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import Codes
 from nextscale.tokens.stem import Stem
-from nextscale.training.describe import _transformer_flops
+from nextscale.training.describe import transformer_flops
 from nextscale.transformer import ScaleTransformer
 from nextscale_cli.main import app
 
@@ -50,7 +50,7 @@ def packed(model: ScaleTransformer, pyramid: TokenPyramid, tokens: Tensor | None
 
 
 def operations(model: ScaleTransformer) -> float:
-    return _transformer_flops(model, lambda: TOKENIZER, None)  # type: ignore[arg-type]
+    return transformer_flops(model, lambda: TOKENIZER, None)  # type: ignore[arg-type]
 
 
 def moved(model: ScaleTransformer, seed: int = 0) -> list[bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +33,9 @@ def growth(
     models, and fits the exponents. growth.json is written row by row, so Ctrl-C leaves what was measured.
     """
     from nextscale import plugins
-    from nextscale.bench.growth.plot import MISSING, plot_growth
+    from nextscale.bench.growth.plot import plot_growth
     from nextscale.bench.growth.run import RESULT, bench_growth
+    from nextscale.figures import MISSING, can_draw
     from nextscale.modality import BenchCase
     from nextscale_cli.tables import print_rows
 
@@ -43,7 +43,7 @@ def growth(
     implementation = plugins.modality(name)
     wanted = preset or plugins.discover().get(name).default_preset
     cases = {case.preset: case for case in [*implementation.bench_cases(), *implementation.sample_bench_cases()]}
-    draws = find_spec("matplotlib") is not None
+    draws = can_draw()
     if not draws:  # said first: the measurement takes minutes
         typer.echo(f"warning: {MISSING}", err=True)
     result = bench_growth(

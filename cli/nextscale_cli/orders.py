@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -56,7 +55,8 @@ def orders(
     from nextscale.bench.compare import RESULTS, Measurement, compare, cost_rows, quality_rows, training_rows
     from nextscale.bench.fair import Base, Comparison, Effort
     from nextscale.bench.kinds import choose_kinds
-    from nextscale.bench.plot import MISSING, plot_comparison
+    from nextscale.bench.plot import plot_comparison
+    from nextscale.figures import MISSING, can_draw
     from nextscale_cli.evaluate import parse_guidance
     from nextscale_cli.tables import print_rows
 
@@ -67,7 +67,7 @@ def orders(
     names = ("scales" if kind else "scales,raster,one-by-one") if kinds is None else kinds
     chosen = choose_kinds([name for name in names.split(",") if name], kind or (), base.configure(), passes)
     measured = Measurement(samples, None if guidance is None else tuple(parse_guidance(guidance)), batch, options)
-    draws = find_spec("matplotlib") is not None
+    draws = can_draw()
     if not draws:  # said first: training takes long
         _log(f"warning: {MISSING}")
     results = compare(Comparison(out, base, chosen, effort, _log), seeds, measured)

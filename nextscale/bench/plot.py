@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.bench.compare import measures
-from nextscale.errors import NextscaleError
-from nextscale.storage.files import replacing
-
-MISSING = "the plot needs matplotlib, which is not installed: pip install 'nextscale[plot]'"
+from nextscale.figures import new_figure, plain_ticks, save_figure
 
 COLUMNS = 3
 
@@ -25,11 +22,6 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
         NextscaleError: matplotlib is not installed.
         TrainingError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-    except ImportError:
-        raise NextscaleError(MISSING) from None
     kinds = results["kinds"]
     large = f"ms_batch_{results['measured']['batch_size']}"
     floors = {
@@ -42,8 +34,7 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
     shown = [*floors] or sorted({key for row in kinds.values() for v in row["samples"].values() for key in measures(v)})
     rows = -(-len(shown) // COLUMNS) or 1
     columns = min(max(1, len(shown)), COLUMNS)
-    figure = Figure(figsize=(4.5 * columns, 3.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure, panels = new_figure((4.5 * columns, 3.6 * rows), rows, columns)
     for axes in panels[len(shown) :]:
         axes.remove()
     for axes, key in zip(panels, shown, strict=False):
@@ -59,12 +50,8 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
         if key in floors:
             axes.axhline(floors[key], color="grey", linestyle="--", linewidth=1, label="real samples")
         axes.set(xscale="log", title=key.replace("_", " "), xlabel=f"ms per sample, batch {large.rpartition('_')[2]}")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(axes.xaxis)
         axes.grid(alpha=0.3)
     if shown:
         panels[0].legend(fontsize=8)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:])
-    return path
+    return save_figure(figure, path)

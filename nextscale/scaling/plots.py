@@ -1,4 +1,4 @@
-"""Pictures of fitted laws (extra: plots): losses over size and over compute, with laws and intervals."""
+"""Pictures of fitted laws (extra: plot): losses over size and over compute, with laws and intervals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.errors import NextscaleError
+from nextscale.figures import new_figure, save_figure
 from nextscale.scaling.fit import AXES, Fitted, Report, design, measured
 from nextscale.scaling.laws import FRONTIER, JOINT, OFFSET, POWER
 from nextscale.scaling.results import METRICS
-from nextscale.storage.files import replacing
 
 POINTS = 60
 """Points of a curve."""
@@ -26,25 +25,15 @@ def draw_plots(report: Report) -> list[Path]:
         NextscaleError: matplotlib is not installed.
         TrainingError: a picture cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NextscaleError("plots need matplotlib: pip install 'nextscale[plot]'") from None
     written = []
     for metric in METRICS:
         fitted = [one for one in report.fitted if one.metric == metric]
         if not fitted:
             continue
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
+        figure, (left, right) = new_figure((11, 4.2), columns=2)
         _over_size(left, report, metric, fitted)
         _over_compute(right, report, metric, fitted)
-        path = report.folder / "plots" / f"{metric.replace(' ', '-')}.png"
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png", dpi=130)
-        written.append(path)
+        written.append(save_figure(figure, report.folder / "plots" / f"{metric.replace(' ', '-')}.png"))
     return written
 
 

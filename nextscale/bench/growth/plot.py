@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nextscale.errors import NextscaleError
-from nextscale.storage.files import replacing
+from nextscale.figures import new_figure, plain_ticks, save_figure
 
 PANELS = {"seconds": "seconds per draw", "flops": "operations per draw", "peak_mib": "peak memory, MiB"}
-MISSING = "the plot needs matplotlib, which is not installed: pip install 'nextscale[plot]'"
 
 
 def plot_growth(result: Mapping[str, Any], path: Path) -> Path:
@@ -22,18 +20,10 @@ def plot_growth(result: Mapping[str, Any], path: Path) -> Path:
     Raises:
         NextscaleError: matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import NullFormatter, ScalarFormatter
-    except ImportError:
-        raise NextscaleError(MISSING) from None
-
     rows, sides = result["rows"], sorted({row["side"] for row in result["rows"]})
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     exponents = {(fit["kind"], fit["quantity"]): fit["exponent"] for fit in result["fits"]}
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    panels = figure.subplots(1, len(PANELS))
+    figure, panels = new_figure((12, 4), columns=len(PANELS))
     for axes, (key, label), quantity in zip(panels, PANELS.items(), ("time", "operations", "memory"), strict=True):
         for number, kind in enumerate(kinds):
             own = [row for row in rows if row["kind"] == kind and (row.get(key) or 0) > 0]
@@ -48,12 +38,7 @@ def plot_growth(result: Mapping[str, Any], path: Path) -> Path:
                 [row["side"] for row in rest], [row[key] for row in rest], "o", color=colour, markerfacecolor="none"
             )
         axes.set(xscale="log", yscale="log", xlabel="side n of the latent grid", ylabel=label)
-        axes.set_xticks(sides)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_ticks(axes.xaxis, sides)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    # Text stays text: a tenth of the size of outlines, and it can be read aloud and searched.
-    with replacing(path) as partial, rc_context({"svg.fonttype": "none"}):
-        figure.savefig(partial, format=path.suffix.lstrip("."))
-    return path
+    return save_figure(figure, path)

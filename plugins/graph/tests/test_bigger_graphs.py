@@ -20,7 +20,7 @@ from nextscale.config.sections import TransformerConfig
 from nextscale.data import DataSplits
 from nextscale.errors import ConfigError
 from nextscale.storage.models import new_transformer
-from nextscale.training.describe import _transformer_flops
+from nextscale.training.describe import transformer_flops
 from nextscale.transformer import ScaleTransformer
 from nextscale_graph.coarsen import STRATEGIES, coarsen, strategy
 from nextscale_graph.graphs import from_networkx
@@ -110,7 +110,7 @@ def test_the_dry_run_counts_what_the_network_multiplies() -> None:
         return new_transformer(TransformerConfig.model_validate(settings | changes), tokenizer, data.conditions)
 
     def count(**changes: object) -> float:
-        return _transformer_flops(model(**changes), lambda: tokenizer, data)
+        return transformer_flops(model(**changes), lambda: tokenizer, data)
 
     real, products = model(depth=0), []
     for name, module in real.named_modules():
