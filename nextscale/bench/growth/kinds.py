@@ -44,7 +44,7 @@ class Kind:
         of attention. Next-scale makes about log(n) passes, which is exponent 0.
 
         VAR's appendix counts attention without a cache: O(n^4) for next-scale prediction, O(n^6) for next-token
-        prediction (https://arxiv.org/abs/2404.02905, lemmas D.1 and D.2). With a cache, next-token attention is O(n^4)
+        prediction (https://arxiv.org/abs/2404.02905, appendix on time complexity). With a cache, next-token attention is O(n^4)
         as well.
         """
         again = axes if self.by_token and not self.cached else 0
