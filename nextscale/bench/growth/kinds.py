@@ -43,9 +43,8 @@ class Kind:
         """Exponents of the side n, as n grows, of sequential passes, of the operations of linear layers, and of those
         of attention. Next-scale makes about log(n) passes, which is exponent 0.
 
-        VAR's appendix counts attention without a cache: O(n^4) for next-scale prediction, O(n^6) for next-token
-        prediction (https://arxiv.org/abs/2404.02905, appendix on time complexity). With a cache, next-token attention is O(n^4)
-        as well.
+        VAR's appendix on time complexity counts attention without a cache: O(n^4) for next-scale prediction, O(n^6) for
+        next-token prediction (https://arxiv.org/abs/2404.02905). With a cache, next-token attention is O(n^4) as well.
         """
         again = axes if self.by_token and not self.cached else 0
         return {"passes": axes if self.by_token else 0, "linear": axes + again, "attention": 2 * axes + again}
