@@ -206,6 +206,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             features=features,
             coordinates=state.schedule.coordinates(k, device),
             scale_ids=torch.full((scale.length,), k, device=device),
+            known_scales={k: scale.length},
         )
 
     def update(self, state: Any, k: int, tokens: Tensor) -> Any:
