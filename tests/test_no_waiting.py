@@ -50,9 +50,7 @@ def draw(tokenizer: Any, transformer: Any, number: int = 3, **sampling: Any) -> 
     labels = torch.arange(number, device=tokenizer.device) % 3
     onto_meta = tokenizer.device.type == "meta"  # has no generators, but takes its own default one for each sample
     generators = [None if onto_meta else torch.Generator().manual_seed(i) for i in range(number)]
-    return generate(
-        tokenizer, transformer, number, {"label": labels}, SamplingConfig(**FILTERS | sampling), generators
-    )
+    return generate(tokenizer, transformer, number, {"label": labels}, SamplingConfig(**FILTERS | sampling), generators)
 
 
 class HostTensors(TorchDispatchMode):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from nextscale.config.sections import TransformerConfig
@@ -19,6 +18,8 @@ from nextscale.tokens.inputs import ScaleInput
 from nextscale.transformer.blockwise import RowBlock, block_attention, pays, row_blocks
 from nextscale.transformer.functions import split_heads
 from nextscale.transformer.positions import rotate
+
+T = TypeVar("T")
 
 
 class ScaleAttention:
@@ -81,6 +82,7 @@ class KVCache:
         self._ids: dict[int, Tensor] = {}
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
+        self._constants: dict[int, Any] = {}
 
     @property
     def scales(self) -> Collection[int]:
@@ -91,6 +93,12 @@ class KVCache:
     def scale_ids(self) -> Tensor:
         """L_k integers: the scale of each token in the cache."""
         return torch.cat([*self._ids.values()])
+
+    def once(self, layer: int, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns for this layer. It is called at the first scale only."""
+        if layer not in self._constants:
+            self._constants[layer] = compute()
+        return self._constants[layer]
 
     def begin(self, inputs: ScaleInput) -> None:
         """Make room for the scale (or packed scales) of ``inputs``; drop this scale and finer ones from the cache."""
@@ -179,10 +187,8 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        bias, scale_H = self._constants() if cache is None else cache.once(layer, self._constants)
         qkv = F.linear(x_BLD, self.qkv.weight, bias)
-        # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
-        scale_H = self.log_scale.flatten().clamp_max(math.log(100)).exp() if self.qk_norm else None
         q, k, v = split_heads(qkv, self.heads, scale_H)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -194,4 +200,10 @@ class Attention(nn.Module):
             out = block_attention(q, k, v, mask.blocks, scale)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, scale=scale)
-        return self.proj(rearrange(out, "b h l d -> b l (h d)"))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _constants(self) -> tuple[Tensor, Tensor | None]:
+        """The bias of the projection, 3 D, and with QK-norm the length of queries per head, H."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
+        return bias, self.log_scale.flatten().clamp_max(math.log(100)).exp() if self.qk_norm else None

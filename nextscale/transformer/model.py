@@ -177,7 +177,10 @@ class ScaleTransformer(nn.Module):
         x_BLD, of_stem = self.stem(inputs, seen)
         if len(cond_BD) > number:  # guidance: both halves of the batch share what the stem saw
             x_BLD = x_BLD.repeat(len(cond_BD) // number, 1, 1)
-        x_BLD = torch.cat([x_BLD[:, :start] + cond_BD[:, None], x_BLD[:, start:]], 1)
+        if start == inputs.length:
+            x_BLD = x_BLD + cond_BD[:, None]
+        elif start:
+            x_BLD = torch.cat([x_BLD[:, :start] + cond_BD[:, None], x_BLD[:, start:]], 1)
         if self.config.positions == "absolute":
             x_BLD = x_BLD + self.position[self._span(inputs)]
         if self.config.scale_embedding:
