@@ -118,7 +118,7 @@ def check_conditions(specs: Sequence[ConditionSpec], conditions: Mapping[str, Te
             if not bool(value.isfinite().all()):
                 raise NextscaleError(f"{name} has numbers that are not finite")
         elif value.numel():
-            for number in (int(value.max()), int(value.min())):
+            for number in torch.stack(value.aminmax()).tolist():  # one transfer, where the value is on a GPU
                 _check_range(spec, number)
 
 

@@ -1,4 +1,4 @@
-"""Control over how the C library handles the memory of freed tensors (glibc on Linux; elsewhere this does nothing)."""
+"""How much to compute at once, and what the C library does with the memory of freed tensors (glibc on Linux)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 # From malloc.h; the defaults are those in mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
+
+CHUNK_BYTES = 2**29
+"""About what a chunk of the size for CPUs takes."""
+
+
+def chunk_size(on_cpu: int, device: torch.device) -> int:
+    """How many places of a grid to compute at once: ``on_cpu`` on a CPU, and on a GPU as many more as fit into a
+    quarter of the memory that is free."""
+    if device.type != "cuda":
+        return on_cpu
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + cached
+    return on_cpu * max(1, free // 4 // CHUNK_BYTES)
 
 
 @contextmanager

@@ -20,8 +20,7 @@ def masks(draw: st.DrawFn) -> Tensor:
     ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     matrix = [[j == i or (j < i and draw(st.booleans())) for j in range(len(lengths))] for i in range(len(lengths))]
     rule = draw(st.sampled_from(["full", "markov"])) if draw(st.booleans()) else matrix
-    allowed = ScaleAttention(rule).allowed(ids, ids)
-    return torch.ones(len(ids), len(ids), dtype=torch.bool) if allowed is None else allowed
+    return ScaleAttention(rule).allowed(ids, ids)
 
 
 @settings(max_examples=60, deadline=None)

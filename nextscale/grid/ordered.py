@@ -164,6 +164,7 @@ class OrderedTokenizer(GridTokenizer):
             features=state.codes[k - 1] if k > 0 else None,
             coordinates=reading.coordinates[k : k + 1],
             scale_ids=reading.ids[k : k + 1],
+            known_scales={k: 1},
         )
 
     def teacher_forcing(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> ScaleInput:
@@ -176,6 +177,7 @@ class OrderedTokenizer(GridTokenizer):
             scale_ids=reading.ids,
             mask=pyramid.mask,
             start=1,
+            known_scales=dict.fromkeys(range(len(reading.ids)), 1),
         )
 
     def update(self, state: OrderedState, k: int, tokens: Tensor) -> OrderedState:

@@ -136,25 +136,27 @@ class SegmentedTokenizer(GridTokenizer):
 
     def scale_input(self, state: GridState, k: int) -> ScaleInput:
         _, scale, places = self._segment(state.schedule, k)
-        shape, device = state.schedule.scales[k].shape, state.f_hat.device
+        own, device = state.schedule.scales[k], state.f_hat.device
         features = None
         if scale > 0 or k > 0:
             known = state.f_hat[:, :, places]
             if scale == 0 and self.carry == "input":
                 known = state.f_hat[:, :, places.start - 1 : places.start].expand_as(known)
-            features = resample(known, shape, "area").flatten(2).mT
+            features = resample(known, own.shape, "area").flatten(2).mT
         return ScaleInput(
             num_samples=len(state.f_hat),
             features=features,
             coordinates=self._coordinates(state.schedule, k, places.start, device),
-            scale_ids=torch.full((state.schedule.scales[k].length,), k, device=device),
+            scale_ids=torch.full((own.length,), k, device=device),
+            known_scales={k: own.length},
         )
 
     def _coordinates(self, schedule: Schedule, k: int, start: int, device: torch.device) -> Tensor:
         """L_k N: ``Schedule.coordinates`` within the segment, shifted by the segment's ``start``."""
         part, scale, _ = self._segment(schedule, k)
         inside = part.coordinates(scale, device)
-        return inside + torch.tensor([float(start), *[0.0] * (inside.shape[1] - 1)], device=device)
+        inside[:, 0] += start
+        return inside
 
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
         pyramid, scale, places = self._segment(schedule, k)

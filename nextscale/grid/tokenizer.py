@@ -16,6 +16,7 @@ from nextscale.device import full_precision
 from nextscale.grid.layers import Layout, streaming
 from nextscale.grid.pyramid import Quantized, ResidualPyramid
 from nextscale.grid.resample import resample
+from nextscale.memory import chunk_size
 from nextscale.tokens.capabilities import AddsParts, DecodesPieces, EditsPlaces, MixesCodes, Requantizes, TakesSizes
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -26,7 +27,8 @@ KEEP_WHOLE_UP_TO = 3
 """In tokens, as in published VAR."""
 
 DECODE_CHUNK = 2**17
-"""Places of the sample's grid decoded at once where no gradients are needed: two images of 256 x 256."""
+"""Places of the sample's grid decoded at once on a CPU where no gradients are needed: two images of 256 x 256. On a GPU
+it is as many as fit (``memory.chunk_size``)."""
 
 ENCODE_CHUNK = 2**20
 """The same for encoding, which has fewer activations."""
@@ -134,7 +136,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
     def features(self, samples: Tensor) -> Tensor:
         """B C *latent: the encoder's output, before quantization."""
         padded = self._pad(samples)
-        number = max(1, ENCODE_CHUNK // math.prod(padded.shape[2:]))
+        number = max(1, chunk_size(ENCODE_CHUNK, padded.device) // math.prod(padded.shape[2:]))
         if torch.is_grad_enabled() or len(padded) <= number:
             return self.encoder(padded)
         return torch.cat([self.encoder(chunk) for chunk in padded.split(number)])
@@ -206,6 +208,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             features=features,
             coordinates=state.schedule.coordinates(k, device),
             scale_ids=torch.full((scale.length,), k, device=device),
+            known_scales={k: scale.length},
         )
 
     def update(self, state: Any, k: int, tokens: Tensor) -> Any:
@@ -296,14 +299,14 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             return self._crop(self.decoder(f_hat), sample_shape)
         # In chunks, because the finest activations take far more memory than samples. A chunk is some samples or, if
         # one sample is too large and the decoder is causal, a part of its first axis.
-        number = DECODE_CHUNK // math.prod(sample_shape)
+        number = chunk_size(DECODE_CHUNK, f_hat.device) // math.prod(sample_shape)
         decoded = [self._decode_long(c) if number == 0 else self.decoder(c) for c in f_hat.split(max(1, number))]
         return self._crop(torch.cat([chunk.to(f_hat.dtype) for chunk in decoded]), sample_shape)
 
     def _decode_long(self, f_hat: Tensor) -> Tensor:
         if not self.layout.causal:
             return self.decoder(f_hat)
-        places = max(1, DECODE_CHUNK // math.prod([*f_hat.shape[3:], *self.factor]))
+        places = max(1, chunk_size(DECODE_CHUNK, f_hat.device) // math.prod([*f_hat.shape[3:], *self.factor]))
         with streaming(self.decoder):
             return torch.cat([self.decoder(part) for part in f_hat.split(places, 2)], 2)
 

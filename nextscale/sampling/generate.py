@@ -143,6 +143,8 @@ def generate(
             predict = partial(predictor, inputs, guidance)
             draw = partial(draw_scale, predict, transformer, inputs, num_samples, settings, generator)
         tokens, logits = draw(kept)
+        if tokenizer.adaptive:  # what comes next may depend on the tokens
+            predictor.check()
         if config.smooth:
             assert logits is not None
             weights = soften(logits, tokens, settings, k / max(1, num_scales - 1), generator, kept)
@@ -156,6 +158,7 @@ def generate(
         result.masks.append(inputs.mask)
         result.states.append(state)
         k += 1
+    predictor.check()
     return result
 
 
@@ -177,6 +180,7 @@ class _Predictor:
             cond_BD = torch.cat([cond_BD, transformer.conditioner({}, num_samples)])
         self.modulation = transformer.modulation(cond_BD)
         self.cache = KVCache(capacity)
+        self._largest: list[Tensor] = []
 
     def __call__(self, inputs: ScaleInput, guidance: float, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
         """B L_k V_k, -inf where a token is not legal. ``revealed`` is passed to the transformer."""
@@ -185,24 +189,40 @@ class _Predictor:
             seen = _doubled(inputs)
             revealed = None if revealed is None else (torch.cat([revealed[0]] * 2), torch.cat([revealed[1]] * 2))
         (logits,) = self.transformer(seen, self.modulation, self.cache, revealed, by_scale=True)
-        return self._guide(logits, guidance, inputs.legal)
+        return self._guide(logits, guidance, inputs.legal, inputs.mask)
 
     def one_by_one(self, inputs: ScaleInput, guidance: float, draw: DrawNext) -> Tensor:
         """B L_k *token_shape: tokens that ``draw`` draws one after another, from logits as above (with a refiner)."""
 
         def next_token(i: int, logits: Tensor) -> Tensor:
             legal = None if inputs.legal is None else inputs.legal[:, i : i + 1]
-            token = draw(i, self._guide(logits, guidance, legal))
+            real = None if inputs.mask is None else inputs.mask[:, i : i + 1]
+            token = draw(i, self._guide(logits, guidance, legal, real))
             return torch.cat([token] * 2) if self.guided else token
 
         seen = _doubled(inputs) if self.guided else inputs
         return self.transformer(seen, self.modulation, self.cache, draw=next_token)[: inputs.num_samples]
 
-    def _guide(self, logits: Tensor, guidance: float, legal: Tensor | None) -> Tensor:
+    def _guide(self, logits: Tensor, guidance: float, legal: Tensor | None, mask: Tensor | None) -> Tensor:
         if self.guided:
             logits, null = logits.chunk(2)
             logits = (1 + guidance) * logits - guidance * null
-        return logits if legal is None else logits.masked_fill(~legal[..., : logits.shape[-1]], -torch.inf)
+        if legal is not None:
+            logits = logits.masked_fill(~legal[..., : logits.shape[-1]], -torch.inf)
+        largest = logits.amax(-1)
+        self._largest.append((largest if mask is None else largest.masked_fill(~mask, 0)).flatten())
+        return logits
+
+    def check(self) -> None:
+        """Raise NextscaleError if logits so far describe no distribution. Once for many scales, because this waits for
+        the device."""
+        finite = bool(torch.cat(self._largest).isfinite().all()) if self._largest else True
+        self._largest.clear()
+        if not finite:
+            raise NextscaleError(
+                "the transformer's logits are not finite, or a token has no legal value: its weights are damaged, its "
+                "training has diverged, or its precision is too low"
+            )
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,10 @@ def draw_scale(
     """Tokens B L_k of one scale, drawn in ``settings.steps`` sub-steps, and the logits of the last sub-step."""
     space, length = transformer.token_space, inputs.length
     device, real = inputs.scale_ids.device, to_draw(inputs, num_samples, kept)
+    ragged = kept is not None or inputs.mask is not None  # else nothing must be asked of the device
     if not transformer.config.in_scale_steps:
         logits = predict(None)
-        tokens = draw_real(
-            space, logits, None if kept is None and inputs.mask is None else real, generator, settings.filters
-        )
+        tokens = draw_real(space, logits, real if ragged else None, generator, settings.filters)
         return (tokens if kept is None else where_chosen(kept[1], kept[0], tokens)), logits
 
     tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
@@ -94,15 +93,16 @@ def draw_scale(
         steps_B1 = ranks.masked_fill(known | ~real, -1).amax(1, keepdim=True) + 1
     else:
         steps_B1 = lengths_B1.clamp_max(settings.steps)
+    whole = ranks is None and not ragged  # every sub-step draws the whole scale
     logits = None
-    for step in range(max(1, int(steps_B1.max()))):
+    for step in range(min(length, settings.steps) if whole else max(1, int(steps_B1.max()))):
         logits = predict((tokens, known))
         # Tokens that are not revealed in this sub-step use no random numbers, as far as they are known beforehand.
         drawing = real & (step < steps_B1) if ranks is None else ranks == step
-        drawn = draw_real(space, logits, drawing, generator, settings.filters)
+        drawn = draw_real(space, logits, None if whole else drawing, generator, settings.filters)
         now = drawing
         if ranks is None:
-            priority = _priority(drawing, generator)
+            priority = _priority(drawing, generator, whole)
             if settings.reveal == "confidence":
                 # A little randomness: without it, rounding errors would choose among equally confident tokens.
                 priority = 1e-3 * priority - space.loss(logits, drawn)
@@ -141,9 +141,9 @@ def draw_real(
     return drawn
 
 
-def _priority(mask: Tensor, generator: Generators) -> Tensor:
-    """B L uniform numbers, drawn in the same way as in ``draw_real``."""
-    if generator is None or isinstance(generator, torch.Generator):
+def _priority(mask: Tensor, generator: Generators, whole: bool = False) -> Tensor:
+    """B L uniform numbers, drawn in the same way as in ``draw_real``. ``whole``: ``mask`` is known to be all True."""
+    if whole or generator is None or isinstance(generator, torch.Generator):
         return uniform(mask.shape, generator, mask.device)
     priority = torch.zeros(mask.shape, device=mask.device)
     for i, one in enumerate(generator):

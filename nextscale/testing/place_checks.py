@@ -47,7 +47,8 @@ def places(part: Schedule, scale: int, start: int = 0) -> Tensor:
 @torch.no_grad()
 def check_coordinates(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, grid: bool) -> None:
     """17. Coordinates are finite and have the same axes at all scales. On a ``grid``, they are the centres of cells in
-    the order of tokens, in cells of the finest scale, and scale_ids count scales."""
+    the order of tokens, in cells of the finest scale. scale_ids count scales, and
+    ``known_scales``, if given, agree with them."""
     name, states, axes = "invariant 17 (places)", tokenizer.states(pyramid), set()
     for k in range(len(pyramid.schedule)):
         inputs = tokenizer.scale_input(states[k], k)
@@ -55,6 +56,7 @@ def check_coordinates(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, gri
         assert len(shape) in (2, 3) and shape[-2] == length, f"{name}: scale {k}, {shape} coordinates, {length} tokens"
         assert bool(inputs.coordinates.isfinite().all()), f"{name}: scale {k}, coordinates are not finite"
         assert inputs.scale_ids.tolist() == [k] * length, f"{name}: scale {k}, scale_ids {inputs.scale_ids.tolist()}"
+        assert inputs.scales == {k: length}, f"{name}: scale {k}, known_scales {inputs.scales}, not {{{k}: {length}}}"
         axes.add(shape[-1])
         assert len(axes) == 1, f"{name}: scale {k}, coordinates have {shape[-1]} axes, unlike coarser scales"
     if not grid:

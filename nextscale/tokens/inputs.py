@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ class ScaleInput:
         structure: input for a modality's own stem, one entry per scale; opaque to the core.
         groups: B L_k integers from 0: the tokens of a group are drawn one after another (``sampling/reveal.py``).
         weight: B L_k, the weight of each token in the loss; None gives every token weight 1.
+        known_scales: the number of tokens of each scale, in order, as Python numbers: ``{k: L_k}``. It says what
+            ``scale_ids`` say. Without it, ``scales`` reads ``scale_ids``, and on a GPU the host waits for that.
     """
 
     num_samples: int
@@ -37,6 +41,14 @@ class ScaleInput:
     structure: tuple[Any, ...] = ()
     groups: Tensor | None = None
     weight: Tensor | None = None
+    known_scales: dict[int, int] | None = None
+
+    @cached_property
+    def scales(self) -> dict[int, int]:
+        """The number of tokens of each scale, in order."""
+        if self.known_scales is not None:
+            return self.known_scales
+        return {k: len(list(same)) for k, same in groupby(self.scale_ids.tolist())}
 
     @property
     def length(self) -> int:
@@ -65,6 +77,9 @@ def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, ma
         shape = [(num_samples, known.length) for known in inputs]
         ones = [torch.ones(s, dtype=torch.bool, device=inputs[0].scale_ids.device) for s in shape]
         mask = torch.cat([one if m is None else m for m, one in zip(masks, ones, strict=True)], 1)
+    known_scales: dict[int, int] = {}
+    for known in inputs:
+        known_scales |= known.scales
     return ScaleInput(
         num_samples=num_samples,
         features=features,
@@ -75,6 +90,7 @@ def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, ma
         structure=tuple(part for known in inputs for part in known.structure),
         groups=_pack_optional([known.groups for known in inputs], inputs, num_samples, 0),
         weight=_pack_optional([known.weight for known in inputs], inputs, num_samples, 1.0),
+        known_scales=known_scales,
     )
 
 

@@ -19,8 +19,8 @@ TIE = 1e-4
 """Numbers this close together count as equal, because they may differ by rounding alone. Symmetric choices have equal
 logits, and truncation must keep the same ones no matter how many samples are computed at once."""
 
-ROWS_AT_ONCE = 256
-"""Tokens whose logits are truncated at once."""
+LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_CPU = 2**26, 2**20
+"""Logits that are truncated at once. Sorting takes several times their memory, and CPUs are faster on small pieces."""
 
 
 class TokenSpace(ABC):
@@ -67,11 +67,19 @@ class TokenSpace(ABC):
 
 
 def draw_rows(probs: Tensor, generator: Generators) -> Tensor:
-    """B L: one category per row of ``probs`` B L V."""
+    """B L: one category per row of ``probs`` B L V.
+
+    The category with the shortest of exponential waiting times at these rates (the Gumbel-max trick). So draws
+    ``torch.multinomial`` too, with the same numbers, but it draws with one generator only, and waits for the device to
+    check ``probs``.
+    """
+    noise = torch.empty_like(probs, memory_format=torch.contiguous_format)
     if generator is None or isinstance(generator, torch.Generator):
-        return torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view(probs.shape[:2])
-    rows = [torch.multinomial(p, 1, generator=g)[:, 0] for p, g in zip(probs, generator, strict=True)]
-    return torch.stack(rows)
+        noise.exponential_(generator=generator)
+    else:
+        for row, one in zip(noise.unbind(), generator, strict=True):
+            row.exponential_(generator=one)
+    return torch.div(probs.detach(), noise, out=noise).argmax(-1)
 
 
 def uniform(shape: Sequence[int], generator: Generators, device: torch.device) -> Tensor:
@@ -142,11 +150,23 @@ class Codes(TokenSpace):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Tensor:
-        # A few samples at a time: truncation sorts, and sorting all at once takes more memory than the transformer.
-        some = max(1, ROWS_AT_ONCE // logits.shape[1])
-        rows = (filter_logits(part / temperature, top_k, top_p).softmax(-1) for part in logits.split(some))
-        # A draw uses a random number per code, also for those that logits by scale leave out.
-        return draw_rows(F.pad(torch.cat(list(rows)), (0, self.vocabulary - logits.shape[-1])), generator)
+        at_once = LOGITS_AT_ONCE_ON_CPU if logits.device.type == "cpu" else LOGITS_AT_ONCE
+        some, absent = max(1, at_once // max(1, logits[0].numel())), self.vocabulary - logits.shape[-1]
+
+        def probabilities(part: Tensor) -> Tensor:
+            part = part if temperature == 1 else part / temperature
+            probs = filter_logits(part, top_k, top_p).softmax(-1)
+            # A draw uses a random number per code, also for those that logits by scale leave out.
+            return F.pad(probs, (0, absent)) if absent else probs
+
+        parts = logits.split(some)
+        if generator is None or isinstance(generator, torch.Generator):
+            return draw_rows(torch.cat([probabilities(part) for part in parts]), generator)
+        drawn = []
+        for i, part in enumerate(parts):
+            own = generator[i * some : (i + 1) * some if i < len(parts) - 1 else None]
+            drawn.append(draw_rows(probabilities(part), own))
+        return torch.cat(drawn)
 
     def embedding(self, width: int) -> nn.Module:
         return nn.Embedding(self.vocabulary, width)

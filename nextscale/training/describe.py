@@ -157,7 +157,7 @@ def transformer_flops(
     products = sum(size * rows.get(name, 0.0) for name, size in linear.items())
     scales, lengths = torch.arange(len(schedule)), torch.tensor(schedule.lengths, dtype=torch.double)
     allowed = transformer.attention.allowed(scales, scales)
-    pairs = lengths.sum() ** 2 if allowed is None else lengths @ allowed.double() @ lengths
+    pairs = lengths @ allowed.double() @ lengths
     return 2.0 * products + 4.0 * config.depth * config.model_width * float(pairs) + in_refiner
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from nextscale.config.sections import TransformerConfig
@@ -18,6 +18,8 @@ from nextscale.tokens.inputs import ScaleInput
 from nextscale.transformer.blockwise import RowBlock, block_attention, pays, row_blocks
 from nextscale.transformer.functions import split_heads
 from nextscale.transformer.positions import rotate
+
+T = TypeVar("T")
 
 
 class ScaleAttention:
@@ -33,23 +35,38 @@ class ScaleAttention:
     def __init__(self, rule: Literal["full", "markov"] | Sequence[Sequence[bool]]) -> None:
         self.rule = rule
         if not isinstance(rule, str):
-            matrix = torch.tensor(rule, dtype=torch.bool, device="cpu")
-            if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+            if any(len(row) != len(rule) for row in rule):
                 raise ConfigError("transformer.attention must be a square matrix with one row and column per scale")
-            if matrix.triu(1).any() or not matrix.diagonal().all():
+            matrix = np.array(rule, dtype=bool)
+            if np.triu(matrix, 1).any() or not matrix.diagonal().all():
                 raise ConfigError("transformer.attention must let a scale look at itself, and never at a finer one")
             self.matrix = matrix
+            self._on: dict[torch.device, Tensor] = {}
 
-    def allowed(self, query_ids: Tensor, key_ids: Tensor) -> Tensor | None:
-        """L_q L_k booleans, from the scale of each query and key; None if everything is allowed."""
+    def sees_all(self, queries: Collection[int], keys: Collection[int]) -> bool:
+        """Whether every scale in ``queries`` may look at every scale in ``keys``. Known without asking the device."""
+        if self.rule == "full":
+            return max(keys) <= min(queries)
+        if self.rule == "markov":
+            return len({*queries, *keys}) == 1
+        return bool(self.matrix[np.ix_([*queries], [*keys])].all())
+
+    def allowed(self, query_ids: Tensor, key_ids: Tensor) -> Tensor:
+        """L_q L_k booleans, from the scale of each query and key."""
         query, key = query_ids[:, None], key_ids[None, :]
         if self.rule == "full":
             allowed = key <= query
         elif self.rule == "markov":
             allowed = key == query
         else:
-            allowed = self.matrix.to(query.device)[query, key]
-        return None if bool(allowed.all()) else allowed
+            allowed = self._matrix_on(query.device)[query, key]
+        return allowed
+
+    def _matrix_on(self, device: torch.device) -> Tensor:
+        if device not in self._on:
+            with torch.inference_mode(False):  # training may need it after sampling
+                self._on[device] = torch.from_numpy(self.matrix).to(device)
+        return self._on[device]
 
 
 class KVCache:
@@ -60,18 +77,36 @@ class KVCache:
 
     def __init__(self, length: int = 0) -> None:
         self.capacity = length
-        self.scale_ids = torch.empty(0, dtype=torch.long)
         self.mask: Tensor | None = None
-        self.start = 0
+        self.start = self.end = 0
+        self._ids: dict[int, Tensor] = {}
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
+        self._constants: dict[int, Any] = {}
+
+    @property
+    def scales(self) -> Collection[int]:
+        """The scales in the cache, coarsest first."""
+        return self._ids.keys()
+
+    @property
+    def scale_ids(self) -> Tensor:
+        """L_k integers: the scale of each token in the cache."""
+        return torch.cat([*self._ids.values()])
+
+    def once(self, layer: int, compute: Callable[[], T]) -> T:
+        """What ``compute`` returns for this layer. It is called at the first scale only."""
+        if layer not in self._constants:
+            self._constants[layer] = compute()
+        return self._constants[layer]
 
     def begin(self, inputs: ScaleInput) -> None:
         """Make room for the scale (or packed scales) of ``inputs``; drop this scale and finer ones from the cache."""
-        before = self.scale_ids.to(inputs.scale_ids.device)
-        before = before[before < inputs.scale_ids[0]]
-        self.start = len(before)
-        self.scale_ids = torch.cat([before, inputs.scale_ids])
+        first = next(iter(inputs.scales))
+        while self._ids and next(reversed(self._ids)) >= first:
+            self.end -= len(self._ids.popitem()[1])
+        self.start, self.end = self.end, self.end + inputs.length
+        self._ids |= zip(inputs.scales, inputs.scale_ids.split([*inputs.scales.values()]), strict=True)
         if inputs.mask is not None or self.mask is not None:
             rows = inputs.mask.shape[0] if inputs.mask is not None else self.mask.shape[0]  # type: ignore[union-attr]
             device = inputs.scale_ids.device
@@ -83,7 +118,7 @@ class KVCache:
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the open scale's keys and values B H L_k d of ``layer``; return views B H L d of all scales so far."""
         if layer == len(self._keys):
-            capacity = max(self.capacity, len(self.scale_ids))
+            capacity = max(self.capacity, self.end)
             self._keys.append(k.new_empty(*k.shape[:2], capacity, k.shape[3]))
             self._values.append(v.new_empty(*v.shape[:2], capacity, v.shape[3]))
         end = self.start + k.shape[2]
@@ -109,7 +144,9 @@ class AttentionMask:
 
 def attention_mask(rule: ScaleAttention, inputs: ScaleInput, cache: KVCache | None) -> AttentionMask:
     keys = inputs if cache is None else cache
-    return without_padding(rule.allowed(inputs.scale_ids, keys.scale_ids), inputs, keys.mask)
+    everything = rule.sees_all(inputs.scales, keys.scales)
+    allowed = None if everything else rule.allowed(inputs.scale_ids, keys.scale_ids)
+    return without_padding(allowed, inputs, keys.mask)
 
 
 def without_padding(allowed: Tensor | None, inputs: ScaleInput, key_mask: Tensor | None) -> AttentionMask:
@@ -150,10 +187,8 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        bias, scale_H = self._constants() if cache is None else cache.once(layer, self._constants)
         qkv = F.linear(x_BLD, self.qkv.weight, bias)
-        # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
-        scale_H = self.log_scale.flatten().clamp_max(math.log(100)).exp() if self.qk_norm else None
         q, k, v = split_heads(qkv, self.heads, scale_H)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -165,4 +200,10 @@ class Attention(nn.Module):
             out = block_attention(q, k, v, mask.blocks, scale)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, scale=scale)
-        return self.proj(rearrange(out, "b h l d -> b l (h d)"))
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _constants(self) -> tuple[Tensor, Tensor | None]:
+        """The bias of the projection, 3 D, and with QK-norm the length of queries per head, H."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        # The cap keeps attention from saturating (Swin V2, https://arxiv.org/abs/2111.09883).
+        return bias, self.log_scale.flatten().clamp_max(math.log(100)).exp() if self.qk_norm else None

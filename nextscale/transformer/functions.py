@@ -11,6 +11,19 @@ from torch import Tensor
 from torch.autograd import Function
 
 
+def _applied(function: type[Function], *args: Any) -> Any:
+    """``function.apply``. Without gradients only its forward pass, because autograd's bookkeeping takes as long as a
+    product for one token."""
+    return function.apply(*args) if torch.is_grad_enabled() else function.forward(_NoBackward(), *args)
+
+
+class _NoBackward:
+    """Stands in for a context whose backward pass never comes."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        pass
+
+
 def split_heads(qkv_BLHd: Tensor, heads: int, scale_H: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, B H L d each, from one projection B L (3 H d).
 
@@ -20,7 +33,7 @@ def split_heads(qkv_BLHd: Tensor, heads: int, scale_H: Tensor | None) -> tuple[T
     parts = qkv_BLHd.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     if scale_H is None:
         return parts.unbind(0)  # type: ignore[return-value]
-    return _SplitNormalized.apply(parts, torch.stack([scale_H, torch.ones_like(scale_H)])[:, None, :, None, None])  # type: ignore[return-value]
+    return _applied(_SplitNormalized, parts, torch.stack([scale_H, torch.ones_like(scale_H)])[:, None, :, None, None])
 
 
 class _SplitNormalized(Function):
@@ -53,7 +66,7 @@ class _SplitNormalized(Function):
 def gelu_tanh(x: Tensor) -> Tensor:
     """``F.gelu(x, approximate="tanh")``; on CPUs by way of a sigmoid, which is three times as fast there."""
     if x.device.type == "cpu":
-        return _SigmoidGELU.apply(x)  # type: ignore[return-value]
+        return _applied(_SigmoidGELU, x)
     return F.gelu(x, approximate="tanh")
 
 
@@ -79,12 +92,12 @@ class _SigmoidGELU(Function):
 
 def modulate(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
     """``x (1 + scale) + shift``."""
-    return _Affine.apply(x_BLD, scale_B1D + 1, shift_B1D)  # type: ignore[return-value]
+    return _applied(_Affine, x_BLD, scale_B1D + 1, shift_B1D)
 
 
 def add_gated(x_BLD: Tensor, branch_BLD: Tensor, gamma_B1D: Tensor) -> Tensor:
     """``x + gamma branch``."""
-    return _Affine.apply(branch_BLD, gamma_B1D, x_BLD)  # type: ignore[return-value]
+    return _applied(_Affine, branch_BLD, gamma_B1D, x_BLD)
 
 
 class _Affine(Function):

@@ -183,11 +183,14 @@ class ScaleTransformer(nn.Module):
         x_BLD, of_stem = self.stem(inputs, seen)
         if len(cond_BD) > number:  # guidance: both halves of the batch share what the stem saw
             x_BLD = x_BLD.repeat(len(cond_BD) // number, 1, 1)
-        x_BLD = torch.cat([x_BLD[:, :start] + cond_BD[:, None], x_BLD[:, start:]], 1)
+        if start == inputs.length:
+            x_BLD = x_BLD + cond_BD[:, None]
+        elif start:
+            x_BLD = torch.cat([x_BLD[:, :start] + cond_BD[:, None], x_BLD[:, start:]], 1)
         if self.config.positions == "absolute":
             x_BLD = x_BLD + self.position[self._span(inputs)]
         if self.config.scale_embedding:
-            if inputs.scale_ids[-1] >= self.scale_embedding.num_embeddings:
+            if max(inputs.scales) >= self.scale_embedding.num_embeddings:
                 raise ConfigError(
                     f"this transformer was built for {self.scale_embedding.num_embeddings} scales; "
                     "set transformer.scale_embedding=false to use other schedules"
@@ -206,7 +209,7 @@ class ScaleTransformer(nn.Module):
 
     def _span(self, inputs: ScaleInput) -> slice:
         """The places of these tokens in the schedule that the learned positions belong to."""
-        first, last = int(inputs.scale_ids[0]), int(inputs.scale_ids[-1])
+        first, last = min(inputs.scales), max(inputs.scales)
         if last < len(self.schedule):
             span = slice(self.schedule.offsets[first], self.schedule.offsets[last + 1])
             if span.stop - span.start == inputs.length:

@@ -10,7 +10,8 @@ https://arxiv.org/abs/2609.11804.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate, chain
 
 import torch
 import torch.nn.functional as F
@@ -70,12 +71,14 @@ class Refiner(nn.Module):
         Args:
             tokens: B L *token_shape. A token changes only what is refined after it in its scale.
         """
-        places = self._places(inputs)
-        if places is None:
+        refined = self._refined(inputs)
+        if len(refined) == len(inputs.scales):
             return hidden_BLD + self._correction(hidden_BLD, inputs, tokens)
-        if not len(places):
+        if not refined:
             return hidden_BLD
-        correction = self._correction(hidden_BLD[:, places], _chosen(inputs, places), tokens[:, places])
+        places = _places_of(refined, inputs)
+        chosen = _chosen(inputs, refined, places)
+        correction = self._correction(hidden_BLD[:, places], chosen, tokens[:, places])
         return hidden_BLD.index_add(1, places, correction.to(hidden_BLD.dtype))
 
     def draw(
@@ -107,28 +110,20 @@ class Refiner(nn.Module):
 
     def refines(self, inputs: ScaleInput) -> bool:
         """Whether the one scale of ``inputs`` is refined."""
-        places = self._places(inputs)
-        return places is None or len(places) > 0
+        return bool(self._refined(inputs))
 
     def covers(self, k: int, length: int) -> bool:
         """Whether scale k, of ``length`` tokens, is refined."""
         return length <= self.limit and (self.scales is None or k in self.scales)
 
-    def _places(self, inputs: ScaleInput) -> Tensor | None:
-        """The places along L whose scales are refined; None if all are."""
+    def _refined(self, inputs: ScaleInput) -> dict[int, int]:
+        """Those of ``inputs.scales`` that are refined."""
         if self.limit < math.inf and inputs.mask is not None:
             raise ConfigError(
                 f"transformer.refiner.scales={self.limit} counts the tokens of a scale, and here samples differ in "
                 "how many they have: list the scales instead"
             )
-        if self.limit == math.inf and self.scales is None:
-            return None
-        ids = inputs.scale_ids
-        if self.scales is not None:
-            chosen = torch.isin(ids, torch.tensor(sorted(self.scales), device=ids.device))
-        else:
-            chosen = torch.bincount(ids)[ids] <= self.limit
-        return chosen.nonzero()[:, 0]
+        return {k: n for k, n in inputs.scales.items() if self.covers(k, n)}
 
     def _correction(self, hidden_BLD: Tensor, inputs: ScaleInput, tokens: Tensor) -> Tensor:
         x_BLR = self.state(hidden_BLD) + self._embed(tokens, _places_before(inputs))
@@ -202,10 +197,18 @@ def _refined_scales(config: RefinerConfig, names: Sequence[str]) -> tuple[float,
     return math.inf, chosen
 
 
-def _chosen(inputs: ScaleInput, places: Tensor) -> ScaleInput:
-    """What the refiner reads of ``inputs``, at these places along L."""
+def _places_of(scales: Collection[int], inputs: ScaleInput) -> Tensor:
+    """The places along L of the tokens of these scales."""
+    ends = accumulate(inputs.scales.values())
+    spans = [range(end - n, end) for (k, n), end in zip(inputs.scales.items(), ends, strict=True) if k in scales]
+    return torch.tensor(list(chain(*spans)), device=inputs.scale_ids.device)
+
+
+def _chosen(inputs: ScaleInput, scales: dict[int, int], places: Tensor) -> ScaleInput:
+    """What the refiner reads of ``inputs``, at the ``places`` along L of these scales."""
     mask = None if inputs.mask is None else inputs.mask[:, places]
-    return ScaleInput(inputs.num_samples, None, inputs.coordinates[..., places, :], inputs.scale_ids[places], mask)
+    coordinates, ids = inputs.coordinates[..., places, :], inputs.scale_ids[places]
+    return ScaleInput(inputs.num_samples, None, coordinates, ids, mask, known_scales=scales)
 
 
 def _places_before(inputs: ScaleInput) -> Tensor:

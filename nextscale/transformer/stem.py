@@ -22,7 +22,8 @@ class LinearStem(nn.Linear, Stem):
     def forward(self, inputs: ScaleInput, revealed: tuple[Tensor, Tensor] | None) -> tuple[Tensor, None]:  # type: ignore[override]
         if inputs.features is None:
             return self.weight.new_zeros(inputs.num_samples, inputs.length, self.out_features), None
-        return F.pad(super().forward(inputs.features[:, inputs.start :]), (0, 0, inputs.start, 0)), None
+        x_BLD = super().forward(inputs.features[:, inputs.start :])
+        return F.pad(x_BLD, (0, 0, inputs.start, 0)) if inputs.start else x_BLD, None
 
     def logits(self, hidden_BLD: Tensor, memory: Any) -> Tensor:
         raise NotImplementedError("the transformer's own head computes the logits of a linear stem")

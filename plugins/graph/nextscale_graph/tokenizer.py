@@ -218,6 +218,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
             features=None,
             coordinates=torch.zeros(length, 1, device=device),
             scale_ids=torch.full((length,), k, device=device),
+            known_scales={k: length},
             mask=mask,
             legal=self.scales.legal(state, kind, mask),
             start=length,

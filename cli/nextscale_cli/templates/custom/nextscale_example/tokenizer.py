@@ -61,6 +61,7 @@ class ExampleTokenizer(MultiscaleTokenizer):
             features=None if k == 0 else known[..., None],
             coordinates=state.schedule.coordinates(k, device),
             scale_ids=torch.full((known.shape[1],), k, device=device),
+            known_scales={k: known.shape[1]},
         )
 
     def update(self, state: ExampleState, k: int, tokens: Tensor) -> ExampleState:

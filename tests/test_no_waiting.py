@@ -1,0 +1,117 @@
+"""Sampling never waits for the device: within the loop over scales, the host reads no tensor and sends none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nextscale import plugins
+from nextscale.conditioning import ConditionSpec
+from nextscale.config.run import load_config
+from nextscale.config.sections import SamplingConfig
+from nextscale.errors import NextscaleError
+from nextscale.grid.layers import Layout
+from nextscale.grid.segments import Carry, SegmentedTokenizer
+from nextscale.sampling.generate import Generation, _Predictor, generate
+from nextscale.storage.models import new_transformer
+from nextscale.testing.tiny import grid_tokenizer, transformer_for
+
+SMALL = ("tokenizer.width=8", "transformer.depth=2", "transformer.width=32", "transformer.heads=2")
+FILTERS = {"guidance": 1.5, "top_k": 5, "top_p": 0.9}
+VARIANTS = {
+    "next scale": (),
+    "next token": ("tokenizer.order=raster",),
+    "refined": ("transformer.refiner.depth=1",),
+    "refined in part": ("transformer.refiner.scales=[1, 2]",),
+    "markov": ("transformer.attention=markov",),
+    "absolute": ("transformer.positions=absolute", "transformer.scale_embedding=true"),
+    "some scales": ("transformer.attention=[[1,0,0,0],[1,1,0,0],[0,1,1,0],[1,0,1,1]]",),
+    "in steps": ("transformer.in_scale_steps=true",),
+}
+
+
+def models(*settings: str) -> tuple[Any, Any]:
+    """The reference model for images, untrained and small."""
+    config = load_config("image", "digits", None, [*SMALL, *settings])
+    torch.manual_seed(0)
+    description = {"channels": 1, "height": 8, "width": 8}
+    tokenizer = plugins.modality("image").build_tokenizer(config.tokenizer, description).eval()
+    return tokenizer, new_transformer(config.transformer, tokenizer, (ConditionSpec(name="label", size=10),)).eval()
+
+
+def draw(tokenizer: Any, transformer: Any, number: int = 3, **sampling: Any) -> Generation:
+    labels = torch.arange(number, device=tokenizer.device) % 3
+    onto_meta = tokenizer.device.type == "meta"  # has no generators, but takes its own default one for each sample
+    generators = [None if onto_meta else torch.Generator().manual_seed(i) for i in range(number)]
+    return generate(tokenizer, transformer, number, {"label": labels}, SamplingConfig(**FILTERS | sampling), generators)
+
+
+class HostTensors(TorchDispatchMode):
+    """Records the operations that take or give tensors of the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [part for part in tree_leaves((args, kwargs, result)) if isinstance(part, Tensor)]
+        if any(part.device.type == "cpu" for part in tensors):
+            self.seen.append(str(func))
+        return result
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the one check after the last scale, and that of labels before the first."""
+    monkeypatch.setattr(_Predictor, "check", lambda self: None)
+    monkeypatch.setattr("nextscale.conditioning.check_conditions", lambda specs, conditions: None)
+
+
+def assert_never_waits(tokenizer: Any, transformer: Any, **sampling: Any) -> None:
+    """On torch's meta device, where tensors hold no values: whoever reads one gets an error."""
+    tokenizer, transformer = tokenizer.to("meta"), transformer.to("meta")
+    draw(tokenizer, transformer, **sampling)  # sends what is kept on the device from then on
+    with HostTensors() as host:
+        draw(tokenizer, transformer, **sampling)
+    assert host.seen == []
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+def test_images(settings: tuple[str, ...], unchecked: None) -> None:
+    steps = [{"steps": 3, "reveal": reveal} for reveal in ("random", "confidence")]
+    for sampling in steps if "transformer.in_scale_steps=true" in settings else [{}]:
+        assert_never_waits(*models(*settings), **sampling)
+
+
+@pytest.mark.parametrize("carry", ["none", "input", "state"])
+def test_segments(carry: Carry, unchecked: None) -> None:
+    plain = grid_tokenizer((8, 6))
+    parts = plain.encoder, plain.decoder, plain.pyramid
+    tokenizer = SegmentedTokenizer(*parts, (1, 2, 3), (8, 6), (2, 2), Layout(2), (1, 2), carry).eval()
+    assert_never_waits(tokenizer, transformer_for(tokenizer))
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+def test_scalars_read_on_a_cpu(settings: tuple[str, ...]) -> None:
+    """Whatever the number of scales and samples, one scalar is read, by the check after the last scale."""
+    tokenizer, transformer = models(*settings)
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        draw(tokenizer, transformer, 5)
+    assert [event.name for event in recorded.events()].count("aten::_local_scalar_dense") == 1
+
+
+@pytest.mark.parametrize("settings", [(), ("transformer.refiner.depth=1",)])
+def test_logits_that_are_not_finite_are_still_noticed(settings: tuple[str, ...]) -> None:
+    tokenizer, transformer = models(*settings)
+    with torch.no_grad():
+        transformer.head.bias[3] = torch.nan
+    with pytest.raises(NextscaleError, match="logits are not finite"):
+        draw(tokenizer, transformer)
