@@ -65,6 +65,7 @@ def evaluate(
     sampling: Mapping[str, Any] | None = None,
     validation: bool = False,
     report: Report | None = None,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a run and write ``eval.json`` into it, part by part (``incomplete`` is true until the last one).
 
@@ -86,6 +87,8 @@ def evaluate(
         validation: measure on the validation split even if there is a test split, in order to choose settings. The
             file is then ``eval-validation.json``.
         report: is told what was measured, as it goes.
+        cache: a folder for what a modality keeps between evaluations, such as a trained classifier; None is
+            ``eval-cache`` in the run. Runs on the same data may share one.
 
     Returns:
         ``reconstruction`` (measured by the modality), ``codebook`` (usage and perplexity, per scale and in total),
@@ -126,7 +129,7 @@ def evaluate(
     with suppress(OSError):  # results that cannot be written are shown
         outputs.mkdir(parents=True, exist_ok=True)
     results = _Results(eval_file(outputs, validation), report or Report(), measured)
-    context = EvaluationContext(where, outputs / "eval-cache" if results.writable else None)
+    context = EvaluationContext(where, (cache or outputs / "eval-cache") if results.writable else None)
     data = modality.open_data(config.data)
     if validation:
         data = replace(data, test=None)
@@ -181,6 +184,7 @@ class _Results:
             self._only_shown(f"{path.parent} cannot be written ({error.strerror})")
 
     def add(self, name: str, values: Mapping[str, Any], within: str | None = None, tell: bool = True) -> None:
+        values = _without_nan(values)
         (self.values if within is None else self.values.setdefault(within, {}))[name] = values
         self._write({"measured": self.measured, "incomplete": True, **self.values})
         if tell:
@@ -208,6 +212,13 @@ class _Results:
     def _only_shown(self, reason: str) -> None:
         self.writable = False
         warnings.warn(f"{reason}: the results are only shown", NextscaleWarning, stacklevel=2)
+
+
+def _without_nan(values: Any) -> Any:
+    """A measure that is not defined, for want of samples, is None: JSON has no NaN, and its readers refuse it."""
+    if isinstance(values, Mapping):
+        return {key: _without_nan(value) for key, value in values.items()}
+    return None if isinstance(values, float) and math.isnan(values) else values
 
 
 def eval_file(run: Path, validation: bool = False) -> Path:

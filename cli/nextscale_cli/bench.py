@@ -10,15 +10,22 @@ from typing import Annotated
 
 import typer
 
+from nextscale_cli.growth import growth
 from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Compile, Device, Modality, Overrides
+from nextscale_cli.orders import orders
 
 app = typer.Typer(**PLAIN, no_args_is_help=True, help="Time this installation on this machine.")
+
+
+app.command("growth")(growth)
 
 
 @app.callback()
 def _bench() -> None:
     """Time this installation on this machine."""
 
+
+app.command("orders")(orders)
 
 Presets = Annotated[
     list[str] | None, typer.Option("--preset", "-p", help="Presets to time.", show_default="the modality's own")

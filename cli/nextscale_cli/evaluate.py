@@ -47,7 +47,7 @@ def evaluate(
     from nextscale.config.sections import SamplingConfig
     from nextscale.errors import ConfigError, unknown
 
-    values = _guidance(guidance)
+    values = parse_guidance(guidance)
     options = [text for text in settings or [] if text.startswith("eval.")]
     sampling, conditions = split([text for text in settings or [] if text not in options])
     if conditions:
@@ -83,7 +83,8 @@ def evaluate(
     )
 
 
-def _guidance(text: str) -> list[float]:
+def parse_guidance(text: str) -> list[float]:
+    """The values of ``--guidance``. Raises ConfigError."""
     from nextscale.errors import ConfigError
 
     try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import nn
 
 from nextscale import plugins
 from nextscale.bench.floor import Clock, Floor, MatrixProducts, synchronized, typical
+from nextscale.bench.memory import MIB, memory_in_use, peak_memory, reset_peak
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import load_config
 from nextscale.config.sections import SamplingConfig
@@ -30,7 +29,6 @@ from nextscale.transformer import ScaleTransformer
 
 TARGETS = {torch.float32: 1.2, torch.bfloat16: 1.3, torch.float16: 1.3}
 """The ratio of sampling time to its floor that this project aims for (at batch 1)."""
-MIB = 2**20
 
 
 def bench_sample(
@@ -86,7 +84,7 @@ def bench_sample(
             if case.description is None:
                 raise ConfigError(f"bench sample has no description of the data of preset {case.preset!r}")
             release_freed_memory()  # else memory left over from an earlier precision is reused, uncounted
-            base = _memory(where)
+            base = memory_in_use(where)
             sampler = _Sampler(modality, case, precision, overrides, where, compile)
             row = _row(sampler, batch_size, memory_batch, repeats, seconds, clock, base)
             note = _note(sampler.dtype, where)
@@ -219,9 +217,9 @@ def _row(
 
 def _measure_memory(sampler: _Sampler, number: int, base: int | None) -> dict[str, Any]:
     """Peak memory of drawing ``number`` samples in MiB, measured and on paper."""
-    _reset_peak(sampler.device)
+    reset_peak(sampler.device)
     counts = sampler.products(number)
-    peak = _peak(sampler.device)
+    peak = peak_memory(sampler.device)
     paper = sampler.weights() + sampler.cache(number) + max(product.activation_bytes for product in counts)
     used = None if peak is None or base is None else peak - base
     return {
@@ -236,33 +234,3 @@ def _note(dtype: torch.dtype, device: torch.device) -> str:
     if dtype == torch.float32 or multiplies(dtype, device):
         return ""
     return "stored in half precision, multiplied in float32: this CPU has no fast half-precision arithmetic"
-
-
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def _memory(device: torch.device) -> int | None:
-    """Bytes in use now: of the GPU's memory, or of this process; None if the system does not report it."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return _status("VmRSS")
-
-
-def _peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):  # Linux only
-        CLEAR.write_text("5")
-
-
-def _status(field: str) -> int | None:
-    with suppress(OSError):
-        for line in STATUS.read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,15 @@ class Plan:
         ]
 
 
-def plan(configure: Configure, minutes: float, *, propose: bool, began: float | None = None) -> Plan:
+def plan(
+    configure: Configure, minutes: float, *, propose: bool, stage: str = "all", began: float | None = None
+) -> Plan:
     """Plan a run of ``minutes``.
 
     Args:
         configure: makes the run's configuration from the settings chosen here.
         propose: choose the size of the models, too; False keeps what ``configure`` has and plans only steps.
+        stage: the stage that is given the minutes, ``tokenizer`` or ``transformer``; ``all`` divides them between both.
         began: the ``time.monotonic()`` from which the minutes count; None is now.
 
     Raises:
@@ -84,7 +87,7 @@ def plan(configure: Configure, minutes: float, *, propose: bool, began: float | 
         settings = _merged(suited, proposal.settings)
         config = configure(settings)
         with cpu_threads(threads or config.training.threads):
-            timing = pilot.time(config)
+            timing = _of_stage(pilot.time(config), stage)
         seconds = 60 * minutes - (time.monotonic() - began)
         steps = _steps(config, timing, seconds, len(data.train), scaled=not propose)[1]
         enough = number == 0 or steps >= proposal.steps
@@ -151,6 +154,13 @@ def load_planned(
     return plan(configure, minutes, propose=propose, began=began)
 
 
+def _of_stage(timing: Timing, stage: str) -> Timing:
+    """``timing`` of a run that trains only this stage: the other takes no time."""
+    if stage == "tokenizer":
+        return replace(timing, transformer=0.0, encode=0.0)
+    return replace(timing, tokenizer=0.0) if stage == "transformer" else timing
+
+
 def _size(config: RunConfig, timing: Timing) -> str:
     model = config.transformer
     blocks = f"{model.depth} blocks of " if model.depth else ""  # a modality's own stem does all the work
@@ -177,7 +187,7 @@ def _steps(
     caching = timing.encode * samples * two.cache_passes if two.cache else 0.0
     if scaled:  # the preset's proportions
         wanted = timing.tokenizer * one.steps + timing.transformer * two.steps
-        factor = max(0.0, useful - caching) / wanted
+        factor = max(0.0, useful - caching) / wanted if wanted else 1.0
         return max(1, int(one.steps * factor)), max(1, int(two.steps * factor)), {}
     first = useful * stages.tokenizer_share if timing.tokenizer else 0.0
     rest = max(0.0, useful - first)

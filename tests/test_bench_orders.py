@@ -1,0 +1,209 @@
+"""`nextscale bench orders`: kinds are trained alike, once, and a killed comparison goes on to the same table."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import assert_equal_weights, attempt_all
+from typer.testing import CliRunner
+
+from nextscale.bench.fair import Effort
+from nextscale.bench.kinds import Kind, choose_kinds, parse_kind
+from nextscale.config.run import load_config
+from nextscale.errors import ConfigError
+from nextscale_cli.main import app
+
+Settings = Callable[..., list[str]]
+MARKOV = "markov: transformer.attention=markov"
+QUICK = ["--samples", "20", "--batch", "2", "--guidance", "0,1", "-m", "image"]
+STEPS = [*QUICK, "--steps", "4", "--tokenizer-steps", "3"]
+
+
+def command(out: Path, *arguments: str) -> list[str]:
+    return ["bench", "orders", "--out", str(out), *arguments]
+
+
+def invoke(out: Path, *arguments: str) -> Any:
+    return CliRunner().invoke(app, command(out, *arguments))
+
+
+def refused(out: Path, *arguments: str) -> str:
+    result = invoke(out, *arguments)
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("warning")]
+    return line
+
+
+def written(out: Path) -> dict[str, float]:
+    """When each model was written."""
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+
+
+def counted(costs: dict[str, Any]) -> list[Any]:
+    """Of costs, what does not depend on the machine's speed and memory."""
+    rows = [(guidance, row["passes"], row["sample_flops"]) for guidance, row in costs["sampling"].items()]
+    return [costs["weights"], costs["train_step_flops"], *rows]
+
+
+@pytest.fixture(scope="module")
+def compared(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("orders") / "comparison"
+    result = invoke(out, *STEPS, "--kind", MARKOV, "--seeds", "2", *tiny())
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("scales") >= 5 and "±" in result.stdout and "real samples" in result.stdout
+    return out
+
+
+def test_results(compared: Path) -> None:
+    results = json.loads((compared / "results.json").read_text())
+    scales, markov = (results["kinds"][name] for name in ("scales", "markov"))
+    assert scales["tokenizer"] == markov["tokenizer"], "the first stage does not depend on the attention"
+    assert sorted(path.name for path in compared.iterdir() if not path.name.startswith(".")) == [
+        "comparison.json", "eval-cache", "markov-seed0", "markov-seed1", "results.json", "results.svg",
+        "scales-seed0", "scales-seed1", "tokenizers",
+    ]  # fmt: skip
+    assert len(list((compared / "tokenizers").iterdir())) == 1
+    for row in (scales, markov):
+        assert row["seeds"] == [0, 1] and row["training"]["steps"] == 4
+        assert row["validation"]["loss"] > 0 and row["validation"]["loss_std"] > 0, "seeds differ"
+        assert set(row["samples"]) == {"0", "1"}
+        assert row["training"]["flops"] == 4 * row["costs"]["train_step_flops"] > 0
+        for cost in row["costs"]["sampling"].values():
+            assert cost["passes"] == 4, "one per scale"
+            assert min(cost["ms_batch_1"], cost["ms_batch_2"], cost["sample_flops"]) > 0
+    plain, guided = (scales["costs"]["sampling"][guidance]["sample_flops"] for guidance in "01")
+    assert plain < guided < 2 * plain, "guidance doubles the transformer's work, not the decoder's"
+    assert (compared / "results.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_what_is_trained_is_not_trained_again(compared: Path, tiny: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(compared, out)
+    before = written(out)
+    settings = ["--kind", MARKOV, "--kind", "wide: transformer.width=64", "--seeds", "2", *tiny()]
+    result = invoke(out, *STEPS, *settings)
+    assert result.exit_code == 0, result.output
+    after = written(out)
+    assert {name: after[name] for name in before} == before
+    assert {name.split("/")[0] for name in after.keys() - before.keys()} == {"wide-seed0", "wide-seed1"}
+    first, second = (json.loads((folder / "results.json").read_text())["kinds"] for folder in (compared, out))
+    assert second["wide"]["costs"]["weights"] > second["scales"]["costs"]["weights"]
+    for name, row in first.items():
+        assert {**second[name], "costs": None} == {**row, "costs": None}
+
+
+def test_killed_and_continued_is_the_same_comparison(compared: Path, tiny: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    arguments = command(out, *STEPS, "--kind", MARKOV, *tiny())
+    ends = attempt_all(
+        [
+            (arguments, "tokenizer", 2, 0.0),
+            (arguments, "transformer", 3, 0.0),
+            (arguments, "sampling", 0, 0.0),
+            (arguments, "never", 0, 0.0),
+        ]
+    )
+    assert [code for code, _ in ends] == [-9, -9, -9, 0]
+    again, first = (json.loads((folder / "results.json").read_text())["kinds"] for folder in (out, compared))
+    for name, row in again.items():
+        assert_equal_weights(out / f"{name}-seed0", compared / f"{name}-seed0")
+        uninterrupted = json.loads((compared / f"{name}-seed0" / "eval.json").read_text())
+        assert row["samples"] == uninterrupted["samples"] and row["validation"] == uninterrupted["validation"]
+        assert counted(row["costs"]) == counted(first[name]["costs"])
+
+
+def test_equal_time(tiny: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "timed"
+    half = ["training.tokenizer.steps=100000", "training.transformer.steps=100000"]
+    limits = ["--minutes", "0.1", "--tokenizer-minutes", "0.05"]
+    result = invoke(out, *QUICK, *limits, "--kind", MARKOV, *tiny(), *half)
+    assert result.exit_code == 0, result.output
+    results = json.loads((out / "results.json").read_text())
+    for row in results["kinds"].values():
+        assert 1 < row["training"]["steps"] < 100000 and row["training"]["minutes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "4", "--kinds", "rasters"], "unknown kind 'rasters'; did you mean 'raster'?"),
+        (["--steps", "4", "--kinds", "scales,scales"], "kind 'scales' is named twice"),
+        (["--steps", "4", "--kinds", ""], "no kinds to compare"),
+        (["--steps", "4", "--kind", "markov"], "--kind 'markov' is wrong"),
+        (["--steps", "4", "--kind", "a/b: transformer.depth=2"], "--kind 'a/b: transformer.depth=2' is wrong"),
+        (["--steps", "4", "--kind", "x: transformer.dpeth=2"], "kind x: unknown"),
+        (["--steps", "4", "--kind", "x: transformer.width=33"], "kind x: transformer: width 33"),
+        (["--steps", "4", "--kind", "x: seed=3"], "kind x: seed is set by the command itself"),
+        (["--steps", "4", "training.init=runs/a"], "training.init is set by the command itself"),
+        (["--steps", "4", "eval.sede=3"], "eval.sede"),
+        ([], "say how long each kind trains: --minutes N (equal time) or --steps N (equal steps)"),
+        (["--minutes", "0"], "--minutes 0 is wrong: should be a number above 0"),
+        (["--minutes", "1", "--steps", "4"], "say how long each kind trains"),
+        (["--minutes", "1", "--tokenizer-steps", "4"], "exclude each other"),
+        (["--steps", "4", "--guidance", "much"], "--guidance 'much' should be numbers"),
+        (["--steps", "4", "--kinds", "raster", "-m", "graph"], "graph has no tokenizer on a grid"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    kinds = [] if any("--kind" in text for text in arguments) else ["--kinds", "scales"]
+    assert message in refused(tmp_path / "out", *kinds, *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(compared: Path, tiny: Settings, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "holds no comparison" in refused(tmp_path, *STEPS, "--kinds", "scales", *tiny())
+    before = written(compared)
+    for change, message in (
+        ([*STEPS, *tiny(**{"data.crop": 6})], "data.crop was None, is now 6"),
+        ([*QUICK, "--steps", "5", "--tokenizer-steps", "3", *tiny()], "--steps was 4, is now 5"),
+        ([*STEPS, "--kind", "markov: transformer.depth=2", *tiny()], "kind markov was transformer.attention=markov"),
+        ([*QUICK, "--steps", "4", "-m", "graph"], "modality was image, is now graph"),
+    ):
+        line = refused(compared, "--kinds", "scales", *change)
+        assert "holds another comparison" in line and message in line
+    assert written(compared) == before
+
+
+def test_without_matplotlib(compared: Path, tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nextscale.bench.plot import plot_comparison
+    from nextscale_cli import orders
+
+    real = builtins.__import__
+
+    def importing(name: str, *rest: Any, **named: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+    monkeypatch.setattr(orders, "find_spec", lambda name: None)
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    (out / "results.svg").unlink()
+    result = invoke(out, *STEPS, "--kind", MARKOV, "--seeds", "2", *tiny())
+    assert result.exit_code == 0 and "pip install 'nextscale[plot]'" in result.stderr
+    assert (out / "results.json").exists() and not (out / "results.svg").exists()
+    with pytest.raises(Exception, match="needs matplotlib"):
+        plot_comparison(json.loads((out / "results.json").read_text()), out / "results.svg")
+
+
+def test_the_finest_grid_alone() -> None:
+    base = load_config("video", "moving-digits")
+    last = list(base.tokenizer.scales[-1])
+    (kind,) = choose_kinds(["raster"], [], base, passes=3)
+    assert kind.settings[:2] == (f"tokenizer.scales={[last] * 3}", "tokenizer.order=raster")
+    config = load_config("video", "moving-digits", overrides=kind.settings[:1])
+    assert [list(scale) for scale in config.tokenizer.scales] == [last] * 3
+
+
+def test_a_kind_of_ones_own() -> None:
+    assert parse_kind("a.b: x.y=1 'z=[1, 2]'") == Kind("a.b", ("x.y=1", "z=[1, 2]"))
+    with pytest.raises(ConfigError, match="exclude"):
+        Effort(steps=3, tokenizer_minutes=1)
