@@ -28,7 +28,8 @@ FLOORS = [
     ["sampling", "report"],
     ["training"],
     ["api"],
-    ["evaluation", "provenance", "bench", "testing", "sharing", "start"],
+    ["evaluation", "provenance", "testing", "sharing", "start"],
+    ["bench"],
     ["toolkit"],
     ["plugin", "__init__"],
 ]

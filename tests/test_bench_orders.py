@@ -13,10 +13,14 @@ import pytest
 from killing import assert_equal_weights, attempt_all
 from typer.testing import CliRunner
 
+from nextscale.bench import fair
 from nextscale.bench.fair import Effort
 from nextscale.bench.kinds import Kind, choose_kinds, parse_kind
-from nextscale.config.run import load_config
+from nextscale.config.run import load_config, load_run_config
 from nextscale.errors import ConfigError
+from nextscale.training import plan as planning
+from nextscale.training.pilot import Pilot, Timing
+from nextscale.training.plan import Plan
 from nextscale_cli.main import app
 
 Settings = Callable[..., list[str]]
@@ -86,16 +90,19 @@ def test_what_is_trained_is_not_trained_again(compared: Path, tiny: Settings, tm
     out = tmp_path / "again"
     shutil.copytree(compared, out)
     before = written(out)
-    settings = ["--kind", MARKOV, "--kind", "wide: transformer.width=64", "--seeds", "2", *tiny()]
-    result = invoke(out, *STEPS, *settings)
+    result = invoke(out, *STEPS, "--kinds", "scales,one-by-one,raster", *tiny())
     assert result.exit_code == 0, result.output
     after = written(out)
     assert {name: after[name] for name in before} == before
-    assert {name.split("/")[0] for name in after.keys() - before.keys()} == {"wide-seed0", "wide-seed1"}
-    first, second = (json.loads((folder / "results.json").read_text())["kinds"] for folder in (compared, out))
-    assert second["wide"]["costs"]["weights"] > second["scales"]["costs"]["weights"]
-    for name, row in first.items():
-        assert {**second[name], "costs": None} == {**row, "costs": None}
+    new = {tuple(name.split("/")[: 1 if name[0] != "t" else 2]) for name in after.keys() - before.keys()}
+    kinds = json.loads((out / "results.json").read_text())["kinds"]
+    assert new == {("one-by-one-seed0",), ("raster-seed0",), ("tokenizers", kinds["raster"]["tokenizer"])}
+    assert kinds["scales"]["tokenizer"] == kinds["one-by-one"]["tokenizer"] != kinds["raster"]["tokenizer"]
+    passes = {name: row["costs"]["sampling"]["0"]["passes"] for name, row in kinds.items()}
+    assert passes == {"scales": 4, "one-by-one": 1 + 4 + 9 + 16, "raster": 2 * 16}
+    assert all(row["validation"]["nats_per_sample"] > 0 for row in kinds.values())
+    recorded = json.loads((out / "comparison.json").read_text())["kinds"]
+    assert set(recorded) == {"scales", "markov", "one-by-one", "raster"}
 
 
 def test_killed_and_continued_is_the_same_comparison(compared: Path, tiny: Settings, tmp_path: Path) -> None:
@@ -118,15 +125,39 @@ def test_killed_and_continued_is_the_same_comparison(compared: Path, tiny: Setti
         assert counted(row["costs"]) == counted(first[name]["costs"])
 
 
-def test_equal_time(tiny: Settings, tmp_path: Path) -> None:
+def test_equal_time(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage is planned for its own minutes, as if it were all of the run, and the clock has them."""
+    asked: list[tuple[str, float]] = []
+
+    def plan(configure: Callable[[Any], Any], minutes: float, *, propose: bool, stage: str) -> Plan:
+        asked.append((stage, minutes))
+        return Plan(configure(None))  # of 6 steps, too few for the clock to judge
+
+    monkeypatch.setattr(fair, "plan", plan)
     out = tmp_path / "timed"
-    half = ["training.tokenizer.steps=100000", "training.transformer.steps=100000"]
-    limits = ["--minutes", "0.1", "--tokenizer-minutes", "0.05"]
-    result = invoke(out, *QUICK, *limits, "--kind", MARKOV, *tiny(), *half)
+    limits = ["--minutes", "9", "--tokenizer-minutes", "8"]
+    result = invoke(out, *QUICK, *limits, "--kinds", "scales", *tiny())
     assert result.exit_code == 0, result.output
-    results = json.loads((out / "results.json").read_text())
-    for row in results["kinds"].values():
-        assert 1 < row["training"]["steps"] < 100000 and row["training"]["minutes"] > 0
+    assert asked == [("tokenizer", 8), ("transformer", 9)]
+    assert load_run_config(out / "scales-seed0").training.minutes == 9
+    row = json.loads((out / "results.json").read_text())["kinds"]["scales"]["training"]
+    assert row["steps"] == 6 and 0 < row["minutes"] < 9
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("tokenizer", 552), ("transformer", 184), ("all", 276)])
+def test_a_stage_alone_has_all_the_minutes(
+    stage: str, steps: int, tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pilot, "time", lambda self, config: Timing(0.1, 0.3, 0.0, 10**6, 21))
+    settings = [text for text in tiny() if ".steps=" not in text]
+
+    def configure(proposal: Any) -> Any:
+        base = {"training": {"tokenizer": {"steps": 300}, "transformer": {"steps": 100}}}
+        return load_config("image", "digits", None, settings, proposal=proposal or base)
+
+    training = planning.plan(configure, 1, propose=False, stage=stage).config.training
+    found = training.transformer.steps if stage == "transformer" else training.tokenizer.steps
+    assert 0.9 * steps <= found <= steps
 
 
 @pytest.mark.parametrize(
@@ -187,7 +218,7 @@ def test_without_matplotlib(compared: Path, tiny: Settings, tmp_path: Path, monk
     out = tmp_path / "out"
     shutil.copytree(compared, out)
     (out / "results.svg").unlink()
-    result = invoke(out, *STEPS, "--kind", MARKOV, "--seeds", "2", *tiny())
+    result = invoke(out, *STEPS, "--kinds", "scales", *tiny())
     assert result.exit_code == 0 and "pip install 'nextscale[plot]'" in result.stderr
     assert (out / "results.json").exists() and not (out / "results.svg").exists()
     with pytest.raises(Exception, match="needs matplotlib"):

@@ -12,6 +12,8 @@ from nextscale.storage.files import replacing
 
 MISSING = "the plot needs matplotlib, which is not installed: pip install 'nextscale[plot]'"
 
+COLUMNS = 3
+
 
 def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
     """Write one panel per measure that has a floor (the score of real samples, dashed): a point per kind and guidance.
@@ -25,6 +27,7 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
     except ImportError:
         raise NextscaleError(MISSING) from None
     kinds = results["kinds"]
@@ -37,8 +40,12 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
         if values.get(f"{key}_floor") is not None
     }
     shown = [*floors] or sorted({key for row in kinds.values() for v in row["samples"].values() for key in measures(v)})
-    figure = Figure(figsize=(4.5 * max(1, len(shown)), 4), layout="constrained")
-    panels = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
+    rows = -(-len(shown) // COLUMNS) or 1
+    columns = min(max(1, len(shown)), COLUMNS)
+    figure = Figure(figsize=(4.5 * columns, 3.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(shown) :]:
+        axes.remove()
     for axes, key in zip(panels, shown, strict=False):
         for k, (name, row) in enumerate(kinds.items()):
             told = [(g, values) for g, values in row["samples"].items() if values.get(key) is not None]
@@ -52,8 +59,12 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
         if key in floors:
             axes.axhline(floors[key], color="grey", linestyle="--", linewidth=1, label="real samples")
         axes.set(xscale="log", title=key.replace("_", " "), xlabel=f"ms per sample, batch {large.rpartition('_')[2]}")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
+    if shown:
+        panels[0].legend(fontsize=8)
     with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:])
     return path
