@@ -164,6 +164,7 @@ class OrderedTokenizer(GridTokenizer):
             features=state.codes[k - 1] if k > 0 else None,
             coordinates=reading.coordinates[k : k + 1],
             scale_ids=reading.ids[k : k + 1],
+            legal=self.legal(self._scales[k], state.num_samples, 1),
         )
 
     def teacher_forcing(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> ScaleInput:

@@ -148,6 +148,7 @@ class SegmentedTokenizer(GridTokenizer):
             features=features,
             coordinates=self._coordinates(state.schedule, k, places.start, device),
             scale_ids=torch.full((state.schedule.scales[k].length,), k, device=device),
+            legal=self.legal(scale, len(state.f_hat), state.schedule.scales[k].length),
         )
 
     def _coordinates(self, schedule: Schedule, k: int, start: int, device: torch.device) -> Tensor:
