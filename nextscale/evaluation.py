@@ -184,7 +184,7 @@ class _Results:
             self._only_shown(f"{path.parent} cannot be written ({error.strerror})")
 
     def add(self, name: str, values: Mapping[str, Any], within: str | None = None, tell: bool = True) -> None:
-        values = _without_nan(values)
+        values = without_nan(values)
         (self.values if within is None else self.values.setdefault(within, {}))[name] = values
         self._write({"measured": self.measured, "incomplete": True, **self.values})
         if tell:
@@ -214,10 +214,10 @@ class _Results:
         warnings.warn(f"{reason}: the results are only shown", NextscaleWarning, stacklevel=2)
 
 
-def _without_nan(values: Any) -> Any:
+def without_nan(values: Any) -> Any:
     """A measure that is not defined, for want of samples, is None: JSON has no NaN, and its readers refuse it."""
     if isinstance(values, Mapping):
-        return {key: _without_nan(value) for key, value in values.items()}
+        return {key: without_nan(value) for key, value in values.items()}
     return None if isinstance(values, float) and math.isnan(values) else values
 
 

@@ -22,7 +22,11 @@ class GridContract(TokenizerContract):
     def build_tokenizers(self) -> list[GridTokenizer]:
         variants = list(product(("none", "shared", "partial", "scale"), ("cubic", "linear")))
         cosine = grid_tokenizer(self.sample_shape, distance="cosine")
-        return [grid_tokenizer(self.sample_shape, phi=phi, upsample=mode) for phi, mode in variants] + [cosine]
+        growing = grid_tokenizer(self.sample_shape, codes=(3, 7, 11))
+        fewer = grid_tokenizer(self.sample_shape, sides=(1, 3, 3), codes=(4, 11, 5))
+        anew = grid_tokenizer(self.sample_shape, target="features", codes=(3, 7, 11))
+        made = [grid_tokenizer(self.sample_shape, phi=phi, upsample=mode) for phi, mode in variants]
+        return [*made, cosine, growing, fewer, anew]
 
     def samples(self, tokenizer: GridTokenizer, num_samples: int, seed: int) -> Tensor:
         return torch.randn(num_samples, 2, *self.sample_shape, generator=torch.Generator().manual_seed(seed))

@@ -31,9 +31,13 @@ class OrdersContract(TokenizerContract):
     examples = 10
 
     def build_tokenizers(self) -> list[OrderedTokenizer]:
+        fewer = grid_tokenizer(self.sample_shape, OrderedTokenizer, order="raster", sides=(1, 2, 2), codes=(3, 11, 5))
         return [
-            grid_tokenizer(self.sample_shape, OrderedTokenizer, order=order, sides=sides)
-            for order, sides in zip(ORDERS, ((1, 2, 2), (2, 3), (3,), (1, 2, 3)), strict=True)
+            fewer,
+            *(
+                grid_tokenizer(self.sample_shape, OrderedTokenizer, order=order, sides=sides)
+                for order, sides in zip(ORDERS, ((1, 2, 2), (2, 3), (3,), (1, 2, 3)), strict=True)
+            ),
         ]
 
     def samples(self, tokenizer: GridTokenizer, num_samples: int, seed: int) -> Tensor:

@@ -21,9 +21,15 @@ from nextscale.tokens.pyramid import TokenPyramid
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-def segmented(shape: tuple[int, ...], lengths: tuple[int, ...], carry: Carry = "input", phi: str = "scale"):
+def segmented(
+    shape: tuple[int, ...],
+    lengths: tuple[int, ...],
+    carry: Carry = "input",
+    phi: str = "scale",
+    codes: int | tuple[int, int] = 11,
+) -> SegmentedTokenizer:
     axes = len(shape)
-    quantizer = VectorQuantizer(11, 4, num_scales=2)
+    quantizer = VectorQuantizer(codes, 4, num_scales=2)
     pyramid = ResidualPyramid(quantizer, Phi(axes, 4, phi, count=2, num_scales=2))  # type: ignore[arg-type]
     encoder = CONVOLUTIONS[axes](2, 4, 2, stride=2)
     decoder = TRANSPOSED[axes](4, 2, 2, stride=2)
@@ -41,7 +47,8 @@ class SegmentsContract(TokenizerContract):
 
     def build_tokenizers(self) -> list[SegmentedTokenizer]:
         kinds: list[tuple[Carry, str]] = [("input", "scale"), ("none", "partial"), ("state", "scale")]
-        return [segmented(self.shape, self.lengths, carry, phi) for carry, phi in kinds]
+        growing = segmented(self.shape, self.lengths, codes=(3, 11))
+        return [*(segmented(self.shape, self.lengths, carry, phi) for carry, phi in kinds), growing]
 
     def samples(self, tokenizer: SegmentedTokenizer, num_samples: int, seed: int) -> Tensor:
         return torch.randn(num_samples, 2, *self.shape, generator=torch.Generator().manual_seed(seed))

@@ -13,6 +13,7 @@ import typer
 from nextscale_cli.growth import growth
 from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Compile, Device, Modality, Overrides
 from nextscale_cli.orders import orders
+from nextscale_cli.rate import rate
 
 app = typer.Typer(**PLAIN, no_args_is_help=True, help="Time this installation on this machine.")
 
@@ -26,6 +27,7 @@ def _bench() -> None:
 
 
 app.command("orders")(orders)
+app.command("rate")(rate)
 
 Presets = Annotated[
     list[str] | None, typer.Option("--preset", "-p", help="Presets to time.", show_default="the modality's own")

@@ -9,6 +9,21 @@ import typer
 
 from nextscale_cli.options import DEFAULT_MODALITY, ConfigFile, Modality, Overrides, Preset
 
+OwnKinds = Annotated[
+    list[str] | None,
+    typer.Option("--kind", metavar="'NAME: KEY=VALUE ...'", help="A kind of your own: settings over the shared ones."),
+]
+Minutes = Annotated[float | None, typer.Option(help="Time to train each transformer.")]
+TokenizerMinutes = Annotated[
+    float | None, typer.Option(help="Time to train each tokenizer.", show_default="as --minutes")
+]
+Steps = Annotated[int | None, typer.Option(help="Instead of --minutes: optimizer steps.")]
+TokenizerSteps = Annotated[
+    int | None, typer.Option(help="With --steps: those of each tokenizer.", show_default="the preset's")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Transformers per kind, each with a seed of its own.")]
+Passes = Annotated[int, typer.Option(min=1, help="Codes per place of raster, spiral, morton and random.")]
+
 
 def orders(
     overrides: Overrides = None,
@@ -24,22 +39,13 @@ def orders(
             show_default="scales,raster,one-by-one; scales with --kind",
         ),
     ] = None,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--kind", metavar="'NAME: KEY=VALUE ...'", help="A kind of your own: settings over the shared ones."
-        ),
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Time to train each transformer.")] = None,
-    tokenizer_minutes: Annotated[
-        float | None, typer.Option(help="Time to train each tokenizer.", show_default="as --minutes")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Instead of --minutes: optimizer steps.")] = None,
-    tokenizer_steps: Annotated[
-        int | None, typer.Option(help="With --steps: those of each tokenizer.", show_default="the preset's")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Transformers per kind, each with a seed of its own.")] = 1,
-    passes: Annotated[int, typer.Option(min=1, help="Codes per place of raster, spiral, morton and random.")] = 2,
+    kind: OwnKinds = None,
+    minutes: Minutes = None,
+    tokenizer_minutes: TokenizerMinutes = None,
+    steps: Steps = None,
+    tokenizer_steps: TokenizerSteps = None,
+    seeds: Seeds = 1,
+    passes: Passes = 2,
     samples: Annotated[int, typer.Option(min=2, help="Number of samples per guidance value.")] = 1000,
     guidance: Annotated[
         str | None, typer.Option(metavar="T,T,...", help="Guidance values.", show_default="0 and the preset's")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,22 +56,15 @@ def compare(comparison: Comparison, seeds: int, measurement: Measurement) -> dic
         ConfigError, DataError, CheckpointError, TrainingError: as training and evaluation do.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved. The same call goes on.
     """
-    if seeds < 1:
-        raise ConfigError(f"--seeds {seeds} is wrong: should be at least 1")
     base = comparison.base.configure()
     parse_options(base.modality, measurement.options)
     guidance = measurement.guidance or tuple(sorted({0.0, base.sampling.guidance}))
-    rounds: dict[str, list[dict[str, Any]]] = {kind.name: [] for kind in comparison.kinds}
     results: dict[str, Any] = {"compared": comparison.record, "measured": {**asdict(measurement), "guidance": guidance}}
-    comparison.save_record()
-    with RunLock(comparison.folder, "compared") as lock:
-        lock.acquire()
-        for number in range(seeds):
-            for kind in comparison.kinds:
-                run = comparison.train(kind, number)
-                rounds[kind.name].append(_measured(comparison, run, guidance, measurement))
-                results["kinds"] = {each.name: _kind(comparison, each, rounds[each.name]) for each in comparison.kinds}
-                write_json_atomic(comparison.folder / RESULTS, results)
+
+    def measure(kind: Kind, run: Path) -> dict[str, Any]:
+        return _measured(comparison, run, guidance, measurement)
+
+    with training(comparison, seeds, results, measure):
         for kind in comparison.kinds:
             comparison.log(f"{kind.name}: time per sample")
             row = results["kinds"][kind.name]
@@ -78,6 +72,31 @@ def compare(comparison: Comparison, seeds: int, measurement: Measurement) -> dic
             row["training"]["flops"] = row["training"]["steps"] * row["costs"]["train_step_flops"]
         write_json_atomic(comparison.folder / RESULTS, results)
     return results
+
+
+@contextmanager
+def training(
+    comparison: Comparison, seeds: int, results: dict[str, Any], measure: Callable[[Kind, Path], dict[str, Any]]
+) -> Iterator[None]:
+    """Train and measure all kinds, and add them to ``results`` (``kinds``), which are written after every kind. The
+    block then has the folder for itself.
+
+    Raises:
+        ConfigError: ``seeds`` is below 1.
+        TrainingError: another process works in the folder.
+    """
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds} is wrong: should be at least 1")
+    rounds: dict[str, list[dict[str, Any]]] = {kind.name: [] for kind in comparison.kinds}
+    comparison.save_record()
+    with RunLock(comparison.folder, "compared") as lock:
+        lock.acquire()
+        for number in range(seeds):
+            for kind in comparison.kinds:
+                rounds[kind.name].append(measure(kind, comparison.train(kind, number)))
+                results["kinds"] = {each.name: _kind(comparison, each, rounds[each.name]) for each in comparison.kinds}
+                write_json_atomic(comparison.folder / RESULTS, results)
+        yield
 
 
 def _measured(comparison: Comparison, run: Path, guidance: Sequence[float], measurement: Measurement) -> dict[str, Any]:
@@ -90,7 +109,7 @@ def _measured(comparison: Comparison, run: Path, guidance: Sequence[float], meas
         "sampling": {},
         "options": list(measurement.options),
     }
-    found = _stored(eval_file(run))
+    found = stored(eval_file(run))
     told = found.get("measured", {})
     if found.get("incomplete") or {key: told.get(key) for key in wanted} != wanted:
         comparison.log(f"{run.name}: measuring")
@@ -103,7 +122,8 @@ def _measured(comparison: Comparison, run: Path, guidance: Sequence[float], meas
     return {"training": {"steps": steps, "minutes": comparison.minutes_of(run)}, **parts}
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def stored(path: Path) -> dict[str, Any]:
+    """The measurements in a file, which say under ``measured`` how they were made; {} if there are none."""
     try:
         found = read_json(path)
     except CheckpointError:  # missing or damaged: measured again
@@ -136,11 +156,11 @@ def training_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "kind": name,
             "seeds": len(row["seeds"]),
             "tokenizer": row["tokenizer"],
-            "steps": _spread(row["training"], "steps"),
-            "minutes": _spread(row["training"], "minutes"),
+            "steps": spread(row["training"], "steps"),
+            "minutes": spread(row["training"], "minutes"),
             "training_petaflop": row["training"]["flops"] / 1e15,
-            "nats_per_token": _spread(row["validation"], "loss"),
-            "nats_per_sample": _spread(row["validation"], "nats_per_sample"),
+            "nats_per_token": spread(row["validation"], "loss"),
+            "nats_per_sample": spread(row["validation"], "nats_per_sample"),
         }
         for name, row in results["kinds"].items()
     ]
@@ -153,7 +173,7 @@ def quality_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, row in results["kinds"].items():
         for guidance, values in row["samples"].items():
             keys = measures(values)
-            rows.append({"kind": name, "guidance": guidance, **{key: _spread(values, key) for key in keys}})
+            rows.append({"kind": name, "guidance": guidance, **{key: spread(values, key) for key in keys}})
             floors |= {key: values[f"{key}_floor"] for key in keys if values.get(f"{key}_floor") is not None}
     return [*rows, floors] if len(floors) > 2 else rows
 
@@ -191,7 +211,7 @@ def measures(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _spread(values: Mapping[str, Any], key: str) -> Any:
+def spread(values: Mapping[str, Any], key: str) -> Any:
     """A number; with more than one seed, a text of its mean and standard deviation."""
     value, std = values.get(key), values.get(f"{key}_std")
     return value if value is None or std is None else f"{value:.4g} ± {std:.2g}"

@@ -10,8 +10,14 @@ from nextscale.config.sections import Fraction, Section
 
 
 class QuantizerConfig(Section):
-    codes: PositiveInt = 4096
-    """V, the size of the codebook, which all scales share."""
+    added = ("target",)
+
+    codes: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = 4096
+    """V, the size of the codebook, which all scales share. A list has one number per scale: a scale uses so many of the
+    first codes, and V is the largest number."""
+    target: Literal["residual", "features"] = "residual"
+    """What a scale describes: what the coarser scales left over, as in VAR, or the features themselves, anew at every
+    scale, as in FlexVAR."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     update: Literal["gradient", "ema"] = "gradient"
     """How codes learn: by the codebook loss (straight-through, as in VAR) or by moving averages (VQ-VAE-2)."""

@@ -59,6 +59,7 @@ def build_grid_tokenizer(
         )
     factor = total_factor(strides, axes)
     _check_scales(scales, shape, factor, layout, segments is not None)
+    _check_quantizer(config, scales, axes, segments is not None)
     pyramid = residual_pyramid(config, axes, len(scales))
     encoder, decoder = networks(config, layout, channels, strides)
     if config.order != "scales":
@@ -82,7 +83,7 @@ def build_grid_tokenizer(
 def _check_scales(
     scales: Sequence[int | Sequence[int]], shape: Sequence[int], factor: Sequence[int], layout: Layout, segmented: bool
 ) -> None:
-    rows = [[scale] * len(shape) if isinstance(scale, int) else list(scale) for scale in scales]
+    rows = _rows(scales, len(shape))
     if any(b < a for one, two in pairwise(rows) for a, b in zip(one, two, strict=True)):
         raise ConfigError(
             f"tokenizer.scales must not shrink, got {[s if isinstance(s, int) else list(s) for s in scales]}"
@@ -98,6 +99,36 @@ def _check_scales(
             f"less than the finest scale {_show(finest)}; use larger samples (data.size or similar), "
             "smaller tokenizer.scales, or fewer tokenizer.multipliers"
         )
+
+
+def _rows(scales: Sequence[int | Sequence[int]], axes: int) -> list[list[int]]:
+    """Of each scale, all sides."""
+    return [[scale] * axes if isinstance(scale, int) else list(scale) for scale in scales]
+
+
+def _check_quantizer(
+    config: ConvolutionalConfig, scales: Sequence[int | Sequence[int]], axes: int, segmented: bool
+) -> None:
+    codes, target = config.quantizer.codes, config.quantizer.target
+    if not isinstance(codes, int) and len(codes) != len(scales):
+        raise ConfigError(
+            f"tokenizer.quantizer.codes has {len(codes)} numbers for {len(scales)} scales: give one number for each "
+            "scale, or one for all"
+        )
+    if target == "residual":
+        return
+    what = f"tokenizer.quantizer.target={target} describes a sample anew at every scale"
+    if config.order != "scales":
+        raise ConfigError(
+            f"{what}, so a part of the tokens in tokenizer.order={config.order} would say nothing: use "
+            "order=scales, or target=residual"
+        )
+    if segmented:
+        raise ConfigError(
+            f"{what}, and segments (tokenizer.clips or similar) add up parts: use one pyramid, or target=residual"
+        )
+    if any(one == two for one, two in pairwise(_rows(scales, axes))):
+        raise ConfigError(f"{what}, so a scale as fine as the one before it would say the same again: leave it out")
 
 
 def _show(shape: Sequence[int]) -> str:
@@ -122,7 +153,8 @@ def residual_pyramid(config: ConvolutionalConfig, axes: int, num_scales: int) ->
         num_scales,
         config.quantizer.phi_ratio,
     )
-    return ResidualPyramid(quantizer, phi, config.quantizer.upsample, config.quantizer.commitment)
+    settings = config.quantizer
+    return ResidualPyramid(quantizer, phi, settings.upsample, settings.commitment, settings.target)
 
 
 def networks(

@@ -165,6 +165,7 @@ class OrderedTokenizer(GridTokenizer):
             coordinates=reading.coordinates[k : k + 1],
             scale_ids=reading.ids[k : k + 1],
             known_scales={k: 1},
+            legal=self.legal(self._scales[k], state.num_samples, 1),
         )
 
     def teacher_forcing(self, pyramid: TokenPyramid, conditions: Mapping[str, Tensor] | None = None) -> ScaleInput:

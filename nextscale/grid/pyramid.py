@@ -15,7 +15,7 @@ from nextscale.device import full_precision
 from nextscale.grid.phi import Phi
 from nextscale.grid.quantizer import VectorQuantizer
 from nextscale.grid.resample import resample
-from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.pyramid import Scale, Schedule, TokenPyramid
 
 
 @dataclass
@@ -40,13 +40,18 @@ class Quantized:
 
 
 class ResidualPyramid(nn.Module):
-    """Describes a grid of features as a sum of upsampled, convolved code grids, coarse to fine.
+    """Describes a grid of features by upsampled, convolved code grids, coarse to fine.
+
+    The description f_hat is their sum. With ``target: features``, it is the latest of them alone: every scale describes
+    the features anew, and its tokens do not depend on those of other scales (FlexVAR,
+    https://arxiv.org/abs/2502.20313).
 
     Args:
         quantizer: the codebook shared by all scales.
         phi: convolutions after upsampling.
         upsample: ``cubic`` or ``linear``; downsampling is by area.
         commitment: beta, weight of the commitment loss.
+        target: what a scale quantizes, ``residual`` (what f_hat lacks so far) or ``features``.
     """
 
     def __init__(
@@ -55,17 +60,23 @@ class ResidualPyramid(nn.Module):
         phi: Phi,
         upsample: Literal["cubic", "linear"] = "cubic",
         commitment: float = 0.25,
+        target: Literal["residual", "features"] = "residual",
     ) -> None:
         super().__init__()
         self.quantizer, self.phi = quantizer, phi
         self.mode: Literal["cubic", "linear"] = upsample
         self.commitment = commitment
+        self.adds = target == "residual"
 
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
-        """B C *finest: what the codes of scale k add to f_hat. In full precision, so that sums are always the same."""
+        """B C *finest: the codes of scale k, upsampled. In full precision, so that sums are always the same."""
         grid = vectors_BLC.mT.unflatten(-1, schedule.scales[k].shape)
         with full_precision(grid.device):
             return self.phi(resample(grid, schedule.scales[-1].shape, self.mode), k, len(schedule))
+
+    def after(self, f_hat: Tensor, part: Tensor) -> Tensor:
+        """f_hat after a scale that is described by ``part``."""
+        return f_hat + part if self.adds else part
 
     def tokens(self, features: Tensor, schedule: Schedule) -> TokenPyramid:
         """Encode features B C *finest."""
@@ -75,20 +86,21 @@ class ResidualPyramid(nn.Module):
         self, features: Tensor, schedule: Schedule, replaced: Callable[[Tensor, int], Tensor]
     ) -> tuple[TokenPyramid, TokenPyramid]:
         """Encode features B C *finest while tokens are replaced (``Requantizes.encode_after``): finer ones describe
-        what those left over."""
+        what those left over. Tokens that a scale does not use are mapped to tokens that it does."""
         rest, chosen, absorbed = features, [], []
         for k, scale in enumerate(schedule.scales):
             vectors = resample(rest, scale.shape, "area").flatten(2).mT
-            chosen.append(self.quantizer.nearest(vectors.flatten(0, 1)).view(vectors.shape[:2]))
-            absorbed.append(replaced(chosen[k], k))
-            rest = rest - self.part(self.quantizer.lookup(absorbed[k]), k, schedule)
+            chosen.append(self.quantizer.nearest(vectors.flatten(0, 1), k).view(vectors.shape[:2]))
+            absorbed.append(replaced(chosen[k], k) % self.quantizer.size(k))
+            if self.adds:
+                rest = rest - self.part(self.quantizer.lookup(absorbed[k]), k, schedule)
         return TokenPyramid.pack(chosen, schedule), TokenPyramid.pack(absorbed, schedule)
 
     def f_hat(self, pyramid: TokenPyramid) -> Tensor:
-        """B C *finest: the sum of the parts of all scales."""
+        """B C *finest: what all scales together describe."""
         schedule = pyramid.schedule
-        parts = (self.part(self.quantizer.lookup(pyramid.scale(k)), k, schedule) for k in range(len(schedule)))
-        return torch.stack(list(parts)).sum(0)
+        parts = [self.part(self.quantizer.lookup(pyramid.scale(k)), k, schedule) for k in range(len(schedule))]
+        return torch.stack(parts).sum(0) if self.adds else parts[-1]
 
     def quantize(
         self, features: Tensor, schedule: Schedule, kept_scales: Tensor | None = None, record: bool = True
@@ -107,17 +119,19 @@ class ResidualPyramid(nn.Module):
         for k, scale in enumerate(schedule.scales):
             vectors = resample(rest, scale.shape, "area").flatten(2).mT
             flat = vectors.flatten(0, 1)
-            drawn = quantizer.nearest(flat)
+            drawn = quantizer.nearest(flat, k)
             counts[k] = torch.bincount(drawn, minlength=quantizer.num_codes)
             part = self.part(quantizer.lookup(drawn).view(vectors.shape), k, schedule)
-            if kept_scales is not None:
-                part = part * (k < kept_scales).view(-1, *[1] * (part.dim() - 1)).to(part.dtype)
-            f_hat = f_hat + part
-            rest = rest - part.detach()
+            kept = None if kept_scales is None else (k < kept_scales).view(-1, *[1] * (part.dim() - 1))
+            if self.adds:
+                part = part if kept is None else part * kept.to(part.dtype)
+                f_hat, rest = f_hat + part, rest - part.detach()
+            else:
+                f_hat = part if kept is None else torch.where(kept, part, f_hat)
             tokens.append(drawn.view(vectors.shape[:2]))
             residuals.append(flat)
             codes.append(drawn)
-            loss = loss + self._loss(f_hat, features, kept_scales, k)
+            loss = loss + self._loss(f_hat, features, kept, scale)
         distributed.total(counts)
         if self.training and record:
             quantizer.record(counts)
@@ -125,15 +139,17 @@ class ResidualPyramid(nn.Module):
         pyramid = TokenPyramid.pack(tokens, schedule)
         return Quantized(straight, pyramid, loss / len(schedule), torch.cat(residuals), torch.cat(codes), counts)
 
-    def _loss(self, f_hat: Tensor, features: Tensor, kept_scales: Tensor | None, k: int) -> Tensor:
-        """Commitment (moves the encoder) and codebook (moves codes and phi) losses after scale k.
+    def _loss(self, f_hat: Tensor, features: Tensor, kept: Tensor | None, scale: Scale) -> Tensor:
+        """Commitment (moves the encoder) and codebook (moves codes and phi) losses after a scale.
 
-        With an EMA codebook the second term still trains phi.
+        With an EMA codebook the second term still trains phi. Where every scale describes the features anew, they
+        commit to a coarse scale on its own grid, or it would blur them.
         """
-        if kept_scales is None:
-            commitment = F.mse_loss(features, f_hat.detach())
-            return self.commitment * commitment + F.mse_loss(f_hat, features.detach())
-        kept = (k < kept_scales).view(-1, *[1] * (f_hat.dim() - 1)).to(f_hat.dtype)
-        per_sample = self.commitment * (features - f_hat.detach()).square()
-        per_sample = per_sample + (f_hat - features.detach()).square()
-        return (per_sample * kept).mean()
+        coarse, fine = f_hat.detach(), features
+        if not self.adds:
+            coarse, fine = (resample(grid, scale.shape, "area") for grid in (coarse, fine))
+        if kept is None:
+            return self.commitment * F.mse_loss(fine, coarse) + F.mse_loss(f_hat, features.detach())
+        weight = kept.to(f_hat.dtype)
+        codebook = ((f_hat - features.detach()).square() * weight).mean()
+        return self.commitment * ((fine - coarse).square() * weight).mean() + codebook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ class VectorQuantizer(nn.Module):
     """Nearest-code quantization (VQ-VAE, https://arxiv.org/abs/1711.00937).
 
     Args:
-        num_codes: V.
+        num_codes: V; or one number per scale: a scale uses so many of the first codes, and V is the largest number.
         dim: C, length of a code.
         distance: ``euclidean``, or ``cosine`` (codes are compared by direction, but looked up unnormalised).
         update: ``gradient`` (the codebook is a parameter, moved by a codebook loss) or ``ema`` (moving averages of
@@ -30,7 +31,7 @@ class VectorQuantizer(nn.Module):
 
     def __init__(
         self,
-        num_codes: int,
+        num_codes: int | Sequence[int],
         dim: int,
         distance: Literal["euclidean", "cosine"] = "euclidean",
         update: Literal["gradient", "ema"] = "gradient",
@@ -38,6 +39,8 @@ class VectorQuantizer(nn.Module):
         num_scales: int = 1,
     ) -> None:
         super().__init__()
+        self.sizes = None if isinstance(num_codes, int) else tuple(num_codes)
+        num_codes = num_codes if isinstance(num_codes, int) else max(num_codes)
         self.num_codes, self.dim = num_codes, dim
         self.distance, self.update, self.ema_decay = distance, update, ema_decay
         codebook = torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes)
@@ -50,12 +53,23 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("usage_KV", torch.zeros(num_scales, num_codes))
 
     @torch.no_grad()
-    def nearest(self, vectors: Tensor) -> Tensor:
-        """R integers: the code nearest to each of ``vectors`` (R C)."""
+    def nearest(self, vectors: Tensor, k: int | None = None) -> Tensor:
+        """R integers: the code nearest to each of ``vectors`` (R C), of those that scale ``k`` uses (None: of all)."""
+        codes = self.codebook if k is None else self.codebook[: self.size(k)]
         if self.distance == "cosine":
-            return (F.normalize(vectors, dim=-1) @ F.normalize(self.codebook, dim=-1).T).argmax(-1)
+            return (F.normalize(vectors, dim=-1) @ F.normalize(codes, dim=-1).T).argmax(-1)
         # |v - c|^2 without |v|^2, which does not change the order.
-        return torch.addmm(self.codebook.square().sum(-1), vectors, self.codebook.T, alpha=-2).argmin(-1)
+        return torch.addmm(codes.square().sum(-1), vectors, codes.T, alpha=-2).argmin(-1)
+
+    def size(self, k: int) -> int:
+        """How many codes scale k uses."""
+        return self.num_codes if self.sizes is None else self.sizes[k]
+
+    def legal(self, k: int) -> Tensor | None:
+        """V booleans: the codes that scale k uses; None if it uses all."""
+        if self.size(k) == self.num_codes:
+            return None
+        return torch.arange(self.num_codes, device=self.codebook.device) < self.size(k)
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Codes of ``tokens``: *shape C."""
@@ -88,7 +102,7 @@ class VectorQuantizer(nn.Module):
 
         ``vectors`` must be the same on every process, or the codebooks would drift apart.
         """
-        share = self.usage_KV.mean(0)
+        share = self._share()
         dead = (share < below / self.num_codes).nonzero()[:, 0]
         number = min(len(dead), len(vectors))
         if number == 0:
@@ -102,3 +116,11 @@ class VectorQuantizer(nn.Module):
             self.ema_count[dead] = 1.0
             self.ema_sum[dead] = self.codebook[dead]
         return number
+
+    def _share(self) -> Tensor:
+        """V: the share of uses of each code, in the scales that use it, as if each of them used V codes."""
+        if self.sizes is None:
+            return self.usage_KV.mean(0)
+        sizes = torch.tensor(self.sizes, device=self.usage_KV.device)[:, None]
+        may_use = torch.arange(self.num_codes, device=sizes.device) < sizes
+        return (self.usage_KV * (sizes / self.num_codes)).sum(0) / may_use.sum(0)

@@ -149,6 +149,7 @@ class SegmentedTokenizer(GridTokenizer):
             coordinates=self._coordinates(state.schedule, k, places.start, device),
             scale_ids=torch.full((own.length,), k, device=device),
             known_scales={k: own.length},
+            legal=self.legal(scale, len(state.f_hat), own.length),
         )
 
     def _coordinates(self, schedule: Schedule, k: int, start: int, device: torch.device) -> Tensor:

@@ -209,7 +209,13 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             coordinates=state.schedule.coordinates(k, device),
             scale_ids=torch.full((scale.length,), k, device=device),
             known_scales={k: scale.length},
+            legal=self.legal(k, len(state.f_hat), scale.length),
         )
+
+    def legal(self, k: int, num_samples: int, length: int) -> Tensor | None:
+        """B L_k V booleans, without memory of their own: the codes that scale k of a residual pyramid uses."""
+        legal_V = self.pyramid.quantizer.legal(k)
+        return None if legal_V is None else legal_V.expand(num_samples, length, -1)
 
     def update(self, state: Any, k: int, tokens: Tensor) -> Any:
         return self._add(state, k, self.pyramid.quantizer.lookup(tokens))
@@ -268,11 +274,15 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return state.f_hat
 
     def part(self, vectors_BLC: Tensor, k: int, schedule: Schedule) -> Tensor:
-        """B C *latent: what the codes of scale k add to f_hat."""
+        """B C *latent: what the codes of scale k add to f_hat, or replace it by."""
         return self.pyramid.part(vectors_BLC, k, schedule)
 
     def _add(self, state: GridState, k: int, vectors_BLC: Tensor) -> GridState:
-        return replace(state, f_hat=state.f_hat + self.part(vectors_BLC, k, state.schedule))
+        return replace(state, f_hat=self.pyramid.after(state.f_hat, self.part(vectors_BLC, k, state.schedule)))
+
+    @property
+    def adds(self) -> bool:
+        return self.pyramid.adds
 
     def decode(self, state: Any) -> Tensor:
         return self._decode(self.sum_of(state), state.sample_shape)

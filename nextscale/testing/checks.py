@@ -78,13 +78,15 @@ def check_purity(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, conditio
 @holds("telescoping")
 @torch.no_grad()
 def check_telescoping(tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, atol: float = 1e-4) -> None:
-    """5. (``AddsParts``.) The state after k is the sum of the parts of scales up to k; the last state decodes."""
+    """5. (``AddsParts``.) The state after k is the sum of the parts of scales up to k (or the part of k, where parts
+    replace each other); the last state decodes."""
     name, adder = "invariant 5 (telescoping)", ability(tokenizer, AddsParts)
     states = tokenizer.states(pyramid)
     total = torch.zeros_like(adder.sum_of(states[0]))
     assert_same(name, "sum before the first scale", adder.sum_of(states[0]), total)
     for k in range(len(pyramid.schedule)):
-        total = total + adder.part_of(pyramid.scale(k), k, pyramid.schedule)
+        part = adder.part_of(pyramid.scale(k), k, pyramid.schedule)
+        total = total + part if adder.adds else part
         assert_same(name, "sum", adder.sum_of(states[k + 1]), total, scale=k, atol=atol)
     assert_same(name, "decoded sample", tokenizer.decode_tokens(pyramid), tokenizer.decode(states[-1]))
 

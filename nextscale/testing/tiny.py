@@ -27,12 +27,13 @@ T = TypeVar("T", bound=GridTokenizer)
 def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, **variant: Any) -> T:
     """Samples B 2 *sample_shape; a latent of 4 channels and half the size; scales 1 2 3; 11 codes.
 
-    ``variant``: ``sides`` (other scales), ``phi`` (sharing), ``distance``, ``upsample``, and ``order`` for an
-    ``OrderedTokenizer``.
+    ``variant``: ``sides`` (other scales), ``codes`` (a number, or one per scale), ``target``, ``phi`` (sharing),
+    ``distance``, ``upsample``, and ``order`` for an ``OrderedTokenizer``.
     """
     axes, sides = len(sample_shape), variant.pop("sides", SIDES)
     own = {"order": variant.pop("order")} if "order" in variant else {}
-    quantizer = VectorQuantizer(CODES, LATENT, variant.pop("distance", "euclidean"), num_scales=len(sides))
+    distance = variant.pop("distance", "euclidean")
+    quantizer = VectorQuantizer(variant.pop("codes", CODES), LATENT, distance, num_scales=len(sides))
     phi = Phi(axes, LATENT, variant.pop("phi", "partial"), count=2, num_scales=len(sides))
     encoder = CONVOLUTIONS[axes](CHANNELS, LATENT, 2, stride=2)
     decoder = _TRANSPOSED[axes](LATENT, CHANNELS, 2, stride=2)

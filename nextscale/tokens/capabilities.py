@@ -137,9 +137,16 @@ class TakesSizes(Capability):
 
 
 class AddsParts(Capability):
-    """The state is a sum to which each scale adds a part (residual quantization), and stage 1 trains on that sum."""
+    """The state is a sum to which each scale adds a part (residual quantization), and stage 1 trains on that sum.
+
+    If ``adds`` is false, each part takes the place of the sum instead: a scale describes the sample anew.
+    """
 
     missing = "does not add up parts: its state is not a sum"
+
+    @property
+    def adds(self) -> bool:
+        return True
 
     @abstractmethod
     def part_of(self, tokens: Tensor, k: int, schedule: Schedule) -> Tensor:

@@ -84,6 +84,8 @@ def _check_tokenizer(run: Path, config: ImageTokenizerConfig, tokenizer: GridTok
     for name, value, needed in (
         ("norm_groups", sorted(groups), [NORM_GROUPS]),
         ("shortcut", config.shortcut, False),
+        ("quantizer.codes", config.quantizer.codes, tokenizer.token_space.vocabulary),
+        ("quantizer.target", config.quantizer.target, "residual"),
         ("quantizer.distance", config.quantizer.distance, "euclidean"),
         ("quantizer.upsample", config.quantizer.upsample, "cubic"),
         ("quantizer.phi_ratio", config.quantizer.phi_ratio, 0.5),
