@@ -31,6 +31,21 @@ def new_figure(size: tuple[float, float], rows: int = 1, columns: int = 1) -> tu
     return figure, list(figure.subplots(rows, columns, squeeze=False).flatten())
 
 
+def new_panels(number: int, columns: int = 3) -> tuple[Any, list[Any]]:
+    """A figure with ``number`` panels, at least one, in rows of ``columns``.
+
+    Raises:
+        NextscaleError: matplotlib is not installed.
+    """
+    number = max(1, number)
+    columns = min(number, columns)
+    rows = -(-number // columns)
+    figure, panels = new_figure((4.5 * columns, 3.6 * rows), rows, columns)
+    for spare in panels[number:]:
+        spare.remove()
+    return figure, panels[:number]
+
+
 def plain_ticks(axis: Any, at: list[int] | None = None) -> None:
     """Label a logarithmic axis with plain numbers: at 1, 2 and 5 times powers of ten, or ``at`` these values."""
     from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, ScalarFormatter

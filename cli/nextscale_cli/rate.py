@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -44,10 +43,10 @@ def rate(
     from nextscale.bench.compare import RESULTS
     from nextscale.bench.fair import Base, Comparison, Effort
     from nextscale.bench.kinds import choose_kinds
-    from nextscale.bench.plot import MISSING
     from nextscale.bench.rate import both_orders, rate_rows
     from nextscale.bench.rate import rate as measure
     from nextscale.bench.rateplot import plot_rate
+    from nextscale.figures import MISSING, can_draw
     from nextscale_cli.tables import print_rows
 
     def log(line: str) -> None:
@@ -60,7 +59,7 @@ def rate(
     chosen = choose_kinds([name for name in kinds.split(",") if name], kind or (), base.configure(), passes)
     if one_by_one:
         chosen = both_orders(chosen, base)
-    draws = find_spec("matplotlib") is not None
+    draws = can_draw()
     if not draws:  # said first: training takes long
         log(f"warning: {MISSING}")
     results = measure(Comparison(out, base, chosen, effort, log), seeds, samples, options)

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.bench.compare import measures
-from nextscale.figures import new_figure, plain_ticks, save_figure
-
-COLUMNS = 3
+from nextscale.figures import new_panels, plain_ticks, save_figure
 
 
 def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
@@ -32,11 +30,7 @@ def plot_comparison(results: Mapping[str, Any], path: Path) -> Path:
         if values.get(f"{key}_floor") is not None
     }
     shown = [*floors] or sorted({key for row in kinds.values() for v in row["samples"].values() for key in measures(v)})
-    rows = -(-len(shown) // COLUMNS) or 1
-    columns = min(max(1, len(shown)), COLUMNS)
-    figure, panels = new_figure((4.5 * columns, 3.6 * rows), rows, columns)
-    for axes in panels[len(shown) :]:
-        axes.remove()
+    figure, panels = new_panels(len(shown))
     for axes, key in zip(panels, shown, strict=False):
         for k, (name, row) in enumerate(kinds.items()):
             told = [(g, values) for g, values in row["samples"].items() if values.get(key) is not None]

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nextscale.bench.plot import COLUMNS, MISSING
 from nextscale.bench.rate import NOT_DISTORTION, rate_rows
-from nextscale.errors import NextscaleError
-from nextscale.storage.files import replacing
+from nextscale.figures import new_panels, save_figure
 
 
 def plot_rate(results: Mapping[str, Any], path: Path) -> Path:
@@ -22,17 +20,11 @@ def plot_rate(results: Mapping[str, Any], path: Path) -> Path:
         NextscaleError: matplotlib is not installed.
         TrainingError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise NextscaleError(MISSING) from None
     kinds = [row for row in rate_rows(results) if row.get("nats_per_sample") is not None]
     floors = next((row for row in rate_rows(results) if "nats_per_sample" not in row), {})
     shown = list(dict.fromkeys(key for row in kinds for key in row if key not in NOT_DISTORTION))
-    columns = min(max(1, len(shown)), COLUMNS)
-    figure = Figure(figsize=(4.5 * columns, 3.6 * (-(-len(shown) // columns) or 1)), layout="constrained")
-    for number, key in enumerate(shown, start=1):
-        axes = figure.add_subplot(-(-len(shown) // columns), columns, number)
+    figure, panels = new_panels(len(shown))
+    for axes, key in zip(panels, shown, strict=False):
         for k, row in enumerate(kinds):
             if row.get(key) is not None:
                 place = row["nats_per_sample"], row[key]
@@ -42,6 +34,4 @@ def plot_rate(results: Mapping[str, Any], path: Path) -> Path:
             axes.axhline(floors[key], color="grey", linestyle="--", linewidth=1)
         axes.set(title=key.replace("_", " "), xlabel="nats per sample")
         axes.grid(alpha=0.3)
-    with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:])
-    return path
+    return save_figure(figure, path)
