@@ -161,7 +161,7 @@ def run(overrides: int, files: int, seed: int, folder: Path) -> tuple[Counter, f
 
 
 def test_random_settings(tmp_path: Path) -> None:
-    counts, _ = run(500, 100, 1, tmp_path)
+    counts, _ = run(500, 200, 1, tmp_path)
     assert counts["overrides accepted"] > 20 and counts["overrides refused"] > 100
     assert counts["files accepted"] > 2 and counts["files refused"] > 20
 
