@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +20,9 @@ from nextscale.config.run import NO_PRESET, load_config, load_run_config
 from nextscale.config.sections import StageConfig
 from nextscale.errors import ConfigError
 from nextscale.modality import Proposal
+from nextscale.training import clock
+from nextscale.training import run as training_run
+from nextscale.training.cache import open_or_write_tokens
 from nextscale.training.clock import SETTLED, Pace, RunClock, ending_at, with_steps
 from nextscale.training.optim import cooldown_begins, lr_factor
 from nextscale.training.pilot import Pilot, Timing
@@ -161,6 +167,30 @@ def test_a_run_resumes_exactly_with_the_steps_that_the_clock_chose(tiny, tmp_pat
     monkeypatch.setattr(Pace, "steps", lambda self, step, config: config.steps)
     train(load_run_config(whole, ["training.minutes=null"]), again)
     assert all(torch.equal(one[name], value) for name, value in weights(again).items())
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_writing_the_token_cache_need_not_count(counts: bool, tiny, tmp_path: Path, monkeypatch) -> None:
+    """It takes an hour here, of 50 minutes."""
+    passed, left = [0.0], []
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
+
+    def slow(*arguments: Any) -> Any:
+        stores = open_or_write_tokens(*arguments)
+        passed[0] += 3600
+        return stores
+
+    def steps(self: Pace, step: int, config: StageConfig) -> int:
+        left.append(self.left())
+        return config.steps
+
+    monkeypatch.setattr(training_run, "open_or_write_tokens", slow)
+    config = load_config("image", overrides=tiny(**{"training.minutes": 50}))
+    train(config, tmp_path / "run", "tokenizer")
+    monkeypatch.setattr(Pace, "steps", steps)
+    train(config, tmp_path / "run", "transformer", "auto", counts_caching=counts)
+    assert left and all((seconds < 0) == counts for seconds in left)
+    assert (RunClock(tmp_path / "run", 50).before > 3600) == counts
 
 
 def test_training_cools_down_when_validation_stands_still(tiny, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ class Comparison:
         else:
             count = [] if steps is None else [f"training.{stage}.steps={steps}"]
             config = self.base.configure([*fixed, *count])
-        train(config, run, stage, "auto")
+        train(config, run, stage, "auto", counts_caching=False)
         return run
 
     def _record(self, shared: RunConfig) -> dict[str, Any]:

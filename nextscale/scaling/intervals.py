@@ -1,4 +1,4 @@
-"""How far a fitted law may be off: a bootstrap over whole runs."""
+"""How far a fitted law may be off: a bootstrap of the residuals of runs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,6 @@ class Replicates:
         """The confidence interval of each parameter."""
         rows = [named(self.base.law, theta, self.base.centre) for theta in self.thetas]
         return {name: _interval(np.array([row[name] for row in rows]), level) for name in rows[0]}
-
-    def means(self, x: np.ndarray, level: float = LEVEL) -> list[tuple[float, float]]:
-        """The confidence interval of the law itself at each row of ``x``: losses."""
-        drawn = np.exp(self._predicted(x))
-        return [_interval(column, level) for column in drawn.T]
 
     def losses(self, x: np.ndarray, level: float = LEVEL, seed: int = 1) -> list[tuple[float, float]]:
         """The prediction interval of a new run at each row of ``x``: the law may be off, and so is every run."""

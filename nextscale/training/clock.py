@@ -42,6 +42,10 @@ class RunClock:
         """Seconds left of a ``share`` of the budget; infinite without a budget."""
         return float("inf") if self.budget is None else self.budget * share - self.used
 
+    def restart(self) -> None:
+        """What this process has done so far does not count."""
+        self.began = time.monotonic()
+
     def save(self) -> None:
         if self.budget is not None:
             write_json_atomic(self.path, {"seconds": round(self.used, 1)})

@@ -155,10 +155,11 @@ def load_planned(
 
 
 def _of_stage(timing: Timing, stage: str) -> Timing:
-    """``timing`` of a run that trains only this stage: the other takes no time."""
+    """``timing`` of a run that trains only this stage. The other takes no time, nor does caching tokens: such a run is
+    to leave that out (``train(counts_caching=False)``)."""
     if stage == "tokenizer":
         return replace(timing, transformer=0.0, encode=0.0)
-    return replace(timing, tokenizer=0.0) if stage == "transformer" else timing
+    return replace(timing, tokenizer=0.0, encode=0.0) if stage == "transformer" else timing
 
 
 def _size(config: RunConfig, timing: Timing) -> str:

@@ -62,6 +62,7 @@ def train(
     resume: str | None = None,
     began: float | None = None,
     tokens: Path | None = None,
+    counts_caching: bool = True,
 ) -> None:
     """Train one stage, or both, into a run folder.
 
@@ -72,6 +73,8 @@ def train(
             from that checkpoint. A finished stage is left as it is.
         began: the ``time.monotonic()`` from which ``training.minutes`` counts; None is now.
         tokens: the run whose token cache is used, such as that of ``training.init``; None is this run.
+        counts_caching: whether ``training.minutes`` of a transformer include writing the token cache, and what comes
+            before it. A comparison leaves it out, because it says nothing about the transformer.
 
     Raises:
         ConfigError: the folder exists and ``resume`` is None, or the configuration does not fit.
@@ -82,7 +85,9 @@ def train(
     folder = Path(folder)
     threads = cpu_threads(config.training.threads)
     with interruptible(), threads, distributed.process_group(device), RunLock(folder, "trained") as lock:
-        run = _Run(config, folder, STAGES if stage == "all" else (stage,), resume, device, lock, began, tokens)
+        run = _Run(
+            config, folder, STAGES if stage == "all" else (stage,), resume, device, lock, began, tokens, counts_caching
+        )
         try:
             if "tokenizer" in run.to_train:
                 run.train_tokenizer()
@@ -107,9 +112,10 @@ class _Run:
         lock: RunLock,
         began: float | None = None,
         tokens: Path | None = None,
+        counts_caching: bool = True,
     ) -> None:
         self.config, self.folder, self.device, self.lock = config, folder, device, lock
-        self.cached_in = tokens or folder
+        self.cached_in, self.counts_caching = tokens or folder, counts_caching
         self.resume_auto = resume is not None
         self.resume_from = None if resume in (None, "auto") else Path(str(resume))
         self.clock = RunClock(folder, config.training.minutes, began)
@@ -161,6 +167,8 @@ class _Run:
             self.log.note("training.transformer.corrupt chooses tokens anew for every batch: tokens are not cached")
         elif settings.cache:
             stores = open_or_write_tokens(self.cached_in, self.tokenizer, self.data, self.config, self.log)
+        if not self.counts_caching:
+            self.clock.restart()
         stage = TransformerStage(
             self.modality,
             self.tokenizer,

@@ -18,7 +18,7 @@ from nextscale.grid.ordered import OrderedTokenizer
 from nextscale.tokens.inputs import ScaleInput, pack_inputs
 from nextscale.tokens.pyramid import Schedule
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.transformer import DrawNext, KVCache, ScaleTransformer
+from nextscale.transformer import KVCache, ScaleTransformer
 from nextscale.transformer.model import Modulation
 
 
@@ -127,15 +127,7 @@ class RecomputingTransformer(ScaleTransformer):
     _seen: ScaleInput | None = None
 
     def forward(
-        self,
-        inputs: ScaleInput,
-        cond: Tensor | Modulation,
-        cache: KVCache | None = None,
-        revealed: tuple[Tensor, Tensor] | None = None,
-        keep: Tensor | None = None,
-        by_scale: bool = False,
-        tokens: Tensor | None = None,
-        draw: DrawNext | None = None,
+        self, inputs: ScaleInput, cond: Tensor | Modulation, cache: KVCache | None = None, *rest: Any, **named: Any
     ) -> Tensor | list[Tensor]:
         if self._seen is not None and int(inputs.scale_ids[0]) > 0:
             # Only the first scale has no features, and this is not the first.
@@ -146,7 +138,7 @@ class RecomputingTransformer(ScaleTransformer):
             self._seen = inputs
         newest = self.head.register_forward_pre_hook(lambda _, given: _last(given, inputs.length))
         try:
-            return super().forward(self._seen, cond, None, revealed, keep, by_scale, tokens, draw)
+            return super().forward(self._seen, cond, None, *rest, **named)
         finally:
             newest.remove()
 

@@ -20,7 +20,7 @@ from nextscale.bench.growth.measure import Task, measure, on_paper, own_process
 from nextscale.bench.memory import MIB, free_memory
 from nextscale.config.run import load_config
 from nextscale.config.sections import RunConfig
-from nextscale.device import pick_device
+from nextscale.device import is_out_of_memory, pick_device
 from nextscale.errors import ConfigError
 from nextscale.meta import without_memory
 from nextscale.modality import BenchCase
@@ -175,8 +175,7 @@ def _not_tried(
 
 def _out_of_memory(error: Exception) -> bool:
     """Also if the system has killed the process: nothing else kills it."""
-    known = isinstance(error, MemoryError | BrokenProcessPool | torch.cuda.OutOfMemoryError)
-    return known or "can't allocate memory" in str(error)
+    return is_out_of_memory(error) or isinstance(error, MemoryError | BrokenProcessPool)
 
 
 def _rounded(seconds: float) -> str:
