@@ -105,6 +105,7 @@ def test_what_is_trained_is_not_trained_again(compared: Path, tiny: Settings, tm
     assert set(recorded) == {"scales", "markov", "one-by-one", "raster"}
 
 
+@pytest.mark.slow
 def test_killed_and_continued_is_the_same_comparison(compared: Path, tiny: Settings, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     arguments = command(out, *STEPS, "--kind", MARKOV, *tiny())

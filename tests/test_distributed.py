@@ -137,6 +137,7 @@ def test_sharded_processes_train_the_same_as_one(
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_sharded_runs_continue_on_another_number_of_processes(tiny: Settings, tmp_path: Path) -> None:
     settings, run = tiny(**SHARDED), tmp_path / "run"
     train(load_config("image", overrides=settings), tmp_path / "whole")

@@ -69,6 +69,7 @@ def test_the_optimal_sizes_are_where_the_loss_is_lowest() -> None:
         assert joint(near)[0] > best["L"]
 
 
+@pytest.mark.slow
 def test_intervals_cover_about_as_often_as_they_say() -> None:
     """90% intervals, 60 ladders of six sizes that predict the seventh: 54 should hold; chance takes 8 at most."""
     x, held_out, inside, parameter = SIZES[:-1, None], SIZES[-1:, None], 0, 0

@@ -29,6 +29,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [run.losses for run in read_results(folder)[0]]
 
 
+@pytest.mark.slow
 def test_a_killed_ladder_goes_on_to_the_same_losses(tiny: Settings, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nextscale_cli.main", "scaling", "run", *tiny(**{"training.threads": 1}), *SIZES]
     killed = tmp_path / "killed"
