@@ -37,7 +37,8 @@ def _help(words: list[str]) -> str:
 
 def settings() -> str:
     """Every setting of every built-in modality with its default and its description."""
-    from nextscale.config.run import dump_config, load_config
+    from nextscale.config.dump import dump_config
+    from nextscale.config.run import load_config
 
     parts = [
         "# Every setting\n",

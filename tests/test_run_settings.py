@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nextscale.config.run import dump_run_config, load_config, load_run_config
+from nextscale.config.dump import dump_run_config
+from nextscale.config.run import load_config, load_run_config
 from nextscale.errors import ConfigError, NextscaleError
 
 MODALITIES = ("image", "video", "graph")

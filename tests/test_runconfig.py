@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nextscale.config import run as runconfig
-from nextscale.config.run import dump_config, load_config, load_run_config, parse_section, run_config_model
+from nextscale.config.dump import dump_config
+from nextscale.config.run import load_config, load_run_config, parse_section, run_config_model
 from nextscale.config.sections import NoOptions, SamplingConfig, Section
 from nextscale.config.tree import Tree
 from nextscale.errors import ConfigError, NextscaleError, PluginError

@@ -16,7 +16,8 @@ from training_runs import STAGES, Settings, assert_equal_weights, both, fit, los
 
 import nextscale
 from nextscale import plugins
-from nextscale.config.run import dump_config, load_config, load_run_config
+from nextscale.config.dump import dump_config
+from nextscale.config.run import load_config, load_run_config
 from nextscale.config.sections import StageConfig, TransformerStageConfig
 from nextscale.device import autocast_dtype, pick_device
 from nextscale.errors import ConfigError, NextscaleError, NextscaleWarning, TrainingError

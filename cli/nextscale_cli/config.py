@@ -37,7 +37,8 @@ def show(
     overrides: Overrides = None, modality: Modality = None, preset: Preset = None, config: ConfigFile = None
 ) -> None:
     """Show a resolved configuration as YAML, with a description of every setting."""
-    from nextscale.config.run import dump_config, load_config
+    from nextscale.config.dump import dump_config
+    from nextscale.config.run import load_config
 
     settings = load_config(modality, preset, config, overrides or (), default_modality=DEFAULT_MODALITY)
     typer.echo(dump_config(settings, comments=True), nl=False)

@@ -62,7 +62,8 @@ def train(
     import time
 
     began = time.monotonic()
-    from nextscale.config.run import NO_PRESET, dump_config, load_config, load_run_config
+    from nextscale.config.dump import dump_config
+    from nextscale.config.run import NO_PRESET, load_config, load_run_config
 
     folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
     settings, report = None, {}

@@ -6,20 +6,18 @@ allowed, and where the value came from.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, Field, create_model
 
+from nextscale.config.dump import is_changed
 from nextscale.config.sections import RunConfig
-from nextscale.config.tree import NONE, Tree, is_optional, members, parse_override, section_of
-from nextscale.config.yamltext import dump_value, parse_mapping, read_text, read_yaml, shown
+from nextscale.config.tree import NONE, Tree, is_optional, parse_override, section_of
+from nextscale.config.yamltext import parse_mapping, read_text, read_yaml, shown
 from nextscale.errors import ConfigError, PluginError, unknown
 from nextscale.hub import pinned, run_folder
 from nextscale.modality import ModalityConfig, ModalitySpec
@@ -181,21 +179,6 @@ def preset_summary(path: Path) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def dump_config(config: BaseModel, comments: bool = False) -> str:
-    """YAML from which ``load_config`` reads an equal configuration; ``comments`` adds the settings' descriptions."""
-    values = config.model_dump(mode="json")
-    return "".join(_dump_field(config, name, values[name], comments) for name in type(config).model_fields)
-
-
-CHECKSUM = re.compile(r"^# sha256 of the lines above: ([0-9a-f]{64})\n\Z", re.M)
-
-
-def dump_run_config(config: RunConfig) -> str:
-    """What a run's ``config.yaml`` holds: every setting, and a checksum, from which ``load_run_config`` sees damage."""
-    text = dump_config(config)
-    return f"{text}# sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n"
-
-
 def _read_run(file: Path) -> dict[str, Any]:
     """The settings in a run's own ``config.yaml``, which must be whole: nothing is completed by defaults.
 
@@ -211,8 +194,7 @@ def _read_run(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{damaged}it lacks {missing}; {restore}")
     if not text.endswith("\n"):
         raise ConfigError(f"{damaged}its last line is cut (if you edited it, end it with a line break); {restore}")
-    checksum = CHECKSUM.search(text)
-    if checksum is not None and hashlib.sha256(text[: checksum.start()].encode()).hexdigest() != checksum[1]:
+    if is_changed(text):
         raise ConfigError(f"{damaged}its checksum does not fit; {restore} (if you edited it, delete its last line)")
     return layer
 
@@ -275,36 +257,8 @@ def _preset_path(spec: ModalitySpec, name: str) -> Path:
     return known[name]
 
 
-def _dump_field(config: BaseModel, name: str, value: Any, comments: bool) -> str:
-    field = type(config).model_fields[name]
-    member = getattr(config, name)
-    note = ""
-    if comments:
-        text = field.description or (_first_paragraph(type(member)) if isinstance(member, BaseModel) else "")
-        choices = _choices(field.annotation)
-        text = " ".join(filter(None, [text, f"One of: {', '.join(choices)}." if choices else ""]))
-        note = "".join(f"# {line}\n" for line in textwrap.wrap(text, 100))
-    if isinstance(member, BaseModel) and type(member).model_fields:
-        inner = "".join(_dump_field(member, key, value[key], comments) for key in type(member).model_fields)
-        gap = "\n" if comments else ""
-        return f"{gap}{note}{name}:\n{textwrap.indent(inner, '  ')}"
-    return note + dump_value(name, value)
-
-
-def _first_paragraph(model: type[BaseModel]) -> str:
-    return " ".join((model.__doc__ or "").strip().split("\n\n")[0].split())
-
-
-def _choices(annotation: Any) -> list[str]:
-    """The literal words that a field accepts (it may also accept None or other types)."""
-    words = [word for m in members(annotation) if get_origin(m) is Literal for word in get_args(m)]
-    return [str(word) for word in words]
-
-
 __all__ = [
     "NO_PRESET",
-    "dump_config",
-    "dump_run_config",
     "load_config",
     "load_run_config",
     "make_config",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.config.run import dump_config
+from nextscale.config.dump import dump_config
 from nextscale.report.contents import STAGES, RunContents, StageLosses, differences, read_run
 from nextscale.report.pictures import embedded
 from nextscale.report.plot import Curve, line_plot

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.api import load
-from nextscale.config.run import dump_run_config
+from nextscale.config.dump import dump_run_config
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.hub import MODELS, RECORDS, run_folder
 from nextscale.sharing.card import model_card

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nextscale import plugins
 from nextscale.conditioning import ConditionSpec
-from nextscale.config.run import dump_run_config
+from nextscale.config.dump import dump_run_config
 from nextscale.config.sections import RunConfig, TransformerConfig
 from nextscale.errors import CheckpointError, ConfigError, NextscaleError, PluginError
 from nextscale.hub import run_folder
@@ -217,68 +217,6 @@ def refuse_existing(run: Path) -> None:
         raise ConfigError(f"run folder {run} exists: name another with --out")
 
 
-def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:
-    """Load the weights of the ``part`` (tokenizer or transformer) in ``run`` into ``model``, a fresh one.
-
-    Only condition embeddings may differ, and a refiner may be added, which changes nothing at first. A class embedding
-    for other classes is new. It starts from the old classes' vectors in turn, which the network can tell apart from the
-    first step, or from the null if there were no classes.
-    A model without memory (on the meta device) is only checked.
-
-    Returns:
-        the names of the new parameters.
-
-    Raises:
-        CheckpointError: ``run`` holds no such model, or its weights do not fit.
-    """
-    body = stored_config(run, part)
-    stored, wanted = sealed_tensors(run / part), model.state_dict()
-    known = {spec["name"]: spec for spec in body.get("conditions", ())}
-    specs = {spec.name: spec for spec in model.conditioner.specs} if isinstance(model, ScaleTransformer) else {}
-    embeddings = [name for name in wanted if name.startswith("conditioner.")]
-    embeddings = [name for name in embeddings if not _same_condition(name, known, specs)]
-    refined = any(name.startswith("refiner.") for name in stored)
-    refiner = [] if refined else [name for name in wanted if name.startswith("refiner.")]
-    new = embeddings + refiner
-    rest = [name for name in sorted({*wanted, *stored} - {*refiner}) if not name.startswith("conditioner.")]
-    for name in rest:
-        there, here = (_shape_of(tensors.get(name)) for tensors in (stored, wanted))
-        if there != here:
-            raise CheckpointError(
-                f"cannot start from {run}/{part}: {name} is {there} there and {here} with these settings "
-                "(only condition embeddings may differ, and a refiner may be added)"
-            )
-    kept = {name: stored[name] for name in wanted if name not in new}
-    if not any(value.is_meta for value in wanted.values()):
-        model.load_state_dict(kept, strict=False)
-        for name in embeddings:
-            kind, condition = name.split(".")[1:3]
-            if kind == "embed" and specs[condition].kind == "class":
-                fresh = model.get_parameter(name)
-                had_classes = known.get(condition, {}).get("kind") == "class"
-                null = model.get_parameter(f"conditioner.null.{condition}").data
-                old = stored[name] if had_classes else null[None]
-                fresh.data.copy_(old[torch.arange(len(fresh)) % len(old)])
-    return new
-
-
-def _same_condition(name: str, known: Mapping[str, Mapping[str, Any]], specs: Mapping[str, ConditionSpec]) -> bool:
-    """Whether a condition's stored embedding (or its null, which does not depend on values) can be reused."""
-    kind, condition = name.split(".")[1:3]
-    if not specs:
-        return not known
-    if condition not in known or known[condition]["kind"] != specs[condition].kind:
-        return False
-    there, here = known[condition], specs[condition]
-    names = {tuple(there["names"]), here.names} - {()}
-    units = (tuple(there.get("offset", ())), tuple(there.get("scale", ()))) == (here.offset, here.scale)
-    return kind == "null" or (there["size"] == here.size and len(names) < 2 and units)
-
-
-def _shape_of(tensor: Tensor | None) -> str:
-    return "missing" if tensor is None else " x ".join(map(str, tensor.shape)) or "one number"
-
-
 def has(run: Path, part: str) -> bool:
     """Whether a run folder holds a trained ``tokenizer`` or ``transformer``."""
     return (run / part / "model.safetensors").exists()
@@ -312,7 +250,7 @@ def _load(run: Path, part: str, build: Callable[[], M]) -> M:
         with _building(folder), without_memory():
             shapes = build().state_dict()
         for name in sorted({*shapes, *weights}):
-            there, here = (_shape_of(tensors.get(name)) for tensors in (shapes, weights))
+            there, here = (shape_of(tensors.get(name)) for tensors in (shapes, weights))
             if there != here:
                 raise _does_not_fit(folder, f"{name} should be {there}, but is {here}")
     with _building(folder):
@@ -341,3 +279,8 @@ def _building(folder: Path) -> Iterator[None]:
 
 def _does_not_fit(folder: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{folder}/model.safetensors does not fit {folder}/config.json: {what}")
+
+
+def shape_of(tensor: Tensor | None) -> str:
+    """In words: ``3 x 4``, ``one number``, or ``missing``."""
+    return "missing" if tensor is None else " x ".join(map(str, tensor.shape)) or "one number"

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from nextscale.config.run import NO_PRESET, load_config, presets
 from nextscale.data import DataSplits
 from nextscale.modality import Modality, ModalityConfig, ModalitySpec
-from nextscale.plugins import GROUP
+from nextscale.plugins.loading import GROUP
 from nextscale.testing.invariants import holds, likely
 from nextscale.training.check import check_run
 from nextscale.training.run import STAGES

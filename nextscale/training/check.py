@@ -14,7 +14,8 @@ from nextscale.errors import CheckpointError, ConfigError
 from nextscale.meta import without_memory
 from nextscale.modality import Modality
 from nextscale.sampling.generate import check_sampling
-from nextscale.storage.models import has, new_transformer, start_from, stored_config, stored_settings
+from nextscale.storage.models import has, new_transformer, stored_config, stored_settings
+from nextscale.storage.starting import start_from
 from nextscale.tokens.capabilities import Requantizes
 from nextscale.training.loop import micro_batch_size
 from nextscale.training.sharding import group_size

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from nextscale import distributed, plugins
-from nextscale.config.run import dump_run_config, load_run_config
+from nextscale.config.dump import dump_run_config
+from nextscale.config.run import load_run_config
 from nextscale.config.sections import RunConfig, StageConfig
 from nextscale.data import DataSplits
 from nextscale.device import cpu_threads, pick_device
@@ -36,9 +37,9 @@ from nextscale.storage.models import (
     new_transformer,
     save_tokenizer,
     save_transformer,
-    start_from,
     stored_config,
 )
+from nextscale.storage.starting import start_from
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
 from nextscale.training.check import check_run, check_tokenizer, draws_alike

@@ -227,7 +227,7 @@ def presets(text: str, default: str = "small") -> Callable[[Path, Any], None]:
         spec = ModalitySpec("toy", "a toy", "modalities:CONFIG", "modalities:Toy", folder, default)
         found = plugins.Plugins({"toy": plugins.ModalityPlugin(spec, "toy", "1")})
         patch.setattr("nextscale.config.run.discover", lambda: found)
-        patch.setattr("nextscale.plugins.discover", lambda: found)
+        patch.setattr("nextscale.plugins.implementations.discover", lambda: found)
         plugin_checks.check_presets(spec)
 
     return run

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.config.run import dump_config, load_config, load_run_config, parse_options, run_config_model
+from nextscale.config.dump import dump_config
+from nextscale.config.run import load_config, load_run_config, parse_options, run_config_model
 from nextscale.config.tree import section_of
 from nextscale.errors import NextscaleError
 
