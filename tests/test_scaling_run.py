@@ -58,6 +58,30 @@ def test_a_killed_ladder_goes_on_to_the_same_losses(tiny: Settings, tmp_path: Pa
         read_results(killed)
 
 
+@pytest.mark.slow
+def test_two_processes_with_a_given_tokenizer_train_what_one_does(tiny: Settings, tmp_path: Path) -> None:
+    settings = [*tiny(**{"training.threads": 1}), *SIZES]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    given = ["--tokenizer", str(folders[0] / "tokenizer"), "--processes", "2"]
+    for folder, more in zip(folders, [[], given], strict=True):
+        done = CliRunner().invoke(app, ["scaling", "run", *settings, *more, "--out", str(folder)])
+        assert done.exit_code == 0, done.output
+    assert losses(folders[0]) == losses(folders[1])
+    assert not (folders[1] / "tokenizer" / "checkpoints").exists(), "the tokenizer was trained anew"
+
+
+@pytest.mark.slow
+def test_submitit_trains_runs_as_jobs(tiny: Settings, tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="runs on a cluster need submitit")
+    from nextscale.config.run import load_config
+
+    base = load_config("image", overrides=tiny(**{"training.threads": 1}))
+    rungs = build_ladder(base, [Size(8, 1, 1)], Tokens((1.0,), 2000), 0.5)
+    executor = slurm_executor(tmp_path / "logs", {"timeout_min": 5, "cluster": "local"})
+    train_ladder(base, rungs, tmp_path / "out", executor=executor)
+    assert len(losses(tmp_path / "out")) == 1
+
+
 def test_an_executor_gets_one_job_per_run(tiny: Settings, tmp_path: Path) -> None:
     """As submitit's executor would."""
     from nextscale.config.run import load_config

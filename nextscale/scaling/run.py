@@ -137,7 +137,8 @@ def slurm_executor(folder: Path, options: dict[str, Any]) -> Executor:
 
     Args:
         folder: for the logs of jobs; it must be on a file system that all machines see.
-        options: parameters of submitit's ``AutoExecutor``, such as ``timeout_min`` or ``slurm_partition``.
+        options: parameters of submitit's ``AutoExecutor``, such as ``timeout_min`` or ``slurm_partition``; ``cluster``
+            is ``slurm``, or ``local`` for jobs on this machine (by default whichever there is).
 
     Raises:
         NextscaleError: submitit is not installed, or refuses an option.
@@ -147,8 +148,8 @@ def slurm_executor(folder: Path, options: dict[str, Any]) -> Executor:
     except ImportError:
         raise NextscaleError("--slurm needs submitit: pip install 'nextscale[slurm]'") from None
     try:
-        executor = submitit.AutoExecutor(folder=str(folder))
-        executor.update_parameters(**options)
+        executor = submitit.AutoExecutor(folder=str(folder), cluster=options.get("cluster"))
+        executor.update_parameters(**{name: value for name, value in options.items() if name != "cluster"})
     except Exception as error:  # submitit raises errors of many kinds for options that it does not know
         raise NextscaleError(f"--slurm: submitit refuses {options}: {error}") from None
     return executor
