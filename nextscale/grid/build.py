@@ -74,6 +74,7 @@ def build_grid_tokenizer(
     else:
         sides = [scale if isinstance(scale, int) else scale[1:] for scale in scales]
         tokenizer = SegmentedTokenizer(encoder, decoder, pyramid, sides, shape, factor, layout, segments, carry)
+    tokenizer.group_side = config.group_side
     if axes == 2:
         # Convolutions on CPUs (and tensor cores) are two to three times faster with channels last.
         tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -109,7 +110,17 @@ def _rows(scales: Sequence[int | Sequence[int]], axes: int) -> list[list[int]]:
 def _check_quantizer(
     config: ConvolutionalConfig, scales: Sequence[int | Sequence[int]], axes: int, segmented: bool
 ) -> None:
-    codes, target = config.quantizer.codes, config.quantizer.target
+    codes, target, blocks = config.quantizer.codes, config.quantizer.target, config.group_side
+    if not isinstance(blocks, int | None) and len(blocks) != len(scales):
+        raise ConfigError(
+            f"tokenizer.group_side has {len(blocks)} numbers for {len(scales)} scales: give one number for each scale, "
+            "or one for all"
+        )
+    if blocks is not None and config.order != "scales":
+        raise ConfigError(
+            f"tokenizer.group_side says which tokens are drawn together, and tokenizer.order={config.order} draws all "
+            "one by one: use order=scales, or group_side=null"
+        )
     if not isinstance(codes, int) and len(codes) != len(scales):
         raise ConfigError(
             f"tokenizer.quantizer.codes has {len(codes)} numbers for {len(scales)} scales: give one number for each "

@@ -16,6 +16,7 @@ from nextscale.modality import Modality
 from nextscale.sampling.generate import check_sampling
 from nextscale.storage.models import has, new_transformer, start_from, stored_config, stored_settings
 from nextscale.tokens.capabilities import Requantizes
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.loop import micro_batch_size
 from nextscale.training.sharding import group_size
 
@@ -62,8 +63,21 @@ def check_run(
             "transformer.in_scale_steps reveals a scale in parts, but here every scale is a single token: "
             "set transformer.in_scale_steps=false"
         )
+    _check_turns(config, tokenizer)
     if not isinstance(attention, str) and len(attention) != scales:
         raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")
+
+
+def _check_turns(config: RunConfig, tokenizer: MultiscaleTokenizer) -> None:
+    """Reject settings with which the groups of a tokenizer that fixes their order would go unused."""
+    for wrong, what, setting in (
+        (not config.transformer.in_scale_steps, "only in-scale steps can learn", "transformer.in_scale_steps=true"),
+        (config.sampling.reveal != "groups", "only reveal=groups draws", "sampling.reveal=groups"),
+    ):
+        if tokenizer.in_turns and wrong:
+            raise ConfigError(
+                f"the tokenizer draws a scale in groups (tokenizer.group_side or similar), which {what}: set {setting}"
+            )
 
 
 def _check_adaptive(config: RunConfig) -> None:
@@ -107,11 +121,11 @@ def check_tokenizer(run: Path, data: DataSplits, config: RunConfig, weights_only
 
 
 def draws_alike(run: Path, config: RunConfig) -> bool:
-    """Whether the tokenizer in ``run`` has the same values as ``config`` of the settings that no weights depend on
-    (``Section.unlearned``). If not, its transformer has learned another order of tokens."""
+    """Whether the tokenizer in ``run`` has the same values as ``config`` of the settings that reorder tokens
+    (``Section.reordering``). If not, its transformer has learned another order of tokens."""
     stored, path = stored_config(run, "tokenizer")["tokenizer"], Path(run) / "tokenizer" / "config.json"
     there, now = stored_settings(type(config.tokenizer), stored, path), config.tokenizer
-    return all(getattr(there, name) == getattr(now, name) for name in type(now).unlearned)
+    return all(getattr(there, name) == getattr(now, name) for name in type(now).reordering)
 
 
 def _differences(there: Any, now: Any, path: str = "") -> list[str]:

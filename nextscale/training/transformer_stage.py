@@ -19,6 +19,7 @@ from nextscale.objective import Objective
 from nextscale.randomness import Draws, mixed_seed, sample_seeds
 from nextscale.sampling.generate import generate
 from nextscale.sampling.reveal import reveal_groups
+from nextscale.sampling.turns import logits_in_turns, reveal_turns
 from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.capabilities import Requantizes, ability
 from nextscale.tokens.inputs import ScaleInput
@@ -96,6 +97,9 @@ class TransformerObjective(Objective[ScaleTransformer]):
         """The tokens that a sub-step has revealed, and (with groups) the weight of each token."""
         if not self.model.config.in_scale_steps:
             return None, None
+        if inputs.turns is not None:
+            known_BL, counts_BL = reveal_turns(pyramid, inputs, draws)
+            return (pyramid.tokens, known_BL), counts_BL
         if inputs.groups is None:
             return reveal_some(pyramid, draws), None
         known_BL, counts_BL = reveal_groups(pyramid, inputs.groups, draws)
@@ -156,9 +160,10 @@ class TransformerObjective(Objective[ScaleTransformer]):
 
         Also ``nats_per_sample``: the negative log-likelihood of all tokens of a sample, the mean over samples. Tokens
         of a scale are drawn independently given the coarser ones, so the sum of their losses is exact for sampling in
-        one step per scale, at temperature 1, unguided and unfiltered. Where tokens of a group are drawn one after
-        another, it is ``nats_per_sample_bound`` instead: an estimate, at one sub-step per sample and scale, of an upper
-        bound (https://arxiv.org/abs/2110.02037).
+        one step per scale, at temperature 1, unguided and unfiltered. It is also exact where the tokenizer fixes the
+        sub-step of each token (``logits_in_turns``). Where tokens of a group are drawn in random order, it is
+        ``nats_per_sample_bound`` instead: an estimate, at one sub-step per sample and scale, of an upper bound
+        (https://arxiv.org/abs/2110.02037).
         """
         assert isinstance(model, ScaleTransformer)
         pyramid = self.pyramid(batch)
@@ -169,7 +174,10 @@ class TransformerObjective(Objective[ScaleTransformer]):
             every = Draws(0, 0, slice(0, len(pyramid)), len(pyramid), pyramid.tokens.device)
             revealed, counts_BL = self._reveal(pyramid, inputs, every)
         cond_BD = model.conditioner(batch.conditions, len(pyramid))
-        logits = model(inputs, cond_BD, revealed=revealed, by_scale=True, tokens=pyramid.tokens)
+        if inputs.turns is not None and model.config.in_scale_steps:
+            logits = logits_in_turns(model, pyramid, inputs, cond_BD)
+        else:
+            logits = model(inputs, cond_BD, revealed=revealed, by_scale=True, tokens=pyramid.tokens)
         loss_BL, accuracy_BL = model.token_space.judge(logits, pyramid.tokens)
         mask_BL = torch.ones_like(loss_BL) if pyramid.mask is None else pyramid.mask.to(loss_BL.dtype)
         weight_BL = mask_BL if counts_BL is None else mask_BL * counts_BL
