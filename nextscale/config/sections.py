@@ -186,8 +186,10 @@ class TransformerStageConfig(StageConfig):
     added = (*StageConfig.added, "checkpoint_activations")
 
     label_smoothing: Fraction = 0.0
-    scale_weights: tuple[NonNegativeFloat, ...] | None = None
-    """Weight of each scale's mean loss; None weights every token equally, as published."""
+    scale_weights: Literal["equal", "root"] | tuple[NonNegativeFloat, ...] | None = None
+    """Weight of each scale's mean loss. None weights every token equally, as published; equal weights every scale
+    equally; root lies between the two: a token counts as one over the root of the number of tokens of its scale, on
+    square grids one over the side. Or one number per scale."""
     condition_drop: Fraction = 0.1
     """Share of samples whose conditions are dropped, for guidance."""
     corrupt: Fraction = 0.0

@@ -48,10 +48,10 @@ def check_run(
     if tokenizer.adaptive:
         _check_adaptive(config)
         return
-    if weights is not None and (len(weights) != scales or not any(weights)):
+    if isinstance(weights, tuple) and (len(weights) != scales or not any(weights)):
         raise ConfigError(
             f"training.transformer.scale_weights = {list(weights)} is wrong: should be {scales} numbers, "
-            "one per scale, not all of them zero"
+            "one per scale, not all of them zero; or equal, or root"
         )
     if config.training.transformer.corrupt and not isinstance(tokenizer, Requantizes):
         raise ConfigError(

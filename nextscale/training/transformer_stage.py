@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from nextscale.sampling.turns import logits_in_turns, reveal_turns
 from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.capabilities import Requantizes, ability
 from nextscale.tokens.inputs import ScaleInput
-from nextscale.tokens.pyramid import TokenPyramid
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.order import StreamOrder
 from nextscale.training.stage import Stage
@@ -148,8 +148,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         """B L: the weight of each token's loss; 0 for padding and for tokens that the input reveals."""
         weight = torch.ones(pyramid.tokens.shape[:2], device=pyramid.tokens.device)
         if self.config.scale_weights is not None:
-            lengths = torch.tensor(pyramid.schedule.lengths, device=weight.device)
-            per_scale = torch.tensor(self.config.scale_weights, device=weight.device) / lengths
+            per_scale = torch.tensor(token_weights(self.config.scale_weights, pyramid.schedule), device=weight.device)
             weight = weight * per_scale[pyramid.schedule.scale_ids(weight.device)]
         for mask in (pyramid.mask, predicted):
             weight = weight if mask is None else weight * mask
@@ -195,6 +194,14 @@ class TransformerObjective(Objective[ScaleTransformer]):
 
 def _mean(values: Tensor, weights: Tensor, counted: Tensor) -> Tensor:
     return (values * weights).sum() / counted.sum().clamp_min(1)
+
+
+def token_weights(scale_weights: str | Sequence[float], schedule: Schedule) -> list[float]:
+    """The weight of a token of each scale (``training.transformer.scale_weights``)."""
+    if scale_weights == "root":
+        return [length**-0.5 for length in schedule.lengths]
+    of_scale = [1.0] * len(schedule) if isinstance(scale_weights, str) else scale_weights
+    return [weight / length for weight, length in zip(of_scale, schedule.lengths, strict=True)]
 
 
 def mistakes(share: float, tokenizer: MultiscaleTokenizer, draws: Draws) -> Callable[[Tensor, int], Tensor]:
