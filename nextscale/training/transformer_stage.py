@@ -64,7 +64,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         inputs = self._inputs(seen, batch)
         drop = self._dropped(draws)
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
-        revealed, counts_BL = self._reveal(pyramid, inputs, draws)
+        revealed, counts_BL = self._reveal(seen, inputs, draws)
         keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
         logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep, by_scale=True, tokens=seen.tokens)
         loss_BL, accuracy_BL = self.model.token_space.judge(logits, pyramid.tokens, self.config.label_smoothing)
