@@ -117,7 +117,7 @@ def sampling_configs(
 
     warm = st.floats(0.5, 2.0)
     policies: list[Any] = ["groups"] if in_turns else ["random", "confidence", "groups"]
-    reveal = draw(st.sampled_from(policies if in_scale_steps else ["random", "confidence"]))
+    reveal: Any = draw(st.sampled_from(policies if in_scale_steps else ["random", "confidence"]))
     limited = reveal == "groups" and draw(st.booleans())
     return SamplingConfig(
         guidance=draw(st.floats(0, 20 if extreme else 2)),
