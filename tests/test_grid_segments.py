@@ -48,7 +48,9 @@ class SegmentsContract(TokenizerContract):
     def build_tokenizers(self) -> list[SegmentedTokenizer]:
         kinds: list[tuple[Carry, str]] = [("input", "scale"), ("none", "partial"), ("state", "scale")]
         growing = segmented(self.shape, self.lengths, codes=(3, 11))
-        return [*(segmented(self.shape, self.lengths, carry, phi) for carry, phi in kinds), growing]
+        grouped = segmented(self.shape, self.lengths)
+        grouped.group_side = (1, 2)
+        return [*(segmented(self.shape, self.lengths, carry, phi) for carry, phi in kinds), growing, grouped]
 
     def samples(self, tokenizer: SegmentedTokenizer, num_samples: int, seed: int) -> Tensor:
         return torch.randn(num_samples, 2, *self.shape, generator=torch.Generator().manual_seed(seed))

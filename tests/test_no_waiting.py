@@ -34,6 +34,7 @@ VARIANTS = {
     "absolute": ("transformer.positions=absolute", "transformer.scale_embedding=true"),
     "some scales": ("transformer.attention=[[1,0,0,0],[1,1,0,0],[0,1,1,0],[1,0,1,1]]",),
     "in steps": ("transformer.in_scale_steps=true",),
+    "in groups": ("transformer.in_scale_steps=true", "transformer.known_tokens=codes", "tokenizer.group_side=2"),
 }
 
 
@@ -87,6 +88,8 @@ def assert_never_waits(tokenizer: Any, transformer: Any, **sampling: Any) -> Non
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
 def test_images(settings: tuple[str, ...], unchecked: None) -> None:
     steps = [{"steps": 3, "reveal": reveal} for reveal in ("random", "confidence")]
+    if "tokenizer.group_side=2" in settings:
+        steps = [{"reveal": "groups", "group_steps": most} for most in (None, 3)]
     for sampling in steps if "transformer.in_scale_steps=true" in settings else [{}]:
         assert_never_waits(*models(*settings), **sampling)
 

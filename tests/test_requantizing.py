@@ -97,6 +97,41 @@ def test_the_loss_asks_for_the_tokens_chosen_anew(monkeypatch: pytest.MonkeyPatc
     assert not torch.equal(seen[0], seen[1])
 
 
+def test_a_refiner_sees_the_absorbed_tokens() -> None:
+    """As in sampling, where the tokens before one are those that were drawn, right or wrong. The loss asks for the
+    tokens chosen anew."""
+    tokenizer, images = grid_tokenizer(SIDES), samples(4, 2)
+    transformer = transformer_for(tokenizer, (), refiner={"depth": 1, "width": 8, "heads": 1})
+    objective = TransformerObjective(transformer, tokenizer, TransformerStageConfig(corrupt=0.4))
+    with torch.no_grad():
+        loss = objective(Batch(images), 0, drawn(5, 4))[0]
+        chosen, absorbed = tokenizer.encode_after(images, mistakes(0.4, tokenizer, drawn(5, 4)))
+        cond_BD, losses = transformer.conditioner({}, 4), []
+        for context in (absorbed, chosen):
+            logits = transformer(tokenizer.teacher_forcing(absorbed), cond_BD, tokens=context.tokens)
+            losses.append(float(transformer.token_space.loss(logits, chosen.tokens).mean()))
+    assert float(loss) == pytest.approx(losses[0], rel=1e-5) and losses[0] != pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("group_side", [None, 2])
+def test_in_scale_steps_reveal_the_absorbed_tokens(group_side: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finer scales are shown of a scale is what its state has absorbed."""
+    tokenizer, images = grid_tokenizer(SIDES, group_side=group_side), samples(4, 2)
+    transformer = transformer_for(tokenizer, in_scale_steps=True)
+    objective = TransformerObjective(transformer, tokenizer, TransformerStageConfig(corrupt=0.4))
+    seen: list[torch.Tensor] = []
+    own = transformer.embed
+
+    def watched(inputs: Any, cond_BD: torch.Tensor, revealed: Any) -> Any:
+        seen.append(revealed[0])
+        return own(inputs, cond_BD, revealed)
+
+    monkeypatch.setattr(transformer, "embed", watched)
+    objective(Batch(images), 0, drawn(5, 4))
+    chosen, absorbed = tokenizer.encode_after(images, mistakes(0.4, tokenizer, drawn(5, 4)))
+    assert torch.equal(seen[0], absorbed.tokens) and not torch.equal(seen[0], chosen.tokens)
+
+
 def test_cached_tokens_are_refused_by_the_objective() -> None:
     tokenizer = grid_tokenizer(SIDES)
     objective = TransformerObjective(transformer_for(tokenizer), tokenizer, TransformerStageConfig(corrupt=0.1))

@@ -149,14 +149,20 @@ def test_samples_that_cannot_be_drawn(tiny_run: Path, asked: dict[str, Any], mes
     [
         both(precision="bf16"),
         {"training.transformer.corrupt": 0.3, "training.transformer.scale_weights": "[1, 1, 2, 4]"},
-        {"training.transformer.label_smoothing": 0.1, "transformer.drop_path": 1.0, "transformer.adaln": "shared"},
+        {"training.transformer.corrupt": 0.3, "transformer.refiner.depth": 1},
+        {
+            "training.transformer.label_smoothing": 0.1,
+            "training.transformer.scale_weights": "root",
+            "transformer.drop_path": 1.0,
+            "transformer.adaln": "shared",
+        },
         {"tokenizer.quantizer.update": "gradient", "tokenizer.quantizer.scale_dropout": 0.5, "tokenizer.l1": 0.5},
         {"tokenizer.adversarial.weight": 0.5, "tokenizer.adversarial.start": 3, "tokenizer.adversarial.width": 8},
         {"data.labels": False, "data.crop": "[7, 6]", "data.flip": True, "training.transformer.cache_passes": 2},
         {"transformer.positions": "rotary", "transformer.attention": "markov", "transformer.mlp": "swiglu"},
         both(schedule="linear", warmup=0, ema=0, clip=0),
     ],
-    ids=["bf16", "corrupt", "smooth", "gradient", "adversarial", "augmented", "markov", "plain"],
+    ids=["bf16", "corrupt", "corrupt refined", "smooth", "gradient", "adversarial", "augmented", "markov", "plain"],
 )
 def test_variants(tiny: Settings, tmp_path: Path, changes: dict[str, Any]) -> None:
     run = fit(tiny, tmp_path / "run", **changes)

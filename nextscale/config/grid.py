@@ -61,12 +61,18 @@ class ConvolutionalConfig(Section):
     A modality's own section adds the scales, and says which axes are downsampled at which resolution.
     """
 
-    added = ("order",)
-    unlearned = ("order",)
+    added = ("order", "group_side")
+    unlearned = ("order", "group_side")
+    reordering = ("order",)
 
     order: Literal["scales", "raster", "spiral", "morton", "random"] = "scales"
     """How tokens are drawn. scales: all tokens of a scale at once, as in VAR. The others draw the same tokens one by
     one, as a baseline: row by row, from the border inwards, along a Z-curve, or in a fixed random order."""
+    group_side: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    """Cut every scale into blocks of so many cells along each axis. A block draws one of its cells after another, all
+    blocks side by side: 2 takes four sub-steps on images (needs transformer.in_scale_steps=true and
+    sampling.reveal=groups). A list has one number per scale, where 1 draws the scale at once. None defines no
+    sub-steps."""
     channels: PositiveInt = 32
     """C of the latent."""
     width: PositiveInt = 160

@@ -29,7 +29,10 @@ class Section(BaseModel):
     added: ClassVar[tuple[str, ...]] = ()
     """Settings that the last release did not have. Only these may be missing in the ``config.yaml`` of a run."""
     unlearned: ClassVar[tuple[str, ...]] = ()
-    """Settings that no weights depend on: a run may start from another with other values (``training.init``)."""
+    """Settings that no weights of the tokenizer depend on: a run may start from another with other values
+    (``training.init``)."""
+    reordering: ClassVar[tuple[str, ...]] = ()
+    """Those of ``unlearned`` that change the order of tokens so much that a transformer must begin anew."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
@@ -73,7 +76,7 @@ class RefinerConfig(Section):
 class TransformerConfig(Section):
     """The scale-wise transformer. The defaults are those of published VAR (https://arxiv.org/abs/2404.02905)."""
 
-    added = ("refiner",)
+    added = ("refiner", "known_tokens")
 
     depth: NonNegativeInt = 16
     """Number of blocks; 0 leaves everything to the modality's own stem."""
@@ -102,6 +105,10 @@ class TransformerConfig(Section):
     """Stochastic depth of the last block (it grows linearly from 0); None means 0.1 x depth / 24, as published."""
     in_scale_steps: bool = False
     """Train with part of each scale already revealed, so that a scale can be sampled in several sub-steps."""
+    known_tokens: Literal["embedding", "codes"] = "embedding"
+    """How in-scale steps show the tokens of a scale that are known: by an embedding that is learned for this purpose,
+    or by their code vectors, which the layer that embeds the input takes too. Modalities with their own stem have a way
+    of their own."""
     refiner: RefinerConfig | None = None
     """Draw the tokens of a scale one after another through a small network, so that they know each other; the blocks
     still run once per scale. None draws them independently, as published VAR."""
@@ -179,8 +186,10 @@ class TransformerStageConfig(StageConfig):
     added = (*StageConfig.added, "checkpoint_activations")
 
     label_smoothing: Fraction = 0.0
-    scale_weights: tuple[NonNegativeFloat, ...] | None = None
-    """Weight of each scale's mean loss; None weights every token equally, as published."""
+    scale_weights: Literal["equal", "root"] | tuple[NonNegativeFloat, ...] | None = None
+    """Weight of each scale's mean loss. None weights every token equally, as published; equal weights every scale
+    equally; root lies between the two: a token counts as one over the root of the number of tokens of its scale, on
+    square grids one over the side. Or one number per scale."""
     condition_drop: Fraction = 0.1
     """Share of samples whose conditions are dropped, for guidance."""
     corrupt: Fraction = 0.0
@@ -246,7 +255,7 @@ class SamplingConfig(Section):
     reveal: Literal["random", "confidence", "groups"] = "random"
     """Which tokens a sub-step keeps: random ones, the likeliest, or one of each group that the tokenizer defines.
     Groups take as many sub-steps as the largest group has tokens, and ignore ``steps``."""
-    group_steps: PositiveInt | None = None
+    group_steps: PositiveInt | tuple[PositiveInt, ...] | None = None
     """Largest number of sub-steps of a scale with reveal=groups. Larger groups then draw several tokens in a sub-step,
     none of which knows the others. None draws the tokens of a group one at a time."""
     require: str | None = None

@@ -45,7 +45,7 @@ def build_grid_tokenizer(
 
     Raises:
         ConfigError: scales that shrink, strides that do not fit, channels that are not divisible by
-            ``norm_groups``, or an order of tokens beside segments.
+            ``norm_groups``, blocks that do not fit the scales, or an order of tokens beside segments.
         DataError: samples that are too small for the scales.
     """
     axes = len(shape)
@@ -60,6 +60,7 @@ def build_grid_tokenizer(
     factor = total_factor(strides, axes)
     _check_scales(scales, shape, factor, layout, segments is not None)
     _check_quantizer(config, scales, axes, segments is not None)
+    _check_blocks(config, len(scales))
     pyramid = residual_pyramid(config, axes, len(scales))
     encoder, decoder = networks(config, layout, channels, strides)
     if config.order != "scales":
@@ -74,6 +75,7 @@ def build_grid_tokenizer(
     else:
         sides = [scale if isinstance(scale, int) else scale[1:] for scale in scales]
         tokenizer = SegmentedTokenizer(encoder, decoder, pyramid, sides, shape, factor, layout, segments, carry)
+    tokenizer.group_side = config.group_side
     if axes == 2:
         # Convolutions on CPUs (and tensor cores) are two to three times faster with channels last.
         tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,6 +131,20 @@ def _check_quantizer(
         )
     if any(one == two for one, two in pairwise(_rows(scales, axes))):
         raise ConfigError(f"{what}, so a scale as fine as the one before it would say the same again: leave it out")
+
+
+def _check_blocks(config: ConvolutionalConfig, num_scales: int) -> None:
+    blocks = config.group_side
+    if isinstance(blocks, tuple) and len(blocks) != num_scales:
+        raise ConfigError(
+            f"tokenizer.group_side has {len(blocks)} numbers for {num_scales} scales: give one number for each scale, "
+            "or one for all"
+        )
+    if blocks is not None and config.order != "scales":
+        raise ConfigError(
+            f"tokenizer.group_side says which tokens are drawn together, and tokenizer.order={config.order} draws all "
+            "one by one: use order=scales, or group_side=null"
+        )
 
 
 def _show(shape: Sequence[int]) -> str:

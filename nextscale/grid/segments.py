@@ -143,7 +143,7 @@ class SegmentedTokenizer(GridTokenizer):
             if scale == 0 and self.carry == "input":
                 known = state.f_hat[:, :, places.start - 1 : places.start].expand_as(known)
             features = resample(known, own.shape, "area").flatten(2).mT
-        return ScaleInput(
+        inputs = ScaleInput(
             num_samples=len(state.f_hat),
             features=features,
             coordinates=self._coordinates(state.schedule, k, places.start, device),
@@ -151,6 +151,7 @@ class SegmentedTokenizer(GridTokenizer):
             known_scales={k: own.length},
             legal=self.legal(scale, len(state.f_hat), own.length),
         )
+        return self.with_turns(inputs, scale, own.shape)
 
     def _coordinates(self, schedule: Schedule, k: int, start: int, device: torch.device) -> Tensor:
         """L_k N: ``Schedule.coordinates`` within the segment, shifted by the segment's ``start``."""

@@ -16,6 +16,7 @@ from nextscale.device import full_precision
 from nextscale.grid.layers import Layout, streaming
 from nextscale.grid.pyramid import Quantized, ResidualPyramid
 from nextscale.grid.resample import resample
+from nextscale.grid.turns import block_turns
 from nextscale.memory import chunk_size
 from nextscale.tokens.capabilities import AddsParts, DecodesPieces, EditsPlaces, MixesCodes, Requantizes, TakesSizes
 from nextscale.tokens.inputs import ScaleInput
@@ -61,6 +62,9 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
 
     keep_whole_up_to: int = KEEP_WHOLE_UP_TO
     """If an edit keeps anything, it keeps every scale of at most this many tokens whole."""
+    group_side: int | tuple[int, ...] | None = None
+    """Side of the blocks whose cells are drawn one after another (``turns.py``): one, or one per scale of a residual
+    pyramid. None lets the transformer draw the tokens of a scale in any order."""
 
     def __init__(
         self,
@@ -203,7 +207,7 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
     def scale_input(self, state: Any, k: int) -> ScaleInput:
         scale, device = state.schedule.scales[k], state.f_hat.device
         features = None if k == 0 else resample(state.f_hat, scale.shape, "area").flatten(2).mT
-        return ScaleInput(
+        inputs = ScaleInput(
             num_samples=len(state.f_hat),
             features=features,
             coordinates=state.schedule.coordinates(k, device),
@@ -211,6 +215,19 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
             known_scales={k: scale.length},
             legal=self.legal(k, len(state.f_hat), scale.length),
         )
+        return self.with_turns(inputs, k, scale.shape)
+
+    @property
+    def in_turns(self) -> bool:  # type: ignore[override]
+        return self.group_side is not None
+
+    def with_turns(self, inputs: ScaleInput, k: int, shape: tuple[int, ...]) -> ScaleInput:
+        """``inputs`` of one scale, which is scale k of its residual pyramid and has this shape, with its sub-steps."""
+        if self.group_side is None:
+            return inputs
+        side = self.group_side if isinstance(self.group_side, int) else self.group_side[k]
+        turns, number = block_turns(shape, side, inputs.scale_ids.device)
+        return replace(inputs, turns=turns, num_turns=dict.fromkeys(inputs.scales, number))
 
     def legal(self, k: int, num_samples: int, length: int) -> Tensor | None:
         """B L_k V booleans, without memory of their own: the codes that scale k of a residual pyramid uses."""

@@ -17,6 +17,7 @@ from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError, NextscaleError, unknown
 from nextscale.sampling.refined import draw_refined
 from nextscale.sampling.scale import ScaleSettings, draw_scale, soften, where_chosen
+from nextscale.sampling.turns import draw_in_turns
 from nextscale.tokens.capabilities import EditsPlaces, MeetsRequirements, MixesCodes, ability
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -59,7 +60,7 @@ def check_sampling(
 ) -> None:
     """Raise ConfigError if per-scale settings do not match the scales, or this model does not support a setting."""
     names = tokenizer.every_scale_name(num_scales)
-    for name in ("temperature", "top_k", "top_p", "steps"):
+    for name in ("temperature", "top_k", "top_p", "steps", "group_steps"):
         value = getattr(config, name)
         for key in value if isinstance(value, dict) else ():
             if key not in names:
@@ -72,6 +73,11 @@ def check_sampling(
     if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
         what = "steps > 1" if max(steps) > 1 else "reveal=groups"
         raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
+    if max(steps) > 1 and config.reveal != "groups" and tokenizer.in_turns:
+        raise ConfigError(
+            f"sampling.reveal={config.reveal} with steps > 1 draws tokens in any order, but this model has learned the "
+            "order of its tokenizer's groups: set sampling.reveal=groups (group_steps limits its sub-steps)"
+        )
     if config.group_steps is not None and config.reveal != "groups":
         raise ConfigError(f"sampling.group_steps has no effect with reveal={config.reveal}: set sampling.reveal=groups")
     if transformer.refiner is not None and config.smooth:
@@ -139,6 +145,9 @@ def generate(
         if transformer.refiner is not None and transformer.refiner.refines(inputs):
             run = partial(predictor.one_by_one, inputs, guidance)
             draw = partial(draw_refined, run, transformer.token_space, inputs, num_samples, settings, generator)
+        elif settings.reveal == "groups" and inputs.turns is not None:
+            predict = partial(predictor, inputs, guidance)
+            draw = partial(draw_in_turns, predict, transformer.token_space, inputs, num_samples, settings, generator)
         else:
             predict = partial(predictor, inputs, guidance)
             draw = partial(draw_scale, predict, transformer, inputs, num_samples, settings, generator)

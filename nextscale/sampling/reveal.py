@@ -3,7 +3,8 @@
 A tokenizer may assign each token of a scale to a group (``ScaleInput.groups``). Tokens of the same group depend on each
 other and are drawn one after another; tokens of different groups are drawn together. A scale then takes as many
 sub-steps as its largest group has tokens. With a single group, tokens are drawn one at a time; with one group per
-token, the whole scale is drawn at once.
+token, the whole scale is drawn at once. The order within a group is random; a tokenizer that fixes it gives turns
+instead (``turns.py``).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
     sizes = torch.zeros(count, scales * width, dtype=torch.long, device=device)
     sizes.scatter_add_(1, key_BL, valid_BL.long())
     steps_BK = sizes.view(count, scales, width).amax(2)
-    now_BK = _spread(first_B, steps_BK)
+    now_BK = spread(first_B, steps_BK)
     now_BL, steps_BL = now_BK.gather(1, scale_BL), steps_BK.gather(1, scale_BL)
     known_BL = (rank_BL < now_BL) & valid_BL
     left_BL = (sizes.gather(1, key_BL) - now_BL).clamp_min(1)
@@ -75,7 +76,7 @@ def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     return token_BL, first_B
 
 
-def _spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:
+def spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:
     """B K: the sub-step of each scale, uniform over its ``steps_BK``.
 
     One random number per sample advances by the golden ratio from each scale with several sub-steps to the next. This

@@ -51,7 +51,7 @@ class ScaleSettings:
             at_scale(config.top_p, k, "top_p", name),
             at_scale(config.steps, k, "steps", name),
             config.reveal,
-            config.group_steps,
+            None if config.group_steps is None else at_scale(config.group_steps, k, "group_steps", name),
         )
 
     @property

@@ -15,13 +15,16 @@ from nextscale.storage.seal import sealed_tensors
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
+ADDABLE = ("refiner.", "known", "stem.codes")
+"""Parts of a transformer that change nothing at first, so that a trained one may be given them."""
+
 
 def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:
     """Load the weights of the ``part`` (tokenizer or transformer) in ``run`` into ``model``, a fresh one.
 
-    Only condition embeddings may differ, and a refiner may be added, which changes nothing at first. A class embedding
-    for other classes is new. It starts from the old classes' vectors in turn, which the network can tell apart from the
-    first step, or from the null if there were no classes.
+    Only condition embeddings may differ, and a refiner or known tokens by their codes may be added, which change
+    nothing at first. A class embedding for other classes is new. It starts from the old classes' vectors in turn, which
+    the network can tell apart from the first step, or from the null if there were no classes.
     A model without memory (on the meta device) is only checked.
 
     Returns:
@@ -36,16 +39,16 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
     specs = {spec.name: spec for spec in model.conditioner.specs} if isinstance(model, ScaleTransformer) else {}
     embeddings = [name for name in wanted if name.startswith("conditioner.")]
     embeddings = [name for name in embeddings if not _same_condition(name, known, specs)]
-    refined = any(name.startswith("refiner.") for name in stored)
-    refiner = [] if refined else [name for name in wanted if name.startswith("refiner.")]
-    new = embeddings + refiner
-    rest = [name for name in sorted({*wanted, *stored} - {*refiner}) if not name.startswith("conditioner.")]
+    missing = tuple(prefix for prefix in ADDABLE if not any(name.startswith(prefix) for name in stored))
+    added = [name for name in wanted if name.startswith(missing)]
+    new = embeddings + added
+    rest = [name for name in sorted({*wanted, *stored} - {*added}) if not name.startswith("conditioner.")]
     for name in rest:
         there, here = (shape_of(tensors.get(name)) for tensors in (stored, wanted))
         if there != here:
             raise CheckpointError(
                 f"cannot start from {run}/{part}: {name} is {there} there and {here} with these settings "
-                "(only condition embeddings may differ, and a refiner may be added)"
+                "(only condition embeddings may differ; a refiner or transformer.known_tokens=codes may be added)"
             )
     kept = {name: stored[name] for name in wanted if name not in new}
     if not any(value.is_meta for value in wanted.values()):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nextscale.conditioning import ConditionSpec
-from nextscale.config.sections import TransformerConfig
+from nextscale.config.sections import SamplingConfig, TransformerConfig
 from nextscale.testing import checks, model_checks, refiner_checks, sampling_checks, strategies
 from nextscale.testing.behaviour import BehaviourTests
 from nextscale.testing.helpers import random_pyramid, row_of
@@ -125,13 +125,20 @@ class TokenizerContract(BehaviourTests):
         stem = self.build_stem(tokenizer, config.model_width)
         if stem is not None and stem.complete:
             config = config.model_copy(update={"refiner": None})
+        if stem is not None or tokenizer.codebook is None:
+            config = config.model_copy(update={"known_tokens": "embedding"})
         weights = data.draw(strategies.seeds(), "weights")
         return transformer_for(tokenizer, self.condition_specs, schedule, stem, config, weights)
 
     @staticmethod
-    def num_scales(pyramid: TokenPyramid, tokenizer: MultiscaleTokenizer) -> int | None:
-        """Number of values in a per-scale setting; None if it must be one value for all scales."""
-        return None if tokenizer.adaptive else len(pyramid.schedule)
+    def sampling_configs(
+        tokenizer: MultiscaleTokenizer, pyramid: TokenPyramid, transformer: ScaleTransformer, extreme: bool = False
+    ) -> st.SearchStrategy[SamplingConfig]:
+        """Settings that the two models support: with one value for all scales, or one per scale where their number is
+        fixed."""
+        num_scales = None if tokenizer.adaptive else len(pyramid.schedule)
+        steps, fixed = transformer.config.in_scale_steps, tokenizer.in_turns
+        return strategies.sampling_configs(num_scales, steps, extreme, fixed)
 
     # The invariants.
 
@@ -157,7 +164,7 @@ class TokenizerContract(BehaviourTests):
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
+        config = data.draw(self.sampling_configs(tokenizer, pyramid, transformer), "sampling")
         whole = pyramid.mask is not None or tokenizer.adaptive
         keep = None if whole else data.draw(st.none() | strategies.keep_masks(pyramid))
         model_checks.check_train_equals_sample(tokenizer, transformer, pyramid, conditions, config, keep, seed)
@@ -207,8 +214,7 @@ class TokenizerContract(BehaviourTests):
     def property_determinism(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
-        steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
+        config = data.draw(self.sampling_configs(tokenizer, pyramid, transformer), "sampling")
         known = tokenizer.requirements if isinstance(tokenizer, MeetsRequirements) else ()
         require = data.draw(st.sampled_from([None, *known]), "required")
         config = config.model_copy(update={"require": require, "tries": 3})
@@ -218,15 +224,14 @@ class TokenizerContract(BehaviourTests):
     def property_guidance_zero(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid, in_scale_steps=False)
-        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer)), "sampling")
+        config = data.draw(self.sampling_configs(tokenizer, pyramid, transformer), "sampling")
         schedule = None if tokenizer.adaptive else pyramid.schedule
         sampling_checks.check_guidance_zero(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
 
     def property_edit_known(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
-        steps = transformer.config.in_scale_steps
-        config = data.draw(strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps), "sampling")
+        config = data.draw(self.sampling_configs(tokenizer, pyramid, transformer), "sampling")
         keep = data.draw(strategies.keep_masks(pyramid))
         if tokenizer.adaptive:  # a known token has a place only if all tokens before it are known
             keep = torch.ones_like(keep)
@@ -240,9 +245,7 @@ class TokenizerContract(BehaviourTests):
         keep = data.draw(strategies.place_masks(samples), "keep")
         pyramid = tokenizer.encode(samples)
         transformer = self.draw_transformer(data, tokenizer, pyramid)
-        config = data.draw(
-            strategies.sampling_configs(self.num_scales(pyramid, tokenizer), transformer.config.in_scale_steps)
-        )
+        config = data.draw(self.sampling_configs(tokenizer, pyramid, transformer), "sampling")
         conditions = self.conditions(len(pyramid), seed)
         sampling_checks.check_edit_places(tokenizer, transformer, samples, keep, seed, conditions, config)
 
@@ -251,9 +254,6 @@ class TokenizerContract(BehaviourTests):
         if not isinstance(tokenizer.token_space, Codes):
             raise SkipTest("legality: only codes have a mask of legal tokens")
         transformer = self.draw_transformer(data, tokenizer, pyramid)
-        steps = transformer.config.in_scale_steps
-        config = data.draw(
-            strategies.sampling_configs(self.num_scales(pyramid, tokenizer), steps, extreme=True), "sampling"
-        )
+        config = data.draw(self.sampling_configs(tokenizer, pyramid, transformer, extreme=True), "sampling")
         schedule = None if tokenizer.adaptive else pyramid.schedule
         sampling_checks.check_legality(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)

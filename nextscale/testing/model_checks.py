@@ -194,6 +194,7 @@ def _at(inputs: ScaleInput, span: slice, num_samples: int, k: int = 0) -> dict[s
         "scale_ids": inputs.scale_ids[span].expand(num_samples, -1),
         "mask": mask[:num_samples, span],
         "groups": None if inputs.groups is None else inputs.groups[:num_samples, span],
+        "turns": None if inputs.turns is None else inputs.turns[span].expand(num_samples, -1),
         "weight": None if inputs.weight is None else inputs.weight[:num_samples, span],
         "structure": inputs.structure[k if len(inputs.structure) > 1 else 0] if inputs.structure else None,
     }

@@ -79,6 +79,7 @@ def transformer_configs(draw: st.DrawFn, num_scales: int, in_scale_steps: bool |
         attention=draw(attention_matrices(num_scales)) if rule == "matrix" else rule,
         drop_path=0.0,
         in_scale_steps=steps,
+        known_tokens=draw(st.sampled_from(["embedding", "codes"])) if steps else "embedding",
         refiner=refiner,
     )
 
@@ -97,11 +98,16 @@ def refiner_configs(num_scales: int) -> st.SearchStrategy[RefinerConfig]:
 
 @st.composite
 def sampling_configs(
-    draw: st.DrawFn, num_scales: int | None, in_scale_steps: bool = False, extreme: bool = False
+    draw: st.DrawFn,
+    num_scales: int | None,
+    in_scale_steps: bool = False,
+    extreme: bool = False,
+    in_turns: bool = False,
 ) -> SamplingConfig:
     """Sampling settings, each one value or one per scale (``num_scales`` None: one value only).
 
-    ``extreme`` settings suit checks that hold for any draw.
+    ``extreme`` settings suit checks that hold for any draw. ``in_turns``: the tokenizer fixes the order of in-scale
+    steps.
     """
 
     def setting(values: st.SearchStrategy[Any]) -> Any:
@@ -110,6 +116,9 @@ def sampling_configs(
         return draw(values | st.tuples(*[values] * num_scales))
 
     warm = st.floats(0.5, 2.0)
+    policies: list[Any] = ["groups"] if in_turns else ["random", "confidence", "groups"]
+    reveal: Any = draw(st.sampled_from(policies if in_scale_steps else ["random", "confidence"]))
+    limited = reveal == "groups" and draw(st.booleans())
     return SamplingConfig(
         guidance=draw(st.floats(0, 20 if extreme else 2)),
         guidance_schedule=draw(st.sampled_from(["linear", "constant"])),
@@ -117,7 +126,8 @@ def sampling_configs(
         top_k=setting(st.sampled_from([0, 1, 2, 5, 10**6])),
         top_p=setting(st.sampled_from([0.0, 1e-6, 0.5, 1.0]) if extreme else st.floats(0.3, 1)),
         steps=setting(st.integers(1, 4)) if in_scale_steps else 1,
-        reveal=draw(st.sampled_from(["random", "confidence", *(["groups"] if in_scale_steps else [])])),
+        reveal=reveal,
+        group_steps=setting(st.integers(1, 4)) if limited else None,
     )
 
 

@@ -28,10 +28,11 @@ def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, *
     """Samples B 2 *sample_shape; a latent of 4 channels and half the size; scales 1 2 3; 11 codes.
 
     ``variant``: ``sides`` (other scales), ``codes`` (a number, or one per scale), ``target``, ``phi`` (sharing),
-    ``distance``, ``upsample``, and ``order`` for an ``OrderedTokenizer``.
+    ``distance``, ``upsample``, ``group_side``, and ``order`` for an ``OrderedTokenizer``.
     """
     axes, sides = len(sample_shape), variant.pop("sides", SIDES)
     own = {"order": variant.pop("order")} if "order" in variant else {}
+    group_side = variant.pop("group_side", None)
     distance = variant.pop("distance", "euclidean")
     quantizer = VectorQuantizer(variant.pop("codes", CODES), LATENT, distance, num_scales=len(sides))
     phi = Phi(axes, LATENT, variant.pop("phi", "partial"), count=2, num_scales=len(sides))
@@ -39,6 +40,7 @@ def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, *
     decoder = _TRANSPOSED[axes](LATENT, CHANNELS, 2, stride=2)
     pyramid = ResidualPyramid(quantizer, phi, **variant)
     tokenizer = kind(encoder, decoder, pyramid, sides, sample_shape, [2] * axes, **own)
+    tokenizer.group_side = group_side
     randomize(tokenizer, 0)
     return tokenizer.eval()
 

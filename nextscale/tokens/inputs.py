@@ -26,6 +26,9 @@ class ScaleInput:
         legal: B L_k V booleans, the tokens that may be drawn; None if all may be drawn.
         structure: input for a modality's own stem, one entry per scale; opaque to the core.
         groups: B L_k integers from 0: the tokens of a group are drawn one after another (``sampling/reveal.py``).
+        turns: L_k integers from 0: the sub-step that draws each token, where the tokenizer fixes it
+            (``sampling/turns.py``); else None.
+        num_turns: the number of sub-steps of each scale, as Python numbers: ``{k: number}``. Goes with ``turns``.
         weight: B L_k, the weight of each token in the loss; None gives every token weight 1.
         known_scales: the number of tokens of each scale, in order, as Python numbers: ``{k: L_k}``. It says what
             ``scale_ids`` say. Without it, ``scales`` reads ``scale_ids``, and on a GPU the host waits for that.
@@ -40,6 +43,8 @@ class ScaleInput:
     start: int = 0
     structure: tuple[Any, ...] = ()
     groups: Tensor | None = None
+    turns: Tensor | None = None
+    num_turns: dict[int, int] | None = None
     weight: Tensor | None = None
     known_scales: dict[int, int] | None = None
 
@@ -58,6 +63,26 @@ class ScaleInput:
     def num_start(self) -> int:
         """Number of leading tokens about which nothing is known yet."""
         return self.length if self.features is None else self.start
+
+    def of_scale(self, k: int) -> ScaleInput:
+        """The input of scale k alone, taken out of packed inputs. Tokens that are ``legal`` are not packed."""
+        first = sum(number for scale, number in self.scales.items() if scale < k)
+        span = slice(first, first + self.scales[k])
+        features, start = self.features, span.stop <= self.start
+        place = list(self.scales).index(k) if len(self.structure) > 1 else 0
+        return ScaleInput(
+            num_samples=self.num_samples,
+            features=None if features is None or start else features[:, span],
+            coordinates=self.coordinates[..., span, :],
+            scale_ids=self.scale_ids[span],
+            mask=None if self.mask is None else self.mask[:, span],
+            structure=self.structure[place : place + 1],
+            groups=None if self.groups is None else self.groups[:, span],
+            turns=None if self.turns is None else self.turns[span],
+            num_turns=None if self.num_turns is None else {k: self.num_turns[k]},
+            weight=None if self.weight is None else self.weight[:, span],
+            known_scales={k: self.scales[k]},
+        )
 
 
 def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, mask: Tensor | None) -> ScaleInput:
@@ -78,8 +103,12 @@ def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, ma
         ones = [torch.ones(s, dtype=torch.bool, device=inputs[0].scale_ids.device) for s in shape]
         mask = torch.cat([one if m is None else m for m, one in zip(masks, ones, strict=True)], 1)
     known_scales: dict[int, int] = {}
+    num_turns: dict[int, int] = {}
     for known in inputs:
         known_scales |= known.scales
+        num_turns |= known.num_turns or dict.fromkeys(known.scales, 1)
+    fixed = any(known.turns is not None for known in inputs)
+    turns = [torch.zeros_like(known.scale_ids) if known.turns is None else known.turns for known in inputs]
     return ScaleInput(
         num_samples=num_samples,
         features=features,
@@ -89,6 +118,8 @@ def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, ma
         start=start,
         structure=tuple(part for known in inputs for part in known.structure),
         groups=_pack_optional([known.groups for known in inputs], inputs, num_samples, 0),
+        turns=torch.cat(turns) if fixed else None,
+        num_turns=num_turns if fixed else None,
         weight=_pack_optional([known.weight for known in inputs], inputs, num_samples, 1.0),
         known_scales=known_scales,
     )

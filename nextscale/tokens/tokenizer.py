@@ -45,6 +45,8 @@ class MultiscaleTokenizer(nn.Module, ABC):
     """Whether the number and lengths of scales depend on what is drawn. If so, a schedule describes a single batch,
     settings with one value per scale make no sense, and known tokens apply only until other tokens are drawn."""
 
+    in_turns: bool = False
+    """Whether the tokenizer fixes the sub-step in which each token of a scale is drawn (``ScaleInput.turns``)."""
     order: str = "scales"
     """How tokens are drawn, if one schedule could mean several orders. A token cache belongs to one of them."""
 

@@ -17,6 +17,7 @@ from nextscale.sampling.generate import check_sampling
 from nextscale.storage.models import has, new_transformer, stored_config, stored_settings
 from nextscale.storage.starting import start_from
 from nextscale.tokens.capabilities import Requantizes
+from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.loop import micro_batch_size
 from nextscale.training.sharding import group_size
 
@@ -48,10 +49,10 @@ def check_run(
     if tokenizer.adaptive:
         _check_adaptive(config)
         return
-    if weights is not None and (len(weights) != scales or not any(weights)):
+    if isinstance(weights, tuple) and (len(weights) != scales or not any(weights)):
         raise ConfigError(
             f"training.transformer.scale_weights = {list(weights)} is wrong: should be {scales} numbers, "
-            "one per scale, not all of them zero"
+            "one per scale, not all of them zero; or equal, or root"
         )
     if config.training.transformer.corrupt and not isinstance(tokenizer, Requantizes):
         raise ConfigError(
@@ -63,8 +64,21 @@ def check_run(
             "transformer.in_scale_steps reveals a scale in parts, but here every scale is a single token: "
             "set transformer.in_scale_steps=false"
         )
+    _check_turns(config, tokenizer)
     if not isinstance(attention, str) and len(attention) != scales:
         raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")
+
+
+def _check_turns(config: RunConfig, tokenizer: MultiscaleTokenizer) -> None:
+    """Reject settings with which the groups of a tokenizer that fixes their order would go unused."""
+    for wrong, what, setting in (
+        (not config.transformer.in_scale_steps, "only in-scale steps can learn", "transformer.in_scale_steps=true"),
+        (config.sampling.reveal != "groups", "only reveal=groups draws", "sampling.reveal=groups"),
+    ):
+        if tokenizer.in_turns and wrong:
+            raise ConfigError(
+                f"the tokenizer draws a scale in groups (tokenizer.group_side or similar), which {what}: set {setting}"
+            )
 
 
 def _check_adaptive(config: RunConfig) -> None:
@@ -108,11 +122,11 @@ def check_tokenizer(run: Path, data: DataSplits, config: RunConfig, weights_only
 
 
 def draws_alike(run: Path, config: RunConfig) -> bool:
-    """Whether the tokenizer in ``run`` has the same values as ``config`` of the settings that no weights depend on
-    (``Section.unlearned``). If not, its transformer has learned another order of tokens."""
+    """Whether the tokenizer in ``run`` has the same values as ``config`` of the settings that reorder tokens
+    (``Section.reordering``). If not, its transformer has learned another order of tokens."""
     stored, path = stored_config(run, "tokenizer")["tokenizer"], Path(run) / "tokenizer" / "config.json"
     there, now = stored_settings(type(config.tokenizer), stored, path), config.tokenizer
-    return all(getattr(there, name) == getattr(now, name) for name in type(now).unlearned)
+    return all(getattr(there, name) == getattr(now, name) for name in type(now).reordering)
 
 
 def _differences(there: Any, now: Any, path: str = "") -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from nextscale.objective import Objective
 from nextscale.randomness import Draws, mixed_seed, sample_seeds
 from nextscale.sampling.generate import generate
 from nextscale.sampling.reveal import reveal_groups
+from nextscale.sampling.turns import logits_in_turns, reveal_turns
 from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.capabilities import Requantizes, ability
 from nextscale.tokens.inputs import ScaleInput
-from nextscale.tokens.pyramid import TokenPyramid
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.order import StreamOrder
 from nextscale.training.stage import Stage
@@ -63,7 +64,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         inputs = self._inputs(seen, batch)
         drop = self._dropped(draws)
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
-        revealed, counts_BL = self._reveal(pyramid, inputs, draws)
+        revealed, counts_BL = self._reveal(seen, inputs, draws)
         keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
         logits = self.model(inputs, cond_BD, revealed=revealed, keep=keep, by_scale=True, tokens=seen.tokens)
         loss_BL, accuracy_BL = self.model.token_space.judge(logits, pyramid.tokens, self.config.label_smoothing)
@@ -96,6 +97,9 @@ class TransformerObjective(Objective[ScaleTransformer]):
         """The tokens that a sub-step has revealed, and (with groups) the weight of each token."""
         if not self.model.config.in_scale_steps:
             return None, None
+        if inputs.turns is not None:
+            known_BL, counts_BL = reveal_turns(pyramid, inputs, draws)
+            return (pyramid.tokens, known_BL), counts_BL
         if inputs.groups is None:
             return reveal_some(pyramid, draws), None
         known_BL, counts_BL = reveal_groups(pyramid, inputs.groups, draws)
@@ -144,8 +148,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         """B L: the weight of each token's loss; 0 for padding and for tokens that the input reveals."""
         weight = torch.ones(pyramid.tokens.shape[:2], device=pyramid.tokens.device)
         if self.config.scale_weights is not None:
-            lengths = torch.tensor(pyramid.schedule.lengths, device=weight.device)
-            per_scale = torch.tensor(self.config.scale_weights, device=weight.device) / lengths
+            per_scale = torch.tensor(token_weights(self.config.scale_weights, pyramid.schedule), device=weight.device)
             weight = weight * per_scale[pyramid.schedule.scale_ids(weight.device)]
         for mask in (pyramid.mask, predicted):
             weight = weight if mask is None else weight * mask
@@ -156,9 +159,10 @@ class TransformerObjective(Objective[ScaleTransformer]):
 
         Also ``nats_per_sample``: the negative log-likelihood of all tokens of a sample, the mean over samples. Tokens
         of a scale are drawn independently given the coarser ones, so the sum of their losses is exact for sampling in
-        one step per scale, at temperature 1, unguided and unfiltered. Where tokens of a group are drawn one after
-        another, it is ``nats_per_sample_bound`` instead: an estimate, at one sub-step per sample and scale, of an upper
-        bound (https://arxiv.org/abs/2110.02037).
+        one step per scale, at temperature 1, unguided and unfiltered. It is also exact where the tokenizer fixes the
+        sub-step of each token (``logits_in_turns``). Where tokens of a group are drawn in random order, it is
+        ``nats_per_sample_bound`` instead: an estimate, at one sub-step per sample and scale, of an upper bound
+        (https://arxiv.org/abs/2110.02037).
         """
         assert isinstance(model, ScaleTransformer)
         pyramid = self.pyramid(batch)
@@ -169,7 +173,10 @@ class TransformerObjective(Objective[ScaleTransformer]):
             every = Draws(0, 0, slice(0, len(pyramid)), len(pyramid), pyramid.tokens.device)
             revealed, counts_BL = self._reveal(pyramid, inputs, every)
         cond_BD = model.conditioner(batch.conditions, len(pyramid))
-        logits = model(inputs, cond_BD, revealed=revealed, by_scale=True, tokens=pyramid.tokens)
+        if inputs.turns is not None and model.config.in_scale_steps:
+            logits = logits_in_turns(model, pyramid, inputs, cond_BD)
+        else:
+            logits = model(inputs, cond_BD, revealed=revealed, by_scale=True, tokens=pyramid.tokens)
         loss_BL, accuracy_BL = model.token_space.judge(logits, pyramid.tokens)
         mask_BL = torch.ones_like(loss_BL) if pyramid.mask is None else pyramid.mask.to(loss_BL.dtype)
         weight_BL = mask_BL if counts_BL is None else mask_BL * counts_BL
@@ -187,6 +194,14 @@ class TransformerObjective(Objective[ScaleTransformer]):
 
 def _mean(values: Tensor, weights: Tensor, counted: Tensor) -> Tensor:
     return (values * weights).sum() / counted.sum().clamp_min(1)
+
+
+def token_weights(scale_weights: str | Sequence[float], schedule: Schedule) -> list[float]:
+    """The weight of a token of each scale (``training.transformer.scale_weights``)."""
+    if scale_weights == "root":
+        return [length**-0.5 for length in schedule.lengths]
+    of_scale = [1.0] * len(schedule) if isinstance(scale_weights, str) else scale_weights
+    return [weight / length for weight, length in zip(of_scale, schedule.lengths, strict=True)]
 
 
 def mistakes(share: float, tokenizer: MultiscaleTokenizer, draws: Draws) -> Callable[[Tensor, int], Tensor]:

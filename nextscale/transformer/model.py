@@ -78,14 +78,17 @@ class ScaleTransformer(nn.Module):
             raise ConfigError(f"transformer: width {width} must be an even multiple of heads {config.num_heads}")
         self.config, self.schedule, self.token_space = config, schedule, token_space
         self.conditioner = Conditioner(conditions, width)
-        self.stem: Stem = LinearStem(feature_dim, width) if stem is None else stem
+        by_codes = _knows_by_codes(config, stem, codebook)
+        self.stem: Stem = LinearStem(feature_dim, width, codebook if by_codes else None) if stem is None else stem
         self.attention = ScaleAttention(config.attention)
         if config.positions == "absolute":
             self.position = nn.Parameter(torch.empty(schedule.length, width))
         if config.scale_embedding:
             self.scale_embedding = nn.Embedding(len(schedule), width)
         self.embeds_revealed = config.in_scale_steps and not self.stem.complete
-        if self.embeds_revealed:
+        if by_codes:
+            self.known = nn.Parameter(torch.zeros(width))  # so that a model without in-scale steps can be given them
+        elif self.embeds_revealed:
             self.revealed = token_space.embedding(width)
             self.hidden = nn.Parameter(torch.empty(width))
         if config.adaln == "shared":
@@ -200,7 +203,9 @@ class ScaleTransformer(nn.Module):
             x_BLD = x_BLD + self._reveal(revealed)
         return x_BLD, StemMemory(number, of_stem)
 
-    def _reveal(self, revealed: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _reveal(self, revealed: tuple[Tensor, Tensor] | None) -> Tensor | float:
+        if self.config.known_tokens == "codes":  # the stem embeds the tokens; this says where they are
+            return 0.0 if revealed is None else revealed[1][..., None] * self.known
         if revealed is None:
             return self.hidden
         tokens_BL, known_BL = revealed
@@ -259,6 +264,24 @@ class ScaleTransformer(nn.Module):
 
     def _adaln_projections(self) -> list[nn.Linear]:
         return [self.adaln] if self.config.adaln == "shared" else [block.adaln for block in self._blocks()]
+
+
+def _knows_by_codes(config: TransformerConfig, stem: Stem | None, codebook: Tensor | None) -> bool:
+    """Whether known tokens of a scale are embedded by their code vectors.
+
+    Raises:
+        ConfigError: they should be, and cannot.
+    """
+    if config.known_tokens == "embedding":
+        return False
+    for wrong, why in (
+        (not config.in_scale_steps, "needs transformer.in_scale_steps=true to know tokens of a scale"),
+        (stem is not None, f"has no effect: {type(stem).__name__} embeds known tokens itself"),
+        (codebook is None, "needs a tokenizer whose tokens are codes of a codebook"),
+    ):
+        if wrong:
+            raise ConfigError(f"transformer.known_tokens=codes {why}: set transformer.known_tokens=embedding")
+    return True
 
 
 def _check_refiner(config: TransformerConfig, stem: Stem) -> None:
