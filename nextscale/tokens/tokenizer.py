@@ -39,6 +39,7 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     token_space: TokenSpace
     feature_dim: int
+    _place: Tensor
     description: dict[str, Any] | None = None
     """What a stored tokenizer knows about its data (``DataSplits.description``)."""
     adaptive: bool = False
@@ -47,6 +48,11 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     order: str = "scales"
     """How tokens are drawn, if one schedule could mean several orders. A token cache belongs to one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # ``.to`` moves this where a tokenizer has no weights.
+        self.register_buffer("_place", torch.zeros(()), persistent=False)
 
     @abstractmethod
     def schedule(self) -> Schedule:
@@ -106,7 +112,8 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        """Where the tokenizer lies, and with it its states."""
+        return self._place.device
 
     # Methods that follow from the state machine above.
 

@@ -126,7 +126,7 @@ class Trainer:
         ``going_back``: the user chose this checkpoint, so training abandons the later ones. They are set aside.
         """
         if path is not None:
-            saved = load_checkpoint(path, self._modules(), self._optimizers(), self.device)
+            saved = load_checkpoint(path, self._modules(), self._optimizers())
             self.step = saved["step"]
             if self.scaler.is_enabled() and saved["scaler"]:
                 self.scaler.load_state_dict(saved["scaler"])
@@ -389,7 +389,7 @@ class Trainer:
         distributed.barrier()
         if self.sharded:
             self.sharded.restore()
-        load_checkpoint(self.folder / BEST, {"model": self.stage.model}, {}, self.device)
+        load_checkpoint(self.folder / BEST, {"model": self.stage.model})
         self.stage.model.eval()
         distributed.barrier()
         if distributed.is_main():  # kept only until the best weights were seen to be sound
