@@ -26,6 +26,9 @@ DEVICE = torch.device("meta", 0)
 
 _aten = torch.ops.aten
 _COPIES = {_aten._to_copy.default, _aten.copy_.default}
+_WAITS = {_aten._local_scalar_dense, _aten.nonzero, _aten.masked_select, _aten.bincount, _aten.equal, _aten._unique2,
+          _aten.unique_dim, _aten.unique_consecutive, _aten.unique_dim_consecutive, _aten.multinomial}  # fmt: skip
+_waited: list[str] | None = None
 _INDEXED = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_, _aten._unsafe_index}
 
 
@@ -51,6 +54,7 @@ class Elsewhere(torch.Tensor):
         return _run(function, args, kwargs or {})
 
     def tolist(self) -> Any:
+        _wait("tolist")
         return self.inner.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
@@ -92,7 +96,8 @@ class _Functions(TorchFunctionMode):
         away = isinstance(first, Elsewhere) if wanted is None else _is_second(torch.device(wanted))
         if getattr(kwargs.get("generator"), "away", away) != away:
             raise RuntimeError(f"Expected a generator of the tensor's own device, in {function}")
-        if function in (torch.tensor, torch.as_tensor) and away:
+        moved = function is torch.as_tensor and isinstance(first, Tensor)
+        if function in (torch.tensor, torch.as_tensor) and away and not moved:
             made = function(*args, **{**kwargs, "device": "cpu"})
             return Elsewhere(made).requires_grad_(made.requires_grad)
         if function in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(first, Elsewhere):
@@ -115,6 +120,8 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     devices = [leaf for leaf in given if isinstance(leaf, torch.device)]
     to = _is_second(devices[0]) if devices else away
     wrapped = {id(leaf.inner): leaf for leaf in tensors if isinstance(leaf, Elsewhere)}
+    if away and _waits(function, args, to):
+        _wait(str(function))
     args, kwargs = tree_map(_inner, (args, kwargs))
     found = function(*args, **kwargs)
     if not to:
@@ -128,6 +135,32 @@ def _check_together(function: Any, args: Any, tensors: list[Tensor]) -> None:
         tensors = [args[0], *(leaf for leaf in args[2:] if isinstance(leaf, Tensor))]  # indices may be on the CPU
     if any(not isinstance(leaf, Elsewhere) and leaf.dim() > 0 for leaf in tensors):
         raise RuntimeError(f"Expected all tensors to be on the same device, in {function}")
+
+
+def _waits(function: Any, args: Any, to: bool) -> bool:
+    """Whether the host waits for what is queued on the device: for a value, or for the size of a result."""
+    if function in _COPIES:
+        return not (to if function is _aten._to_copy.default else isinstance(args[0], Elsewhere))
+    if function.overloadpacket in _INDEXED:
+        return any(isinstance(leaf, Elsewhere) and leaf.dtype == torch.bool for leaf in args[1])
+    return function.overloadpacket in _WAITS
+
+
+def _wait(what: str) -> None:
+    if _waited is not None:
+        _waited.append(what)
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """The list of operators within the block, on tensors of the second device, for which the host of a GPU would wait
+    (https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution)."""
+    global _waited
+    before, _waited = _waited, []
+    try:
+        yield _waited
+    finally:
+        _waited = before
 
 
 def _inner(leaf: Any) -> Any:
