@@ -102,7 +102,7 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     @property
     def decoding(self) -> nn.Module | None:
-        """The network that ``decode`` runs, which ``nextscale.load`` may store in half precision or compile."""
+        """The network that ``decode`` runs, which ``nextscale.load`` may store in half precision."""
         return None
 
     @property

@@ -33,7 +33,7 @@ from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.clock import Pace, ending_at, with_steps
 from nextscale.training.feeding import Feed
 from nextscale.training.log import RunLog, StageDisplay, or_warn
-from nextscale.training.optim import EMA, build_optimizer, compile_model, cooldown_begins, lr_factor
+from nextscale.training.optim import EMA, as_written, build_optimizer, compile_model, cooldown_begins, lr_factor
 from nextscale.training.sharding import ShardedModel, group_size, has_blocks
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
@@ -338,9 +338,10 @@ class Trainer:
 
     @contextmanager
     def _evaluated(self) -> Iterator[nn.Module]:
-        """The result in evaluation mode, with whole weights. All processes must enter, to gather them; inside, they may
-        do different things."""
-        with self.sharded.gathered(self.result) if self.sharded else nullcontext(self.result) as model:
+        """The result in evaluation mode, with whole weights, not compiled. All processes must enter, to gather them;
+        inside, they may do different things."""
+        whole = self.sharded.gathered(self.result) if self.sharded else nullcontext(self.result)
+        with as_written() if self.config.compile else nullcontext(), whole as model:
             was_training = model.training
             model.eval()
             try:

@@ -1,4 +1,4 @@
-"""A training step never waits for the device: its scalars are read when they are logged, and no sooner."""
+"""Where the host waits for the device: never in a training step, and once for a batch in a draw with a mask."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from nextscale import plugins
 from nextscale.config.run import load_config
 from nextscale.data import Batch
 from nextscale.errors import TrainingError
+from nextscale.randomness import Draws
+from nextscale.sampling.reveal import reveal_groups
+from nextscale.sampling.scale import _priority, draw_real
 from nextscale.storage.models import new_transformer
 from nextscale.testing.second_device import second_device, waits
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.space import Codes
 from nextscale.training.log import RunLog
 from nextscale.training.loop import Trainer
 from nextscale.training.stage import Stage
@@ -97,3 +102,21 @@ def test_the_step_whose_loss_was_not_finite_is_named(tmp_path: Path, monkeypatch
     training.restore(None)
     with pytest.raises(TrainingError, match="tokenizer loss is nan at step 4: training stopped, no checkpoint"):
         training.run()
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_masks_are_read_once_for_a_batch(number: int) -> None:
+    mask = torch.rand(number, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    with second_device() as device:
+        there, logits = mask.to(device), torch.zeros(number, 5, 3, device=device)
+        generators = [torch.Generator(device).manual_seed(i) for i in range(number)]
+        with waits() as waited:
+            tokens = draw_real(Codes(3), logits, there, generators, (1.0, 2, 0.9))
+            priority = _priority(there, generators)
+        assert len(waited) == 2
+        assert not tokens.cpu()[~mask].any() and ((priority.cpu() > 0) == mask).all()
+        pyramid = TokenPyramid(tokens, Schedule.of([(2,), (3,)]), there)
+        draws = Draws(0, 0, slice(0, number), number, device)
+        with waits() as waited:
+            reveal_groups(pyramid, torch.zeros_like(tokens), draws)
+        assert len(waited) == 3, "the mask, the seeds and the number of groups"
