@@ -85,7 +85,8 @@ def _use(model: Model, splits: DataSplits, options: Any, device: torch.device, f
     if isinstance(model.tokenizer, EditsPlaces) and isinstance(held, Tensor):
         keep = torch.zeros(held.shape[2:], dtype=torch.bool)
         keep[: -(-len(keep) // 2)] = True
-        for how in ({"paste": True, "feather": 1}, {"guess": True}, {"replay": True}):
+        ways: list[dict[str, Any]] = [{"paste": True, "feather": 1}, {"guess": True}, {"replay": True}]
+        for how in ways:
             model.edit(held, keep, sampling=sampling, **how)
     context, measured = EvaluationContext(device), (splits, options)
     modality.evaluate_tokenizer(model.tokenizer, *measured, context)

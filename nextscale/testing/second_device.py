@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import optimizer
+from torch.optim import optimizer  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -35,7 +35,7 @@ _INDEXED = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_imp
 class Elsewhere(torch.Tensor):
     """A tensor that says it is on ``DEVICE``, and is computed on the CPU."""
 
-    inner: Tensor
+    held: Tensor
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Elsewhere:
@@ -44,7 +44,7 @@ class Elsewhere(torch.Tensor):
                 cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
                 device=DEVICE, requires_grad=False,
             )  # fmt: skip
-        made.inner = inner.detach()
+        made.held = inner.detach()
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -55,15 +55,15 @@ class Elsewhere(torch.Tensor):
 
     def tolist(self) -> Any:
         _wait("tolist")
-        return self.inner.tolist()
+        return self.held.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         if force:
-            return self.inner.numpy()
+            return self.held.numpy()
         raise TypeError(f"can't convert {DEVICE} device type tensor to numpy: use Tensor.cpu() first")
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        return f"{self.inner!r} on {DEVICE}"
+        return f"{self.held!r} on {DEVICE}"
 
 
 class _Generator(torch.Generator):
@@ -119,7 +119,7 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _check_together(function, args, tensors)
     devices = [leaf for leaf in given if isinstance(leaf, torch.device)]
     to = _is_second(devices[0]) if devices else away
-    wrapped = {id(leaf.inner): leaf for leaf in tensors if isinstance(leaf, Elsewhere)}
+    wrapped = {id(leaf.held): leaf for leaf in tensors if isinstance(leaf, Elsewhere)}
     if away and _waits(function, args, to):
         _wait(str(function))
     args, kwargs = tree_map(_inner, (args, kwargs))
@@ -166,7 +166,7 @@ def waits() -> Iterator[list[str]]:
 def _inner(leaf: Any) -> Any:
     if isinstance(leaf, torch.device):
         return torch.device("cpu") if _is_second(leaf) else leaf
-    return leaf.inner if isinstance(leaf, Elsewhere) else leaf
+    return leaf.held if isinstance(leaf, Elsewhere) else leaf
 
 
 def _outer(leaf: Any) -> Any:
