@@ -54,7 +54,9 @@ def invoke(*arguments: object) -> None:
     assert "no picture" not in result.output  # training goes on without one
 
 
-@pytest.mark.parametrize("modality", CHANGED)
+@pytest.mark.parametrize(
+    "modality", ["image", *(pytest.param(name, marks=pytest.mark.slow) for name in ("video", "graph"))]
+)
 def test_every_command(modality: str, device: torch.device, tmp_path: Path) -> None:
     run, drawn = tmp_path / "run", tmp_path / "drawn"
     invoke("train", "-p", "none", "--config", settings_file(modality, device, tmp_path), "--out", run)
