@@ -337,7 +337,6 @@ def load(
     run: str | Path,
     device: str = "auto",
     precision: str = "fp32",
-    compile: bool = False,
     checkpoint: str | None = None,
 ) -> Model:
     """The models of a run, ready to sample.
@@ -347,7 +346,6 @@ def load(
             downloaded once.
         precision: precision of the transformer's and the decoder's weights: ``fp32``, ``bf16``, ``fp16`` or ``auto``
             (see ``nextscale.sampling.precision``).
-        compile: torch.compile the transformer's MLPs and the decoder; the first sample then takes minutes.
         checkpoint: ``best`` or ``last`` takes the weights of a training that is not finished
             (``storage.unfinished.load_unfinished``, which opens the run's data); None takes the finished models.
 
@@ -370,6 +368,6 @@ def load(
             )
         tokenizer = load_tokenizer(run, where)
         transformer = load_transformer(run, tokenizer, where)
-    prepare(tokenizer, transformer, precision, compile)
+    prepare(tokenizer, transformer, precision)
     config = load_run_config(run)
     return Model(plugins.modality(config.modality), tokenizer, transformer, config)

@@ -21,7 +21,6 @@ from nextscale.config.run import load_config, load_run_config
 from nextscale.config.sections import StageConfig, TransformerStageConfig
 from nextscale.device import autocast_dtype, pick_device
 from nextscale.errors import ConfigError, NextscaleError, NextscaleWarning, TrainingError
-from nextscale.sampling.precision import prepare
 from nextscale.storage.checkpoint_folder import check_checkpoint
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale.toolkit import efficientnet
@@ -215,18 +214,30 @@ def test_compile(tiny: Settings, tmp_path: Path) -> None:
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line before anything is compiled, in training and in sampling."""
+    """One line before anything is compiled."""
     from torch._inductor import cpp_builder, exc
 
     def none() -> str:
         raise exc.InvalidCxxCompiler()
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
-    tokenizer = grid_tokenizer((4, 4))
-    transformer = transformer_for(tokenizer)
-    for attempt in (lambda: compile_model(transformer), lambda: prepare(tokenizer, transformer, compile=True)):
-        with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler, and none was found"):
-            attempt()
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler, and none was found"):
+        compile_model(transformer_for(grid_tokenizer((4, 4))))
+
+
+@pytest.mark.slow
+def test_only_training_steps_are_compiled(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scale of a picture has a shape of its own, and would be compiled anew."""
+    seen: list[bool] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        seen.append(torch.is_grad_enabled())
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: setattr(
+        self, "_compiled_call_impl", torch.compile(self._call_impl, backend=backend)))  # fmt: skip
+    fit(tiny, tmp_path / "run", **both(steps=2, validate_every=1, samples_every=1, ema=0, compile=True))
+    assert seen and all(seen)
 
 
 # Different ways to the same result

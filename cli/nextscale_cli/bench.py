@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from nextscale_cli.growth import growth
-from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Compile, Device, Modality, Overrides
+from nextscale_cli.options import DEFAULT_MODALITY, PLAIN, Device, Modality, Overrides
 from nextscale_cli.orders import orders
 from nextscale_cli.rate import rate
 
@@ -67,7 +67,6 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="Samples drawn at once.")] = 1,
     memory_batch: Annotated[int, typer.Option(min=0, help="Samples drawn at once to measure memory; 0: skip.")] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="Timed repetitions, after one that is dropped.")] = 3,
-    compile: Compile = False,
     device: Device = "auto",
 ) -> None:
     """Time sampling and the floor set by its matrix products, and compare measured with calculated memory."""
@@ -93,7 +92,7 @@ def sample(
         with ProcessPoolExecutor(1, spawn) as process:
             row = process.submit(
                 bench_sample, name, [case], [each], batch, memory_batch, repeats, overrides or (),
-                device=device, compile=compile, log=_log,
+                device=device, log=_log,
             )  # fmt: skip
             print_results(row.result()[0])
 

@@ -11,7 +11,7 @@ import typer
 
 from nextscale.hub import outputs_folder
 from nextscale_cli.drawn import write_files
-from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
+from nextscale_cli.options import Checkpoint, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
 
@@ -51,7 +51,6 @@ def edit(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    compile: Compile = False,
 ) -> None:
     """Redraw part of a sample, or its surroundings.
 
@@ -76,7 +75,7 @@ def edit(
     from nextscale.provenance import provenance
     from nextscale.tokens.capabilities import Completes
 
-    model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
+    model = nextscale.load(run, device=device, precision=precision, checkpoint=checkpoint)
 
     def tell(drawn: Samples) -> list[dict[str, str]]:
         return provenance(model, run, drawn, seed, 0, sampling, checkpoint, edited=sample.name)

@@ -55,4 +55,3 @@ Checkpoint = Annotated[
 Precision = Annotated[
     str, typer.Option("--precision", help="Of the weights: fp32, or bf16 or fp16 (half the memory).", metavar="P")
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile the model first (needs a C++ compiler).")]

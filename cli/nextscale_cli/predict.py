@@ -11,7 +11,7 @@ import typer
 from nextscale.hub import outputs_folder
 from nextscale_cli.drawn import SHOWN
 from nextscale_cli.edit import GIVEN
-from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
+from nextscale_cli.options import Checkpoint, Device, Precision, Run
 from nextscale_cli.output import Output
 from nextscale_cli.sample import Settings, check_names, split
 
@@ -34,7 +34,6 @@ def predict(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    compile: Compile = False,
 ) -> None:
     """Continue a sample from its start.
 
@@ -55,7 +54,7 @@ def predict(
     from nextscale.randomness import mixed_seed
     from nextscale.sampling.continuation import go_on, held
 
-    model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
+    model = nextscale.load(run, device=device, precision=precision, checkpoint=checkpoint)
     check_names(model, conditions)
     original, _ = model.modality.read_sample(sample, model.tokenizer)
     known = held(original, frames)

@@ -10,7 +10,7 @@ import typer
 
 from nextscale.hub import outputs_folder
 from nextscale_cli.drawn import FILMED, write_drawn
-from nextscale_cli.options import Checkpoint, Compile, Device, Precision, Run
+from nextscale_cli.options import Checkpoint, Device, Precision, Run
 from nextscale_cli.output import Output
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def sample(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     precision: Precision = "fp32",
-    compile: Compile = False,
 ) -> None:
     """Draw samples from a trained run.
 
@@ -55,7 +54,7 @@ def sample(
     sampling, conditions = split([*(settings or []), *([] if size is None else [f"size={size}"])])
     import nextscale
 
-    model = nextscale.load(run, device=device, precision=precision, compile=compile, checkpoint=checkpoint)
+    model = nextscale.load(run, device=device, precision=precision, checkpoint=checkpoint)
     check_names(model, conditions)
     batches = model.stream(
         number, seed=seed, sampling=sampling, conditions=conditions, return_steps=FILMED if film else 0,

@@ -41,7 +41,6 @@ def bench_sample(
     overrides: Sequence[str] = (),
     *,
     device: str = "auto",
-    compile: bool = False,
     seconds: float = 180.0,
     log: Callable[[str], None] | None = None,
     clock: Clock = time.perf_counter,
@@ -85,7 +84,7 @@ def bench_sample(
                 raise ConfigError(f"bench sample has no description of the data of preset {case.preset!r}")
             release_freed_memory()  # else memory left over from an earlier precision is reused, uncounted
             base = memory_in_use(where)
-            sampler = _Sampler(modality, case, precision, overrides, where, compile)
+            sampler = _Sampler(modality, case, precision, overrides, where)
             row = _row(sampler, batch_size, memory_batch, repeats, seconds, clock, base)
             note = _note(sampler.dtype, where)
             rows.append({"preset": case.preset, "precision": precision, **row, "target": sampler.target, "note": note})
@@ -103,7 +102,6 @@ class _Sampler:
         precision: str,
         overrides: Sequence[str],
         device: torch.device,
-        compile: bool,
     ) -> None:
         config = load_config(modality, case.preset, None, overrides)
         torch.manual_seed(config.seed)
@@ -114,7 +112,7 @@ class _Sampler:
         self.transformer: ScaleTransformer = (
             new_transformer(config.transformer, self.tokenizer, case.conditions).to(device).eval()
         )
-        prepare(self.tokenizer, self.transformer, precision, compile)
+        prepare(self.tokenizer, self.transformer, precision)
         self.dtype = autocast_dtype(precision, device) or torch.float32
         self.target = TARGETS[self.dtype]
         self.config: SamplingConfig = config.sampling

@@ -158,7 +158,7 @@ class StageConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast: auto takes bf16 if it is faster on the device, else fp32."""
     compile: bool = False
-    """torch.compile the model."""
+    """torch.compile the training step; validation and pictures run as they are."""
     validate_every: PositiveInt = 250
     """Steps between validations; the weights with the lowest validation loss are the stage's result."""
     patience: NonNegativeInt = 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nextscale import distributed
 from nextscale.device import full_precision
 from nextscale.grid.phi import Phi
-from nextscale.grid.quantizer import VectorQuantizer
+from nextscale.grid.quantizer import VectorQuantizer, occurrences
 from nextscale.grid.resample import resample
 from nextscale.tokens.pyramid import Scale, Schedule, TokenPyramid
 
@@ -120,7 +120,7 @@ class ResidualPyramid(nn.Module):
             vectors = resample(rest, scale.shape, "area").flatten(2).mT
             flat = vectors.flatten(0, 1)
             drawn = quantizer.nearest(flat, k)
-            counts[k] = torch.bincount(drawn, minlength=quantizer.num_codes)
+            counts[k] = occurrences(drawn, quantizer.num_codes)
             part = self.part(quantizer.lookup(drawn).view(vectors.shape), k, schedule)
             kept = None if kept_scales is None else (k < kept_scales).view(-1, *[1] * (part.dim() - 1))
             if self.adds:

@@ -85,7 +85,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def update_codebook(self, vectors: Tensor, tokens: Tensor) -> None:
         """One step of the moving averages: ``vectors`` R C were assigned to ``tokens`` R."""
-        count = torch.bincount(tokens, minlength=self.num_codes).to(vectors)
+        count = occurrences(tokens, self.num_codes).to(vectors)
         total = torch.zeros_like(self.ema_sum).index_add_(0, tokens, vectors)
         for part in (count, total):
             distributed.total(part)
@@ -124,3 +124,10 @@ class VectorQuantizer(nn.Module):
         sizes = torch.tensor(self.sizes, device=self.usage_KV.device)[:, None]
         may_use = torch.arange(self.num_codes, device=sizes.device) < sizes
         return (self.usage_KV * (sizes / self.num_codes)).sum(0) / may_use.sum(0)
+
+
+def occurrences(tokens: Tensor, num_codes: int) -> Tensor:
+    """V integers: how often each code is among ``tokens`` (R). ``torch.bincount`` waits for a GPU."""
+    return torch.zeros(num_codes, dtype=torch.long, device=tokens.device).scatter_add_(
+        0, tokens, torch.ones_like(tokens)
+    )

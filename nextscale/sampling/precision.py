@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nextscale.conditioning import Conditioner
-from nextscale.device import autocast_dtype, check_compiler
+from nextscale.device import autocast_dtype
 from nextscale.errors import ConfigError, unknown
 from nextscale.memory import release_freed_memory, return_large_tensors
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
-from nextscale.transformer.block import MLP
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -26,9 +25,7 @@ def check_precision(precision: str) -> None:
         raise ConfigError(unknown("precision", precision, PRECISIONS))
 
 
-def prepare(
-    tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, precision: str = "fp32", compile: bool = False
-) -> None:
+def prepare(tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, precision: str = "fp32") -> None:
     """Prepare loaded models for inference, in place.
 
     Half precision applies to the matrices and convolutions of the transformer and of the tokenizer's decoder. Values
@@ -36,7 +33,7 @@ def prepare(
     tokens of a sample therefore do not change. Afterwards the state dicts of the models differ from those loaded.
 
     Raises:
-        ConfigError: an unknown precision, or no compiler was found.
+        ConfigError: an unknown precision.
     """
     check_precision(precision)
     return_large_tensors()
@@ -46,12 +43,6 @@ def prepare(
         for part in parts:
             _store(part, dtype, tokenizer.device)
         release_freed_memory()  # of the wide weights
-    if compile:
-        check_compiler(transformer)
-        # Attention and its cache break the graph at every scale; the MLPs share one graph.
-        mlps: list[nn.Module] = [part for part in transformer.modules() if isinstance(part, MLP)]
-        for part in mlps + parts[1:]:
-            part.compile(dynamic=True)
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:

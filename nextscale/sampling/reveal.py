@@ -67,13 +67,14 @@ def reveal_groups(pyramid: TokenPyramid, groups_BL: Tensor, draws: Draws) -> tup
 
 def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """B L and B uniform numbers. The numbers of a sample do not depend on how far its batch is padded."""
-    token_BL = torch.zeros(valid_BL.shape, device=valid_BL.device)
-    first_B = torch.zeros(len(valid_BL), dtype=torch.double, device=valid_BL.device)
+    device, valid_BL = valid_BL.device, valid_BL.cpu()  # the host waits once, not for every sample
+    token_BL = torch.zeros(valid_BL.shape)
+    first_B = torch.zeros(len(valid_BL), dtype=torch.double)
     for i, seed in enumerate(draws.integers(2**31 - 1).tolist()):
         generator = torch.Generator().manual_seed(seed)
         first_B[i] = torch.rand((), generator=generator, dtype=torch.double)
-        token_BL[i, valid_BL[i]] = torch.rand(int(valid_BL[i].sum()), generator=generator).to(token_BL)
-    return token_BL, first_B
+        token_BL[i, valid_BL[i]] = torch.rand(int(valid_BL[i].sum()), generator=generator)
+    return token_BL.to(device), first_B.to(device)
 
 
 def spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:

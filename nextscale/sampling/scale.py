@@ -134,9 +134,8 @@ def draw_real(
     if mask is None or generator is None or isinstance(generator, torch.Generator):
         return space.draw(logits, generator, *settings)
     drawn = torch.zeros(*logits.shape[:2], *space.token_shape, dtype=torch.long, device=logits.device)
-    for i, one in enumerate(generator):
-        real = mask[i]
-        if bool(real.any()):
+    for i, (one, real) in enumerate(zip(generator, _places(mask), strict=True)):
+        if len(real):
             drawn[i, real] = space.draw(logits[i, real][None], [one], *settings)[0]
     return drawn
 
@@ -146,9 +145,14 @@ def _priority(mask: Tensor, generator: Generators, whole: bool = False) -> Tenso
     if whole or generator is None or isinstance(generator, torch.Generator):
         return uniform(mask.shape, generator, mask.device)
     priority = torch.zeros(mask.shape, device=mask.device)
-    for i, one in enumerate(generator):
-        priority[i, mask[i]] = torch.rand(int(mask[i].sum()), generator=one, device=mask.device)
+    for i, (one, real) in enumerate(zip(generator, _places(mask), strict=True)):
+        priority[i, real] = torch.rand(len(real), generator=one, device=mask.device)
     return priority
+
+
+def _places(mask: Tensor) -> list[Tensor]:
+    """For each sample, the places where ``mask`` (B L) is True, on its device. The host waits once, for all samples."""
+    return [row.nonzero()[:, 0].to(mask.device) for row in mask.cpu()]
 
 
 def where_chosen(chosen_BL: Tensor, tokens: Tensor, others: Tensor) -> Tensor:

@@ -130,7 +130,6 @@ def load_checkpoint(
     path: Path | str,
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, Optimizer] | None = None,
-    device: torch.device | str = "cpu",
     tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
     repair: bool = True,
 ) -> dict[str, Any]:
@@ -142,7 +141,6 @@ def load_checkpoint(
     Args:
         modules: modules to fill; the checkpoint may hold more.
         optimizers: optimizers to fill; the modules' parameters must already be on their device.
-        device: device that files are read to, before their tensors are copied to the modules' own device.
         tensors: further tensors to fill, named as they were saved.
         repair: finish what a killed process left half replaced. Not for readers beside a training, which may be at it.
 
@@ -159,7 +157,8 @@ def load_checkpoint(
         if f"{key}.safetensors" not in body["files"]:
             known = ", ".join(sorted(body["files"]))
             raise CheckpointError(f"checkpoint {path} holds no {key} (it holds {known})")
-    loaded = {key: load_tensors(path / f"{key}.safetensors", device) for key in targets}
+    # On the CPU, where files are only mapped: a GPU that holds the modules may have no room for them twice.
+    loaded = {key: load_tensors(path / f"{key}.safetensors") for key in targets}
     for key, target in targets.items():
         _check_fit(path, key, loaded[key], target)
     for key, optimizer in (optimizers or {}).items():
@@ -173,7 +172,7 @@ def load_checkpoint(
             for name, target in group.items():
                 target.copy_(loaded[key][name])
     for key, optimizer in (optimizers or {}).items():
-        # Read to the CPU, where step counts stay; the optimizer moves the rest to its parameters' device.
+        # The optimizer moves them to its parameters' device.
         stored = load_tensors(path / f"optimizer-{key}.safetensors")
         fill_optimizer(optimizer, stored, body["optimizers"][key])
     return {**body["state"], "step": body["step"]}

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -93,8 +92,10 @@ def save_tensors_atomic(
         fsync(path.parent)
 
 
-def load_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Read a safetensors file. The tensors are memory-mapped: copy any that must outlive the file or be changed.
+def load_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Read a safetensors file to the CPU.
+
+    The tensors are memory-mapped: copy any that must outlive the file or be changed.
 
     Raises:
         CheckpointError: the file is missing, truncated or otherwise damaged.
@@ -103,7 +104,7 @@ def load_tensors(path: Path | str, device: torch.device | str = "cpu") -> dict[s
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
     try:
-        return load_file(path, device=str(device))
+        return load_file(path)
     except Exception as error:  # a header may hold anything; what torch makes of it raises errors of many kinds
         raise CheckpointError(f"{path} is damaged or not a safetensors file ({one_line(error)})") from None
 

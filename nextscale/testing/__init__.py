@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nextscale.testing.contract import TokenizerContract as TokenizerContract
     from nextscale.testing.modality_contract import ModalityContract as ModalityContract
 
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 
 _LAZY = {
     "ModalityContract": "nextscale.testing.modality_contract",

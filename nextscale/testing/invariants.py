@@ -127,6 +127,9 @@ INVARIANTS = _table(
      "propose returns settings that do not fit the data or each other, or sizes in no order"),
     ("entry", 27, "entry module", "every command, even --help, takes seconds to start",
      "the entry module or the config module imports torch; import it in the implementation"),
+    ("device", 28, "one device", "training, sampling or evaluation stops on a GPU, after it worked on the CPU",
+     "a tensor made on the CPU: create it with device=... of those it meets, or register it as a buffer; NumPy takes "
+     ".cpu(); a generator belongs to the device that draws"),
 )  # fmt: skip
 """By the name of the contract's test: ``test_causality`` checks ``INVARIANTS["causality"]``."""
 

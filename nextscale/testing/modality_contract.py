@@ -15,11 +15,13 @@ from torch import Tensor
 from nextscale.api import Model
 from nextscale.config.sections import NoOptions, RunConfig, SamplingConfig
 from nextscale.data import DataSplits
+from nextscale.device import pick_device
 from nextscale.grid import GridModality
 from nextscale.modality import Modality, ModalitySpec
 from nextscale.plugins import discover, modality_config
 from nextscale.testing import modality_checks, output_checks, strategies
 from nextscale.testing.contract import TokenizerContract
+from nextscale.testing.device_checks import check_device
 from nextscale.testing.plugin_checks import (
     check_entry,
     check_options,
@@ -27,13 +29,15 @@ from nextscale.testing.plugin_checks import (
     check_proposals,
     entry_modules,
 )
+from nextscale.testing.properties import one_thread
+from nextscale.testing.second_device import second_device
 from nextscale.testing.tiny import transformer_for
 from nextscale.tokens.capabilities import EditsPlaces
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
 
 class ModalityContract(TokenizerContract):
-    """``TokenizerContract`` on a modality's tokenizer and real data, and invariants 21 to 27. Subclass it and write
+    """``TokenizerContract`` on a modality's tokenizer and real data, and invariants 21 to 28. Subclass it and write
     three methods."""
 
     # What a plugin must write.
@@ -155,6 +159,15 @@ class ModalityContract(TokenizerContract):
 
     def test_entry(self) -> None:
         check_entry(entry_modules(self._installed()))
+
+    def test_device(self, tmp_path: Path) -> None:
+        """On a device that every machine has, and on the GPU of this one, if it has one."""
+        told = self.build_modality(), self.tokenizer_config(), self.splits(), self.evaluation_options()
+        with one_thread(), second_device() as device:
+            check_device(*told, device, tmp_path / "second")
+        gpu = pick_device("auto")
+        if gpu.type != "cpu":
+            check_device(*told, gpu, tmp_path / gpu.type)
 
     def _installed(self) -> ModalitySpec:
         spec = self.spec()

@@ -39,6 +39,7 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     token_space: TokenSpace
     feature_dim: int
+    _place: Tensor
     description: dict[str, Any] | None = None
     """What a stored tokenizer knows about its data (``DataSplits.description``)."""
     adaptive: bool = False
@@ -49,6 +50,11 @@ class MultiscaleTokenizer(nn.Module, ABC):
     """Whether the tokenizer fixes the sub-step in which each token of a scale is drawn (``ScaleInput.turns``)."""
     order: str = "scales"
     """How tokens are drawn, if one schedule could mean several orders. A token cache belongs to one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # ``.to`` moves this where a tokenizer has no weights.
+        self.register_buffer("_place", torch.zeros(()), persistent=False)
 
     @abstractmethod
     def schedule(self) -> Schedule:
@@ -98,7 +104,7 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     @property
     def decoding(self) -> nn.Module | None:
-        """The network that ``decode`` runs, which ``nextscale.load`` may store in half precision or compile."""
+        """The network that ``decode`` runs, which ``nextscale.load`` may store in half precision."""
         return None
 
     @property
@@ -108,7 +114,8 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        """Where the tokenizer lies, and with it its states."""
+        return self._place.device
 
     # Methods that follow from the state machine above.
 

@@ -10,14 +10,14 @@ import inspect
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nextscale import distributed
@@ -33,7 +33,7 @@ from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.clock import Pace, ending_at, with_steps
 from nextscale.training.feeding import Feed
 from nextscale.training.log import RunLog, StageDisplay, or_warn
-from nextscale.training.optim import EMA, build_optimizer, compile_model, cooldown_begins, lr_factor
+from nextscale.training.optim import EMA, as_written, build_optimizer, compile_model, cooldown_begins, lr_factor
 from nextscale.training.sharding import ShardedModel, group_size, has_blocks
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
@@ -100,6 +100,7 @@ class Trainer:
         self.dtype = autocast_dtype(self.config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.step = 0
+        self._unread: list[Tensor | float] = []  # losses of steps that the host has not waited for
         self.best = {"loss": math.inf, "step": -1}
         if self.config.compile:
             compile_model(stage.model)
@@ -126,7 +127,7 @@ class Trainer:
         ``going_back``: the user chose this checkpoint, so training abandons the later ones. They are set aside.
         """
         if path is not None:
-            saved = load_checkpoint(path, self._modules(), self._optimizers(), self.device)
+            saved = load_checkpoint(path, self._modules(), self._optimizers())
             self.step = saved["step"]
             if self.scaler.is_enabled() and saved["scaler"]:
                 self.scaler.load_state_dict(saved["scaler"])
@@ -146,11 +147,15 @@ class Trainer:
                 with self._enough_memory():
                     metrics = self.train_step(batches)
                 self.step += 1
-                interrupted = self._sync_metrics(metrics, flag)
+                interrupted = self._agree(flag)
                 self._keep_pace(show)
                 last = self.step == self.config.steps
-                if self.step % self.config.log_every == 0 or last:
-                    show.step(self.step, metrics, feed.waited)
+                log = self.step % self.config.log_every == 0 or last
+                every = self.config.validate_every, self.config.checkpoint_every
+                if log or interrupted or any(self.step % each == 0 for each in every):
+                    values = self._read(metrics)
+                    if log:
+                        show.step(self.step, values, feed.waited)
                 if self.step % self.config.validate_every == 0 or last:
                     show.validation(self.step, self.validate())
                     self._keep_patience(show)
@@ -206,11 +211,12 @@ class Trainer:
         size = self.micro_batch
         return [slice((first + i) * size, (first + i + 1) * size) for i in range(self.config.accumulate)]
 
-    def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step of every objective; returns the scalars to log."""
+    def train_step(self, batches: list[Batch]) -> dict[str, Tensor | float]:
+        """One optimizer step of every objective; returns the scalars to log, on the device, because reading one waits
+        for the step to end (``_read``)."""
         factor = lr_factor(self.step, self.config)
         batches = [batch.to(self.device) for batch in batches]
-        metrics: dict[str, float] = {}
+        metrics: dict[str, Tensor | float] = {}
         for number, (objective, module, optimizer, lr) in enumerate(
             zip(self.stage.objectives, self.wrapped, self.optimizers, self.stage.learning_rates, strict=True)
         ):
@@ -225,12 +231,13 @@ class Trainer:
             self.scaler.step(optimizer)
             prefix = "" if number == 0 else f"{objective.name}/"
             metrics |= {f"{prefix}{key}": value for key, value in sums.items()}
-            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": float(distributed.whole(norm))}
+            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": distributed.whole(norm)}
         self.scaler.update()
         for objective in self.stage.objectives:
             objective.after_step(self.step, self._draws(slice(0, 0), salt=1000))
         if self.ema:
             self.ema.update(self.stage.model, self.step)
+        self._unread.append(metrics["loss"])
         return metrics
 
     @contextmanager
@@ -252,9 +259,9 @@ class Trainer:
                 f"set {', or '.join(remedies)}"
             ) from None
 
-    def _backward(self, module: nn.Module, batches: list[Batch], number: int) -> dict[str, float]:
+    def _backward(self, module: nn.Module, batches: list[Batch], number: int) -> dict[str, Tensor]:
         """Accumulate the gradients of all micro-batches; returns the mean of each logged scalar."""
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for i, (batch, rows) in enumerate(zip(batches, self._rows(), strict=True)):
             last = i == len(batches) - 1
             hold = isinstance(module, DistributedDataParallel) and not last
@@ -263,30 +270,43 @@ class Trainer:
                     loss, extra = module(batch, self.step, self._draws(rows, salt=number))
                 self.scaler.scale(loss / len(batches)).backward()
             for key, value in {"loss": loss, **extra}.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach()) / len(batches)
+                part = value.detach().double() / len(batches)
+                sums[key] = sums[key] + part if key in sums else part
         return sums
 
     def _draws(self, rows: slice, salt: int) -> Draws:
         return Draws(mixed_seed(self.seed, salt), self.step, rows, self.config.batch_size, self.device)
 
-    def _sync_metrics(self, metrics: dict[str, float], flag: InterruptFlag) -> bool:
-        """Average metrics over processes; raise if the loss is not finite; returns whether any was interrupted."""
+    def _agree(self, flag: InterruptFlag) -> bool:
+        """Whether any process was interrupted."""
         if distributed.world_size() > 1:
             told = [float(flag.raised), float(flag.signal) if flag.raised else 0.0]
-            values = torch.tensor([*metrics.values(), *told], dtype=torch.float64, device=self.device)
-            *means, raised, number = (distributed.total(values) / distributed.world_size()).tolist()
-            metrics.update(zip(metrics, means, strict=True))
+            values = torch.tensor(told, dtype=torch.float64, device=self.device)
+            raised, number = distributed.total(values).tolist()
             if raised:
                 flag.raised, flag.signal = True, signal.Signals(round(number / raised))
-        self._check_finite(metrics["loss"], "loss")
         return flag.raised
 
-    def _check_finite(self, value: float, what: str) -> None:
+    def _read(self, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+        """The scalars of a step, each the mean over processes; raises if a loss since the last reading is not finite.
+
+        The host waits for the device once.
+        """
+        every = [*metrics.values(), *self._unread]
+        values = torch.stack([torch.as_tensor(one, dtype=torch.float64, device=self.device) for one in every])
+        means = (distributed.total(values) / distributed.world_size()).tolist()
+        known, losses = means[: len(metrics)], means[len(metrics) :]
+        self._unread.clear()
+        for step, loss in enumerate(losses, self.step - len(losses) + 1):
+            self._check_finite(loss, "loss", step)
+        return dict(zip(metrics, known, strict=True))
+
+    def _check_finite(self, value: float, what: str, step: int | None = None) -> None:
         if not math.isfinite(value):
             good = latest_checkpoint(self.folder)
             kept = f"the last good checkpoint is {good}" if good else "no checkpoint was saved yet"
             raise TrainingError(
-                f"{self.stage.name} {what} is {value} at step {self.step}: training stopped, {kept}; "
+                f"{self.stage.name} {what} is {value} at step {step or self.step}: training stopped, {kept}; "
                 f"try a lower training.{self.stage.name}.lr"
             )
 
@@ -318,9 +338,10 @@ class Trainer:
 
     @contextmanager
     def _evaluated(self) -> Iterator[nn.Module]:
-        """The result in evaluation mode, with whole weights. All processes must enter, to gather them; inside, they may
-        do different things."""
-        with self.sharded.gathered(self.result) if self.sharded else nullcontext(self.result) as model:
+        """The result in evaluation mode, with whole weights, not compiled. All processes must enter, to gather them;
+        inside, they may do different things."""
+        whole = self.sharded.gathered(self.result) if self.sharded else nullcontext(self.result)
+        with as_written() if self.config.compile else nullcontext(), whole as model:
             was_training = model.training
             model.eval()
             try:
@@ -389,7 +410,7 @@ class Trainer:
         distributed.barrier()
         if self.sharded:
             self.sharded.restore()
-        load_checkpoint(self.folder / BEST, {"model": self.stage.model}, {}, self.device)
+        load_checkpoint(self.folder / BEST, {"model": self.stage.model})
         self.stage.model.eval()
         distributed.barrier()
         if distributed.is_main():  # kept only until the best weights were seen to be sound

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -42,6 +43,12 @@ def compile_model(model: nn.Module) -> None:
     for part in parts:
         if type(part).forward is not nn.Module.forward:
             part.compile()
+
+
+def as_written() -> AbstractContextManager[None]:
+    """Within the block, nothing is compiled. Batches of other sizes, and the scales of a sample, would each be compiled
+    anew, which takes longer than to run them."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def lr_factor(step: int, config: StageConfig) -> float:

@@ -17,9 +17,11 @@ from toy import Error, Pictures, Toy, plain_tokenizer
 from nextscale import plugins
 from nextscale.config.sections import NoOptions
 from nextscale.data import Batch, DataSplits
+from nextscale.grid import GridTokenizer
 from nextscale.modality import EvaluationContext, ModalityConfig, ModalitySpec, Proposal
 from nextscale.objective import Objective
-from nextscale.testing import modality_checks, output_checks, plugin_checks
+from nextscale.testing import device_checks, modality_checks, output_checks, plugin_checks
+from nextscale.testing.second_device import second_device
 from nextscale.testing.tiny import grid_tokenizer
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 
@@ -61,8 +63,13 @@ def evaluation(toy: Toy, folder: Path) -> None:
     output_checks.check_evaluation(toy, grid_tokenizer((6, 6)), model, toy.open_data(None), NoOptions())
 
 
+def device(toy: Toy, folder: Path) -> None:
+    with second_device() as there:
+        device_checks.check_device(toy, NoOptions(), toy.open_data(None), NoOptions(), there, folder)
+
+
 ALL: tuple[Callable[[Toy, Path], None], ...] = (
-    *(data, augmentation, build, objectives, writers, parts, reader, evaluation),
+    *(data, augmentation, build, objectives, writers, parts, reader, evaluation, device),
 )
 
 
@@ -206,6 +213,34 @@ class ReturnsTensors(Toy):
         return {"mean": samples.mean()}
 
 
+class StaysOnTheCPU(Toy):
+    """A constant that is no buffer."""
+
+    def build_tokenizer(self, config: Any, description: dict[str, Any]) -> MultiscaleTokenizer:
+        class Shifted(GridTokenizer):
+            mean = torch.zeros(6, 6)
+
+            def encode(self, samples: Tensor) -> Any:
+                return super().encode(samples - self.mean)
+
+        tokenizer = super().build_tokenizer(config, description)
+        tokenizer.__class__ = Shifted
+        return tokenizer
+
+
+class ForgetsTheDevice(Toy):
+    def evaluate_samples(
+        self, samples: Any, conditions: Any, data: DataSplits, options: Any, context: EvaluationContext
+    ) -> dict[str, Any]:
+        return {"mean": float((samples - torch.ones(6, 6, device=context.device)).mean())}
+
+
+class WritesFromTheDevice(Toy):
+    def write_film(self, steps: list[Tensor], path: Path, *rest: Any, **more: Any) -> Path:
+        np.save(path.with_suffix(".npy"), torch.cat(steps).numpy())
+        return path.with_suffix(".npy")
+
+
 class Lax(BaseModel):
     """Pydantic's default: unknown keys are ignored."""
 
@@ -280,6 +315,9 @@ DEFECTS = [
     of(EvaluationRaises, evaluation, "invariant 25 .*evaluate_tokenizer .*raises AttributeError"),
     of(ModelEvaluationRaises, evaluation, "invariant 25 .*evaluate_model .*raises ZeroDivisionError"),
     of(ReturnsTensors, evaluation, "(?s)invariant 25 .*evaluate_samples returns what eval.json cannot hold.*float"),
+    of(StaysOnTheCPU, device, "invariant 28 .*encode .*raises RuntimeError.*same device"),
+    of(ForgetsTheDevice, device, "invariant 28 .*evaluate_samples .*raises RuntimeError.*same device"),
+    of(WritesFromTheDevice, device, "invariant 28 .*write_film .*raises TypeError.*cpu"),
     *(
         Defect(f"lax {name} section", sections(name, Lax), "invariant 26 .*Lax takes the unknown setting")
         for name in ("data", "tokenizer", "evaluation")

@@ -81,7 +81,7 @@ class Toy(GridModality):
         folder.mkdir(parents=True, exist_ok=True)
         files = [folder / f"{first + i}.npy" for i in range(len(samples))]
         for file, sample in zip(files, samples, strict=True):
-            np.save(file, sample.numpy())
+            np.save(file, sample.cpu().numpy())
         return files
 
     def write_grid(

@@ -106,8 +106,6 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
         self.vocabulary = max(self.max_nodes + 1, 3, *node_codes.values(), *edge_codes.values())
         self.scales = Scales(self.vocabulary, self.max_nodes, config.masses, node_codes, edge_codes)
         self.token_space = Codes(self.vocabulary)
-        # Nothing here is trained; this buffer tells which device the model is on.
-        self.register_buffer("place", torch.zeros(0), persistent=False)
 
     def build_stem(self, width: int) -> GraphStem:
         return GraphStem(

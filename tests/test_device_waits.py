@@ -1,0 +1,122 @@
+"""Where the host waits for the device: never in a training step, and once for a batch in a draw with a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nextscale import plugins
+from nextscale.config.run import load_config
+from nextscale.data import Batch
+from nextscale.errors import TrainingError
+from nextscale.randomness import Draws
+from nextscale.sampling.reveal import reveal_groups
+from nextscale.sampling.scale import _priority, draw_real
+from nextscale.storage.models import new_transformer
+from nextscale.testing.second_device import second_device, waits
+from nextscale.tokens.pyramid import Schedule, TokenPyramid
+from nextscale.tokens.space import Codes
+from nextscale.training.log import RunLog
+from nextscale.training.loop import Trainer
+from nextscale.training.stage import Stage
+from nextscale.training.tokenizer_stage import TokenizerStage
+from nextscale.training.transformer_stage import TransformerStage
+
+SMALL = {
+    "tokenizer.width": 8, "tokenizer.channels": 8, "tokenizer.quantizer.codes": 16, "transformer.depth": 1,
+    "transformer.width": 32, "transformer.heads": 2, "training.tokenizer.ema": 0.9, "training.transformer.ema": 0.9,
+    "training.tokenizer.precision": "fp32", "training.transformer.precision": "fp32",
+    "training.tokenizer.batch_size": 4, "training.transformer.batch_size": 4, "training.tokenizer.log_every": 3,
+    "training.tokenizer.steps": 7, "training.tokenizer.validate_every": 7, "training.tokenizer.checkpoint_every": 7,
+    "training.tokenizer.validation_samples": 4,
+}  # fmt: skip
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tokenizer": ("tokenizer", {}),
+    "moving averages": ("tokenizer", {"tokenizer.quantizer.update": "ema", "tokenizer.quantizer.scale_dropout": 0.5}),
+    "adversarial": ("tokenizer", {"tokenizer.adversarial.weight": 0.1, "tokenizer.adversarial.width": 4}),
+    "accumulated": ("tokenizer", {"training.tokenizer.accumulate": 2}),
+    "transformer": ("transformer", {"transformer.drop_path": 0.1}),
+    "codebook head": ("transformer", {"transformer.head": "codebook", "transformer.attention": "markov"}),
+    "in steps": ("transformer", {"transformer.in_scale_steps": True}),
+    "refined": ("transformer", {"transformer.refiner.depth": 1}),
+    "weighted": ("transformer", {"training.transformer.scale_weights": [1, 1, 2, 2]}),
+}
+
+
+def trainer(stage: str, settings: dict[str, Any], folder: Path, device: torch.device) -> Trainer:
+    config = load_config("image", "digits", None, [f"{key}={value}" for key, value in {**SMALL, **settings}.items()])
+    modality = plugins.modality("image")
+    data = modality.open_data(config.data)
+    torch.manual_seed(0)
+    tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
+    made: Stage
+    if stage == "tokenizer":
+        made = TokenizerStage(modality, tokenizer, config.tokenizer, data, config.training.tokenizer, 0)
+    else:
+        transformer = new_transformer(config.transformer, tokenizer, data.conditions)
+        settings_of = config.training.transformer
+        made = TransformerStage(
+            modality, tokenizer.to(device), transformer, data, None, settings_of, config.sampling, 0
+        )
+    return Trainer(made, folder / "checkpoints", RunLog(folder), 0, device)
+
+
+@pytest.mark.parametrize(("stage", "settings"), VARIANTS.values(), ids=VARIANTS)
+def test_a_step_never_waits(stage: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    with second_device() as device:
+        training = trainer(stage, settings, tmp_path, device)
+        training.train_step(training.read(0))  # makes what is kept on the device from then on
+        training.step = 1
+        with waits() as waited:
+            metrics = training.train_step(training.read(1))
+        assert waited == []
+        with waits() as waited:
+            training._read(metrics)
+        assert waited == ["tolist"], "all scalars are read at once"
+
+
+def test_scalars_are_read_when_they_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = trainer("tokenizer", {}, tmp_path, torch.device("cpu"))
+    read: list[int] = []
+    real = training._read
+    monkeypatch.setattr(training, "_read", lambda metrics: (read.append(training.step), real(metrics))[1])
+    training.restore(None)
+    training.run()
+    assert read == [3, 6, 7]
+
+
+def test_the_step_whose_loss_was_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the loss is read later."""
+    training = trainer("tokenizer", {}, tmp_path, torch.device("cpu"))
+    real = training.read
+
+    def read(step: int) -> list[Batch]:
+        batches = real(step)
+        return [Batch(each.samples * (np.nan if step == 3 else 1), each.conditions) for each in batches]
+
+    monkeypatch.setattr(training, "read", read)
+    training.restore(None)
+    with pytest.raises(TrainingError, match="tokenizer loss is nan at step 4: training stopped, no checkpoint"):
+        training.run()
+
+
+@pytest.mark.parametrize("number", [1, 6])
+def test_masks_are_read_once_for_a_batch(number: int) -> None:
+    mask = torch.rand(number, 5, generator=torch.Generator().manual_seed(0)) < 0.5
+    with second_device() as device:
+        there, logits = mask.to(device), torch.zeros(number, 5, 3, device=device)
+        generators = [torch.Generator(device).manual_seed(i) for i in range(number)]
+        with waits() as waited:
+            tokens = draw_real(Codes(3), logits, there, generators, (1.0, 2, 0.9))
+            priority = _priority(there, generators)
+        assert len(waited) == 2
+        assert not tokens.cpu()[~mask].any() and ((priority.cpu() > 0) == mask).all()
+        pyramid = TokenPyramid(tokens, Schedule.of([(2,), (3,)]), there)
+        draws = Draws(0, 0, slice(0, number), number, device)
+        with waits() as waited:
+            reveal_groups(pyramid, torch.zeros_like(tokens), draws)
+        assert len(waited) == 3, "the mask, the seeds and the number of groups"
