@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nextscale.config.sections import SamplingConfig, ScorerConfig
+from nextscale.config.sections import SamplingConfig, ScorerConfig, ScorerStageConfig
+from nextscale.data import Batch
 from nextscale.errors import ConfigError
 from nextscale.sampling.candidates import Chooser
 from nextscale.sampling.generate import Generation, generate
@@ -142,7 +143,7 @@ def test_tokens_that_must_agree(space: TokenSpace) -> None:
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 99), masked=st.booleans())
 def test_padding_is_not_scored(seed: int, masked: bool) -> None:
-    transformer = transformer_for(TOKENIZER)
+    transformer = transformer_for(TOKENIZER, positions="rotary")
     scorer, generator = scorer_for(TOKENIZER, transformer), torch.Generator().manual_seed(seed)
     assert scorer is not None
     places, ids = torch.rand(6, 2, generator=generator), torch.tensor([0, 0, 0, 1, 1, 1])
@@ -150,8 +151,6 @@ def test_padding_is_not_scored(seed: int, masked: bool) -> None:
     features, tokens = torch.randn(2, 6, 4, generator=generator), torch.randint(CODES, (2, 6), generator=generator)
     with torch.no_grad():
         cond_BD = scorer.conditioner({}, 2)
-        scorer.body.config = scorer.body.config.model_copy(update={"positions": "rotary"})
-        scorer.body.position = torch.nn.Parameter(torch.zeros(0))
         padded = scorer(ScaleInput(2, features, places, ids, real.expand(2, -1)), cond_BD, tokens)
         bare = scorer(ScaleInput(2, features[:, real], places[real], ids[real]), cond_BD, tokens[:, real])
     assert torch.allclose(padded, bare, atol=1e-5)
@@ -161,9 +160,6 @@ def test_what_is_drawn_for_training_depends_on_its_seed_alone() -> None:
     transformer = transformer_for(TOKENIZER)
     scorer = scorer_for(TOKENIZER, transformer)
     assert scorer is not None
-    from nextscale.config.sections import ScorerStageConfig
-    from nextscale.data import Batch
-
     objective = ScorerObjective(scorer, transformer, TOKENIZER, ScorerStageConfig(), SamplingConfig(candidates=3))
     pyramid = random_pyramid(TOKENIZER, 3, 0)
     every = objective.drawn(pyramid, Batch(pyramid, LABELS), [5, 6, 7])
