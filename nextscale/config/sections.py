@@ -272,14 +272,14 @@ class SamplingConfig(Section):
     group_steps: PositiveInt | None = None
     """Largest number of sub-steps of a scale with reveal=groups. Larger groups then draw several tokens in a sub-step,
     none of which knows the others. None draws the tokens of a group one at a time."""
+    candidates: PositiveInt = 1
+    """Number of token maps that are drawn at every scale, of which the run's scorer keeps the likeliest. More than 1
+    needs a scorer (``nextscale train --stage scorer``)."""
     require: str | None = None
     """A property that samples must have after every scale, one of those that the tokenizer can check
     (``requirements``). Samples without it redraw the scale."""
     tries: PositiveInt = 20
     """Maximum number of redraws per scale; after that, the last draw stands."""
-    candidates: PositiveInt = 1
-    """Number of token maps that are drawn at every scale, of which the run's scorer keeps the likeliest. More than 1
-    needs a scorer (``nextscale train --stage scorer``)."""
 
 
 class RunConfig(Section):
