@@ -27,20 +27,22 @@ from nextscale.sampling.generate import Generation, check_sampling, generate
 from nextscale.sampling.precision import check_precision, prepare
 from nextscale.storage.checkpoint_folder import finished_steps
 from nextscale.storage.models import has, load_tokenizer, load_transformer
+from nextscale.storage.scorer import load_scorer
 from nextscale.storage.unfinished import load_unfinished
 from nextscale.tokens.capabilities import Completes, EditsPlaces, ability
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.transformer import ScaleTransformer
+from nextscale.transformer import ScaleTransformer, Scorer
 
 
 @dataclass
 class Model:
-    """A tokenizer and a transformer that belong together."""
+    """A tokenizer and a transformer that belong together, and the transformer's scorer if it has one."""
 
     modality: Modality
     tokenizer: MultiscaleTokenizer
     transformer: ScaleTransformer
     config: RunConfig
+    scorer: Scorer | None = None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class Model:
         resolved = self.condition_values(values, num_samples)
 
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator], steps: bool) -> list[Any]:
-            drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators)
+            drawn = self._generate(batch, config, generators)
             return [self.tokenizer.decode(state) for state in self._shown(drawn, steps)]
 
         return self._batches(draw, num_samples, seed, resolved, return_steps, batch_size)
@@ -171,10 +173,7 @@ class Model:
             originals, kept = samples[rows].to(device), mask[rows].to(device)
             known = self.tokenizer.encode(originals)
             tokens = tokenizer.keep_tokens(kept)
-            drawn = generate(
-                self.tokenizer, self.transformer, len(generators), batch, config, generators,
-                known=known, keep=tokens, anchored=not replay,
-            )  # fmt: skip
+            drawn = self._generate(batch, config, generators, known=known, keep=tokens, anchored=not replay)
             guessed, shown = guess and not replay, self._shown(drawn, steps)
             decoded = [tokenizer.decode_like(state, originals) for state in (shown[:-1] if guessed else shown)]
             if guessed:
@@ -214,10 +213,17 @@ class Model:
 
         def draw(rows: slice, batch: dict[str, Tensor], generators: list[torch.Generator], steps: bool) -> list[Any]:
             start = tokenizer.begin_with(samples[rows].to(device), batch)
-            drawn = generate(self.tokenizer, self.transformer, len(generators), batch, config, generators, start=start)
+            drawn = self._generate(batch, config, generators, start=start)
             return [self.tokenizer.decode(state) for state in self._shown(drawn, steps)]
 
         return join(self.modality, self._batches(draw, number, seed, resolved, return_steps, batch_size))
+
+    def _generate(
+        self, conditions: dict[str, Tensor], config: SamplingConfig, generators: list[torch.Generator], **more: Any
+    ) -> Generation:
+        """``generate``, with one generator per sample."""
+        models = self.tokenizer, self.transformer
+        return generate(*models, len(generators), conditions, config, generators, scorer=self.scorer, **more)
 
     def _fit(self, originals: Tensor, edited: Tensor, kept: Tensor) -> Tensor:
         """Reconstructions of ``edited`` with the kept part of the originals in place.
@@ -301,7 +307,7 @@ class Model:
         """Raise ConfigError if this model cannot sample with these fields of ``SamplingConfig``, the others as in its
         run."""
         scales = len(self.transformer.schedule)
-        check_sampling(self.sampling(sampling or {}), self.tokenizer, self.transformer, scales)
+        check_sampling(self.sampling(sampling or {}), self.tokenizer, self.transformer, scales, self.scorer)
 
     def condition_values(self, values: Mapping[str, Any], number: int) -> dict[str, Tensor]:
         """What ``values`` mean for ``number`` samples (``conditioning.resolve_conditions``).
@@ -357,7 +363,7 @@ def load(
     """
     where = pick_device(device)
     check_precision(precision)
-    run = run_folder(run)
+    run, scorer = run_folder(run), None
     if checkpoint is not None:
         tokenizer, transformer = load_unfinished(run, checkpoint, where)
     else:
@@ -368,6 +374,7 @@ def load(
             )
         tokenizer = load_tokenizer(run, where)
         transformer = load_transformer(run, tokenizer, where)
+        scorer = load_scorer(run, tokenizer, transformer, where)
     prepare(tokenizer, transformer, precision)
     config = load_run_config(run)
-    return Model(plugins.modality(config.modality), tokenizer, transformer, config)
+    return Model(plugins.modality(config.modality), tokenizer, transformer, config, scorer)

@@ -29,6 +29,8 @@ MODELS = (
     "transformer/model.safetensors",
 )
 """The files that a run on the hub must have."""
+SCORER = ("scorer/config.json", "scorer/model.safetensors")
+"""The files that it also has if it has a scorer."""
 RECORDS = ("README.md", "env.json", "eval.json")
 """Files that it may have. No others are downloaded."""
 
@@ -69,7 +71,7 @@ def run_folder(run: str | Path) -> Path:
         found = library(f"loading {run}").snapshot_download(
             repository,
             revision=revision,
-            allow_patterns=[*MODELS, *RECORDS],
+            allow_patterns=[*MODELS, *SCORER, *RECORDS],
             library_name="nextscale",
             library_version=version("nextscale"),
         )

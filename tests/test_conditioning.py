@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from nextscale.conditioning import Conditioner, ConditionSpec, resolve_conditions
 from nextscale.errors import NextscaleError
 from nextscale.randomness import Draws
-from nextscale.training.transformer_stage import TransformerObjective
+from nextscale.training.token_stage import dropped_conditions
 
 LABEL = ConditionSpec(name="label", size=3)
 SIZE = ConditionSpec(name="size", kind="vector", size=2)
@@ -89,13 +87,9 @@ def test_vectors_are_given_in_the_units_of_the_data():
 def test_conditions_are_dropped_together_and_also_alone():
     """Guidance needs samples without any; users may give only some."""
     draws = Draws(0, 0, slice(0, 4000), 4000, torch.device("cpu"))
-    stage = SimpleNamespace(
-        model=SimpleNamespace(conditioner=conditioner(ConditionSpec(name="n", kind="count", size=9), LABEL, SIZE)),
-        config=SimpleNamespace(condition_drop=0.2),
-    )
-    drop = TransformerObjective._dropped(stage, draws)
+    count = ConditionSpec(name="n", kind="count", size=9)
+    drop = dropped_conditions((count, LABEL, SIZE), 0.2, draws)
     label, size = drop["label"], drop["size"]
     assert float((label & size).float().mean()) > 0.2 > float((label & ~size).float().mean()) > 0.1
-    stage.model.conditioner = conditioner(ConditionSpec(name="n", kind="count", size=9), LABEL)
-    alone = TransformerObjective._dropped(stage, Draws(0, 0, slice(0, 9), 9, torch.device("cpu")))
+    alone = dropped_conditions((count, LABEL), 0.2, Draws(0, 0, slice(0, 9), 9, torch.device("cpu")))
     assert torch.equal(alone["label"], alone["n"])  # as release 0.1.0 drew it

@@ -21,7 +21,7 @@ from nextscale.grid.layers import Layout
 from nextscale.grid.segments import Carry, SegmentedTokenizer
 from nextscale.sampling.generate import Generation, _Predictor, generate
 from nextscale.storage.models import new_transformer
-from nextscale.testing.tiny import grid_tokenizer, transformer_for
+from nextscale.testing.tiny import grid_tokenizer, scorer_for, transformer_for
 
 SMALL = ("tokenizer.width=8", "transformer.depth=2", "transformer.width=32", "transformer.heads=2")
 FILTERS = {"guidance": 1.5, "top_k": 5, "top_p": 0.9}
@@ -47,11 +47,12 @@ def models(*settings: str) -> tuple[Any, Any]:
     return tokenizer, new_transformer(config.transformer, tokenizer, (ConditionSpec(name="label", size=10),)).eval()
 
 
-def draw(tokenizer: Any, transformer: Any, number: int = 3, **sampling: Any) -> Generation:
+def draw(tokenizer: Any, transformer: Any, number: int = 3, scorer: Any = None, **sampling: Any) -> Generation:
     labels = torch.arange(number, device=tokenizer.device) % 3
     onto_meta = tokenizer.device.type == "meta"  # has no generators, but takes its own default one for each sample
     generators = [None if onto_meta else torch.Generator().manual_seed(i) for i in range(number)]
-    return generate(tokenizer, transformer, number, {"label": labels}, SamplingConfig(**FILTERS | sampling), generators)
+    config = SamplingConfig(**FILTERS | sampling)
+    return generate(tokenizer, transformer, number, {"label": labels}, config, generators, scorer=scorer)
 
 
 class HostTensors(TorchDispatchMode):
@@ -92,6 +93,14 @@ def test_images(settings: tuple[str, ...], unchecked: None) -> None:
         steps = [{"reveal": "groups", "group_steps": most} for most in (None, 3)]
     for sampling in steps if "transformer.in_scale_steps=true" in settings else [{}]:
         assert_never_waits(*models(*settings), **sampling)
+
+
+@pytest.mark.parametrize("name", ["next scale", "refined", "absolute", "in steps"])
+def test_candidates(name: str, unchecked: None) -> None:
+    tokenizer, transformer = models(*VARIANTS[name])
+    scorer = scorer_for(tokenizer, transformer)
+    assert scorer is not None
+    assert_never_waits(tokenizer, transformer, scorer=scorer.to("meta"), candidates=3)
 
 
 @pytest.mark.parametrize("carry", ["none", "input", "state"])

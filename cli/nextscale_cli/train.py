@@ -19,6 +19,7 @@ class Stage(StrEnum):
     all = "all"
     tokenizer = "tokenizer"
     transformer = "transformer"
+    scorer = "scorer"
 
 
 def train(
@@ -28,7 +29,10 @@ def train(
     config: ConfigFile = None,
     stage: Annotated[
         Stage | None,
-        typer.Option(help="Both stages, or one of them.", show_default="all; transformer with --init-from"),
+        typer.Option(
+            help="Both stages, or one of them. scorer, on a trained run with --resume auto: for sampling.candidates.",
+            show_default="all; transformer with --init-from",
+        ),
     ] = None,
     init_from: Annotated[
         Path | None,
@@ -65,6 +69,10 @@ def train(
     from nextscale.config.dump import dump_config
     from nextscale.config.run import NO_PRESET, load_config, load_run_config
 
+    if stage is Stage.scorer and minutes is not None:
+        from nextscale.errors import ConfigError
+
+        raise ConfigError("--minutes is for the two stages of a model: set training.scorer.steps with --stage scorer")
     folder = out or (Path("runs") / name if name else None) or _folder_of(resume)
     settings, report = None, {}
     if resume is None or folder is None or not (folder / "config.yaml").exists():

@@ -126,6 +126,18 @@ class TransformerConfig(Section):
         return 0.1 * self.depth / 24 if self.drop_path is None else self.drop_path
 
 
+class ScorerConfig(Section):
+    """A small transformer that tells real token maps of a scale from drawn ones, for ``sampling.candidates`` (LSRS,
+    https://arxiv.org/abs/2512.03796). Whatever is not named here is as in the ``transformer`` that it scores."""
+
+    depth: PositiveInt = 2
+    """Number of blocks."""
+    width: PositiveInt | None = None
+    """Width of the blocks; None means that of the transformer, but at most 256."""
+    heads: PositiveInt | None = None
+    """Attention heads; None means width / 64."""
+
+
 class StageConfig(Section):
     """Training of one stage."""
 
@@ -204,11 +216,22 @@ class TransformerStageConfig(StageConfig):
     more operations, the same result."""
 
 
+class ScorerStageConfig(StageConfig):
+    """Training of a scorer, on a trained transformer (``--stage scorer``). It sees the tokens that the transformer was
+    trained on (``training.transformer.cache``), and tokens that the transformer draws as ``sampling`` says."""
+
+    steps: PositiveInt = 500
+    validate_every: PositiveInt = 50
+    condition_drop: Fraction = 0.1
+    """Share of samples whose conditions are dropped, for sampling without them."""
+
+
 class TrainingConfig(Section):
-    added = ("threads", "minutes", "tokenizer_share", "shard", "workers")
+    added = ("scorer", "threads", "minutes", "tokenizer_share", "shard", "workers")
 
     tokenizer: TokenizerStageConfig = TokenizerStageConfig()
     transformer: TransformerStageConfig = TransformerStageConfig()
+    scorer: ScorerStageConfig = ScorerStageConfig()
     init: str | None = None
     """A run (a folder, or hf:OWNER/NAME@COMMIT) whose weights the stages start from (fine-tuning). Embeddings of
     conditions that differ are new."""
@@ -236,7 +259,7 @@ class SamplingConfig(Section):
     """How samples are drawn. A list gives one value per scale, coarsest first. A mapping gives values by scale name (as
     ``eval`` lists them); scales that are not named take the default."""
 
-    added = ("group_steps",)
+    added = ("group_steps", "candidates")
 
     guidance: NonNegativeFloat = 1.5
     """Classifier-free guidance t: logits are (1 + t) conditional - t unconditional; 0 is no guidance."""
@@ -258,6 +281,9 @@ class SamplingConfig(Section):
     group_steps: PositiveInt | tuple[PositiveInt, ...] | None = None
     """Largest number of sub-steps of a scale with reveal=groups. Larger groups then draw several tokens in a sub-step,
     none of which knows the others. None draws the tokens of a group one at a time."""
+    candidates: PositiveInt = 1
+    """Number of token maps that are drawn at every scale, of which the run's scorer keeps the likeliest. More than 1
+    needs a scorer (``nextscale train --stage scorer``)."""
     require: str | None = None
     """A property that samples must have after every scale, one of those that the tokenizer can check
     (``requirements``). Samples without it redraw the scale."""
@@ -267,6 +293,8 @@ class SamplingConfig(Section):
 
 class RunConfig(Section):
     """The configuration of a run. ``config.run.run_config_model`` returns the version of a particular modality."""
+
+    added = ("scorer",)
 
     modality: str
     """Name of the modality."""
@@ -279,5 +307,6 @@ class RunConfig(Section):
     tokenizer: Any = None
     """The modality's tokenizer section."""
     transformer: TransformerConfig = TransformerConfig()
+    scorer: ScorerConfig = ScorerConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()

@@ -20,7 +20,9 @@ from nextscale.storage.files import parse_json, read_json
 from nextscale.storage.models import has, stored_config
 
 STAGES = ("tokenizer", "transformer")
-DRAWN = re.compile(rf"({'|'.join(STAGES)})-([0-9]{{8,}})")
+SCORER = "scorer"
+"""A stage that a run may have."""
+DRAWN = re.compile(rf"({'|'.join([*STAGES, SCORER])})-([0-9]{{8,}})")
 """The name, without its suffix, of a picture that a stage draws while it trains (``training.STAGE.samples_every``)."""
 LARGEST = 1e30
 """A larger loss is not drawn: nothing else would be seen."""
@@ -71,7 +73,7 @@ def read_run(run: Path) -> RunContents:
         environment=_optional(run / "env.json") or {},
         trained={stage: has(run, stage) for stage in STAGES},
         losses=read_losses(run / "metrics.jsonl"),
-        drawn={stage: list(_drawn(pictures, stage)) for stage in STAGES},
+        drawn={stage: list(_drawn(pictures, stage)) for stage in (*STAGES, SCORER)},
         reconstructions=find_picture(pictures, "reconstructions"),
         samples=find_picture(pictures, "samples"),
         results={name: found for name in ("eval", "eval-validation") if (found := _optional(run / f"{name}.json"))},
@@ -95,7 +97,7 @@ def read_losses(path: Path) -> dict[str, StageLosses]:
     Raises:
         CheckpointError: the file holds nothing else.
     """
-    losses = {stage: StageLosses() for stage in STAGES}
+    losses = {stage: StageLosses() for stage in (*STAGES, SCORER)}
     if not path.exists():
         return losses
     try:

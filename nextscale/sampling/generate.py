@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError, NextscaleError, unknown
+from nextscale.sampling.candidates import Chooser, check_candidates
 from nextscale.sampling.refined import draw_refined
 from nextscale.sampling.scale import ScaleSettings, draw_scale, soften, where_chosen
 from nextscale.sampling.turns import draw_in_turns
@@ -23,7 +24,7 @@ from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import Codes, Generators
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.transformer import DrawNext, KVCache, ScaleTransformer
+from nextscale.transformer import DrawNext, KVCache, ScaleTransformer, Scorer
 
 
 @dataclass
@@ -56,9 +57,14 @@ def guidance_at(config: SamplingConfig, k: int, num_scales: int) -> float:
 
 
 def check_sampling(
-    config: SamplingConfig, tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, num_scales: int
+    config: SamplingConfig,
+    tokenizer: MultiscaleTokenizer,
+    transformer: ScaleTransformer,
+    num_scales: int,
+    scorer: Scorer | None = None,
 ) -> None:
     """Raise ConfigError if per-scale settings do not match the scales, or this model does not support a setting."""
+    check_candidates(config, scorer)
     names = tokenizer.every_scale_name(num_scales)
     for name in ("temperature", "top_k", "top_p", "steps", "group_steps"):
         value = getattr(config, name)
@@ -106,6 +112,8 @@ def generate(
     keep: Tensor | None = None,
     anchored: bool = False,
     start: Any = None,
+    scorer: Scorer | None = None,
+    follow: TokenPyramid | None = None,
 ) -> Generation:
     """Draw ``num_samples`` samples.
 
@@ -119,6 +127,9 @@ def generate(
             chosen to follow other coarse tokens, would no longer fit. (The states then hold more information than the
             tokens.)
         start: a state to continue from (``Completes.begin_with``), instead of the initial state.
+        scorer: chooses between ``config.candidates`` token maps at every scale.
+        follow: teacher forcing: the tokens that the state absorbs, whatever is drawn. So each scale is drawn given
+            these tokens of the coarser ones.
 
     Raises:
         ConfigError, NextscaleError: settings or conditions that this model cannot take.
@@ -129,11 +140,16 @@ def generate(
     if isinstance(generator, Sequence) and len(generator) != num_samples:
         raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one per sample")
     edit = None if known is None or keep is None else _Edit(tokenizer, known, keep)
-    schedule = schedule if known is None else known.schedule
+    given = follow if known is None else known
+    schedule = schedule if given is None else given.schedule
     state = tokenizer.initial_state(num_samples, conditions, schedule) if start is None else start
-    check_sampling(config, tokenizer, transformer, tokenizer.num_scales(state))
+    check_sampling(config, tokenizer, transformer, tokenizer.num_scales(state), scorer)
     capacity = (schedule or transformer.schedule).length
     predictor = _Predictor(transformer, conditions, num_samples, config, capacity)
+    draw_whole, draw_one_by_one = draw_scale, draw_refined
+    if scorer is not None and config.candidates > 1:
+        chooser = Chooser(scorer, conditions, num_samples, config.candidates)
+        draw_whole, draw_one_by_one = chooser.draw_scale, chooser.draw_refined
     result = Generation([], [state])
     anchor = state if anchored and edit is not None else None
     k = 0 if start is None else tokenizer.num_scales(start) - 1
@@ -144,17 +160,19 @@ def generate(
         guidance = guidance_at(config, k, num_scales)
         if transformer.refiner is not None and transformer.refiner.refines(inputs):
             run = partial(predictor.one_by_one, inputs, guidance)
-            draw = partial(draw_refined, run, transformer.token_space, inputs, num_samples, settings, generator)
+            draw = partial(draw_one_by_one, run, transformer.token_space, inputs, num_samples, settings, generator)
         elif settings.reveal == "groups" and inputs.turns is not None:
             predict = partial(predictor, inputs, guidance)
             draw = partial(draw_in_turns, predict, transformer.token_space, inputs, num_samples, settings, generator)
         else:
             predict = partial(predictor, inputs, guidance)
-            draw = partial(draw_scale, predict, transformer, inputs, num_samples, settings, generator)
+            draw = partial(draw_whole, predict, transformer, inputs, num_samples, settings, generator)
         tokens, logits = draw(kept)
         if tokenizer.adaptive:  # what comes next may depend on the tokens
             predictor.check()
-        if config.smooth:
+        if follow is not None:
+            state = tokenizer.update(state, k, follow.scale(k))
+        elif config.smooth:
             assert logits is not None
             weights = soften(logits, tokens, settings, k / max(1, num_scales - 1), generator, kept)
             state = ability(tokenizer, MixesCodes).update_soft(state, k, weights)
@@ -200,17 +218,21 @@ class _Predictor:
         (logits,) = self.transformer(seen, self.modulation, self.cache, revealed, by_scale=True)
         return self._guide(logits, guidance, inputs.legal, inputs.mask)
 
-    def one_by_one(self, inputs: ScaleInput, guidance: float, draw: DrawNext) -> Tensor:
-        """B L_k *token_shape: tokens that ``draw`` draws one after another, from logits as above (with a refiner)."""
+    def one_by_one(self, inputs: ScaleInput, guidance: float, draw: DrawNext, times: int = 1) -> Tensor:
+        """(times B) L_k *token_shape: tokens that ``draw`` draws one after another, from logits as above (with a
+        refiner). Each sample is drawn ``times`` times, in successive rows."""
+
+        def here(mask: Tensor | None, i: int) -> Tensor | None:
+            return None if mask is None else mask[:, i : i + 1].repeat_interleave(times, 0)
 
         def next_token(i: int, logits: Tensor) -> Tensor:
-            legal = None if inputs.legal is None else inputs.legal[:, i : i + 1]
-            real = None if inputs.mask is None else inputs.mask[:, i : i + 1]
+            legal, real = here(inputs.legal, i), here(inputs.mask, i)
             token = draw(i, self._guide(logits, guidance, legal, real))
             return torch.cat([token] * 2) if self.guided else token
 
         seen = _doubled(inputs) if self.guided else inputs
-        return self.transformer(seen, self.modulation, self.cache, draw=next_token)[: inputs.num_samples]
+        tokens = self.transformer(seen, self.modulation, self.cache, draw=next_token, times=times)
+        return tokens[: times * inputs.num_samples]
 
     def _guide(self, logits: Tensor, guidance: float, legal: Tensor | None, mask: Tensor | None) -> Tensor:
         if self.guided:

@@ -141,9 +141,11 @@ def _source(config: RunConfig) -> Any:
 
 
 def _model(model: Model) -> str:
-    sizes = {"tokenizer": model.tokenizer, "transformer": model.transformer}
+    sizes = {"tokenizer": model.tokenizer, "transformer": model.transformer, "scorer": model.scorer}
     lines = [
-        f"{name}: {sum(each.numel() for each in module.parameters()):,} parameters" for name, module in sizes.items()
+        f"{name}: {sum(each.numel() for each in module.parameters()):,} parameters"
+        for name, module in sizes.items()
+        if module is not None
     ]
     if model.tokenizer.adaptive:
         lines.append("schedule: its scales depend on what is drawn")
@@ -168,6 +170,8 @@ def _training(model: Model, config: RunConfig, environment: Mapping[str, Any]) -
         stage("tokenizer", model.tokenizer, config.training.tokenizer),
         stage("transformer", model.transformer, config.training.transformer),
     ]
+    if model.scorer is not None:
+        lines.append(stage("scorer", model.scorer, config.training.scorer))
     if config.training.init is not None:
         lines.append(f"started from: {_code(config.training.init)}")
     made = [f"{key} {_plain(str(environment[key]))}" for key in ("nextscale", "torch", "python") if key in environment]

@@ -12,7 +12,7 @@ from typing import Any
 from nextscale.api import load
 from nextscale.config.dump import dump_run_config
 from nextscale.errors import CheckpointError, ConfigError
-from nextscale.hub import MODELS, RECORDS, run_folder
+from nextscale.hub import MODELS, RECORDS, SCORER, run_folder
 from nextscale.sharing.card import model_card
 from nextscale.sharing.private import Paths, without_paths
 from nextscale.storage.files import read_json
@@ -50,7 +50,7 @@ def package(run: str | Path, name: str, license: str | None = None) -> Files:
     card = model_card(model, name, config, environment, results, pictures, license)
 
     files: Files = {"config.yaml": dump_run_config(config).encode(), "README.md": card.encode()}
-    for part in MODELS[1:]:
+    for part in (*MODELS[1:], *(SCORER if model.scorer is not None else ())):
         files[part] = folder / part
         if part.endswith(".json") and (path := paths.first_in((folder / part).read_text(encoding="utf-8"))):
             raise ConfigError(
@@ -69,7 +69,7 @@ def package(run: str | Path, name: str, license: str | None = None) -> Files:
 def may_be_ours(name: str) -> bool:
     """Whether ``push`` could have written a file of this name."""
     folder, _, rest = name.partition("/")
-    return name in (*MODELS, *RECORDS, REPORT) or (
+    return name in (*MODELS, *SCORER, *RECORDS, REPORT) or (
         folder == PICTURES and "/" not in rest and Path(rest).suffix in SUFFIXES
     )
 

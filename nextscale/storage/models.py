@@ -77,7 +77,19 @@ class _TransformerBody(BaseModel):
         return specs
 
 
-_BODIES: dict[str, type[BaseModel]] = {"tokenizer": _TokenizerBody, "transformer": _TransformerBody}
+class _ScorerBody(BaseModel):
+    """``scorer/config.json``."""
+
+    scorer: dict[str, Any]
+    transformer_weights: str
+    """sha256 of the weights of the transformer whose draws it scores."""
+
+
+_BODIES: dict[str, type[BaseModel]] = {
+    "tokenizer": _TokenizerBody,
+    "transformer": _TransformerBody,
+    "scorer": _ScorerBody,
+}
 
 
 def new_transformer(
@@ -122,7 +134,7 @@ def load_tokenizer(run: Path, device: torch.device | str = "cpu") -> MultiscaleT
     def build() -> MultiscaleTokenizer:
         return modality.build_tokenizer(config, body["description"])
 
-    tokenizer = _load(run, "tokenizer", build)
+    tokenizer = load_part(run, "tokenizer", build)
     tokenizer.description = body["description"]
     return tokenizer.to(device).eval()
 
@@ -171,7 +183,7 @@ def load_transformer(run: Path, tokenizer: MultiscaleTokenizer, device: torch.de
     def build() -> ScaleTransformer:
         return new_transformer(config, tokenizer, conditions, Schedule.of(body["schedule"]))
 
-    return _load(run, "transformer", build).to(device).eval()
+    return load_part(run, "transformer", build).to(device).eval()
 
 
 def save_run(
@@ -218,12 +230,12 @@ def refuse_existing(run: Path) -> None:
 
 
 def has(run: Path, part: str) -> bool:
-    """Whether a run folder holds a trained ``tokenizer`` or ``transformer``."""
+    """Whether a run folder holds a trained ``tokenizer``, ``transformer`` or ``scorer``."""
     return (run / part / "model.safetensors").exists()
 
 
 def stored_config(run: Path, part: str) -> dict[str, Any]:
-    """The contents of ``config.json`` of a trained ``tokenizer`` or ``transformer``.
+    """The contents of ``config.json`` of a trained ``tokenizer``, ``transformer`` or ``scorer``.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -241,8 +253,12 @@ def stored_config(run: Path, part: str) -> dict[str, Any]:
     return body
 
 
-def _load(run: Path, part: str, build: Callable[[], M]) -> M:
-    """Build a model and fill it with its stored weights."""
+def load_part(run: Path, part: str, build: Callable[[], M]) -> M:
+    """Build a model and fill it with the weights of a ``part`` of a run.
+
+    Raises:
+        CheckpointError: it is damaged, or does not fit.
+    """
     folder = run / part
     weights = sealed_tensors(folder)
     if not is_sealed(folder):

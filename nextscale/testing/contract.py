@@ -16,16 +16,16 @@ from torch import Tensor
 
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.sections import SamplingConfig, TransformerConfig
-from nextscale.testing import checks, model_checks, refiner_checks, sampling_checks, strategies
+from nextscale.testing import checks, model_checks, refiner_checks, sampling_checks, scorer_checks, strategies
 from nextscale.testing.behaviour import BehaviourTests
 from nextscale.testing.helpers import random_pyramid, row_of
-from nextscale.testing.tiny import transformer_for
+from nextscale.testing.tiny import scorer_for, transformer_for
 from nextscale.tokens.capabilities import AddsParts, EditsPlaces, MeetsRequirements, TakesSizes
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import Codes
 from nextscale.tokens.stem import Stem
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.transformer import ScaleTransformer
+from nextscale.transformer import ScaleTransformer, Scorer
 
 
 class TokenizerContract(BehaviourTests):
@@ -140,6 +140,16 @@ class TokenizerContract(BehaviourTests):
         steps, fixed = transformer.config.in_scale_steps, tokenizer.in_turns
         return strategies.sampling_configs(num_scales, steps, extreme, fixed)
 
+    @staticmethod
+    def draw_candidates(
+        data: st.DataObject, tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, config: SamplingConfig
+    ) -> tuple[SamplingConfig, Scorer | None]:
+        """Sampling settings with up to 3 candidates, and their scorer; None where there can be none."""
+        scorer, steps = scorer_for(tokenizer, transformer), config.steps
+        if scorer is None or config.reveal == "groups" or max(steps if isinstance(steps, tuple) else (steps,)) > 1:
+            return config, None
+        return config.model_copy(update={"candidates": data.draw(st.integers(1, 3), "candidates")}), scorer
+
     # The invariants.
 
     def property_schedule(self, data: st.DataObject) -> None:
@@ -159,6 +169,9 @@ class TokenizerContract(BehaviourTests):
         changed = random_pyramid(tokenizer, len(pyramid), seed + 1, conditions, like=pyramid, changed=j)
         model_checks.check_causality(tokenizer, transformer, pyramid, changed, j, conditions)
         refiner_checks.check_context(tokenizer, transformer, pyramid, changed.scale(j), j, conditions)
+        scorer = scorer_for(tokenizer, transformer)
+        if scorer is not None:
+            scorer_checks.check_scored_tokens(tokenizer, scorer, pyramid, changed, j, conditions)
 
     def property_train_equals_sample(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
@@ -170,6 +183,9 @@ class TokenizerContract(BehaviourTests):
         model_checks.check_train_equals_sample(tokenizer, transformer, pyramid, conditions, config, keep, seed)
         if not steps and not tokenizer.adaptive:
             refiner_checks.check_likelihood(tokenizer, transformer, pyramid, seed, conditions)
+        scorer = scorer_for(tokenizer, transformer)
+        if scorer is not None:
+            scorer_checks.check_scores(tokenizer, scorer, pyramid, conditions)
 
     def property_purity(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, _ = self.draw_pyramid(data)
@@ -219,7 +235,10 @@ class TokenizerContract(BehaviourTests):
         require = data.draw(st.sampled_from([None, *known]), "required")
         config = config.model_copy(update={"require": require, "tries": 3})
         schedule = None if tokenizer.adaptive else pyramid.schedule
-        sampling_checks.check_determinism(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
+        config, scorer = self.draw_candidates(data, tokenizer, transformer, config)
+        sampling_checks.check_determinism(
+            tokenizer, transformer, len(pyramid), seed, conditions, config, schedule, scorer
+        )
 
     def property_guidance_zero(self, data: st.DataObject) -> None:
         tokenizer, pyramid, conditions, seed = self.draw_pyramid(data)
@@ -235,7 +254,8 @@ class TokenizerContract(BehaviourTests):
         keep = data.draw(strategies.keep_masks(pyramid))
         if tokenizer.adaptive:  # a known token has a place only if all tokens before it are known
             keep = torch.ones_like(keep)
-        sampling_checks.check_edit_known(tokenizer, transformer, pyramid, keep, seed, conditions, config)
+        config, scorer = self.draw_candidates(data, tokenizer, transformer, config)
+        sampling_checks.check_edit_known(tokenizer, transformer, pyramid, keep, seed, conditions, config, scorer)
 
     def property_edit_places(self, data: st.DataObject) -> None:
         tokenizer, seed = self.draw_tokenizer(data), data.draw(strategies.seeds(), "seed")
@@ -256,4 +276,7 @@ class TokenizerContract(BehaviourTests):
         transformer = self.draw_transformer(data, tokenizer, pyramid)
         config = data.draw(self.sampling_configs(tokenizer, pyramid, transformer, extreme=True), "sampling")
         schedule = None if tokenizer.adaptive else pyramid.schedule
-        sampling_checks.check_legality(tokenizer, transformer, len(pyramid), seed, conditions, config, schedule)
+        config, scorer = self.draw_candidates(data, tokenizer, transformer, config)
+        sampling_checks.check_legality(
+            tokenizer, transformer, len(pyramid), seed, conditions, config, schedule, scorer=scorer
+        )

@@ -19,7 +19,7 @@ from nextscale.tokens.capabilities import EditsPlaces, ability
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.transformer import KVCache, ScaleTransformer
+from nextscale.transformer import KVCache, ScaleTransformer, Scorer
 
 
 @holds("determinism")
@@ -31,6 +31,7 @@ def check_determinism(
     conditions: Conditions = None,
     config: SamplingConfig | None = None,
     schedule: Schedule | None = None,
+    scorer: Scorer | None = None,
 ) -> None:
     """10. The same seed gives the same tokens, with one generator for the batch or one per sample.
 
@@ -41,7 +42,8 @@ def check_determinism(
     def tokens(rows: list[int], per_sample: bool) -> Generation:
         own = {key: value[rows] for key, value in (conditions or {}).items()}
         seeds = [torch.Generator().manual_seed(seed + i) for i in rows]
-        return generate(tokenizer, transformer, len(rows), own, config, seeds if per_sample else seeds[0], schedule)
+        generator = seeds if per_sample else seeds[0]
+        return generate(tokenizer, transformer, len(rows), own, config, generator, schedule, scorer=scorer)
 
     def real(drawn: Generation, k: int, i: int) -> Tensor:
         """The tokens of sample i without padding; none at scales that only other samples have."""
@@ -115,12 +117,16 @@ def check_edit_known(
     seed: int,
     conditions: Conditions = None,
     config: SamplingConfig | None = None,
+    scorer: Scorer | None = None,
 ) -> None:
     """11. An edit returns the input's tokens wherever ``keep`` (B L booleans) is true. Also tried with all true."""
     name = "invariant 11 (edit keeps what is known)"
     for what, kept in (("all tokens known", torch.ones_like(keep)), ("some tokens known", keep)):
         generator = torch.Generator().manual_seed(seed)
-        drawn = generate(tokenizer, transformer, len(pyramid), conditions, config, generator, known=pyramid, keep=kept)
+        drawn = generate(
+            tokenizer, transformer, len(pyramid), conditions, config, generator,
+            known=pyramid, keep=kept, scorer=scorer,
+        )  # fmt: skip
         for k, tokens in enumerate(drawn.tokens[: len(pyramid.schedule)]):
             valid = kept[:, pyramid.schedule.span(k)]
             if pyramid.mask is not None:
@@ -179,6 +185,7 @@ def check_legality(
     config: SamplingConfig | None = None,
     schedule: Schedule | None = None,
     share: float = 0.3,
+    scorer: Scorer | None = None,
 ) -> None:
     """12. (Codes.) No illegal token is ever drawn, whatever the settings.
 
@@ -186,9 +193,8 @@ def check_legality(
     """
     generator = torch.Generator().manual_seed(seed)
     with _restricted(tokenizer, num_samples, generator, share) as masks:
-        drawn = generate(
-            tokenizer, transformer, num_samples, conditions, config, torch.Generator().manual_seed(seed), schedule
-        )
+        draws = torch.Generator().manual_seed(seed)
+        drawn = generate(tokenizer, transformer, num_samples, conditions, config, draws, schedule, scorer=scorer)
     assert masks.keys() == set(range(len(drawn.tokens))), f"masks of scales {sorted(masks)}, {len(drawn.tokens)} drawn"
     for k, tokens in enumerate(drawn.tokens):
         allowed = masks[k].gather(-1, tokens[..., None])[..., 0]

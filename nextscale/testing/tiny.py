@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 from torch import nn
 
 from nextscale.conditioning import ConditionSpec
-from nextscale.config.sections import TransformerConfig
+from nextscale.config.sections import ScorerConfig, TransformerConfig
 from nextscale.grid import GridTokenizer, Phi, ResidualPyramid, VectorQuantizer
 from nextscale.grid.phi import CONVOLUTIONS
 from nextscale.testing.helpers import randomize
 from nextscale.tokens.pyramid import Schedule
 from nextscale.tokens.stem import Stem
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.transformer import ScaleTransformer
+from nextscale.transformer import ScaleTransformer, Scorer
 
 CODES, LATENT, CHANNELS, SIDES = 11, 4, 2, (1, 2, 3)
 LABEL = ConditionSpec(name="label", size=3)
@@ -62,3 +62,12 @@ def transformer_for(
     transformer = ScaleTransformer(config, space, width, schedule, conditions, stem, tokenizer.codebook, names)
     randomize(transformer, seed)
     return transformer.eval()
+
+
+def scorer_for(tokenizer: MultiscaleTokenizer, transformer: ScaleTransformer, seed: int = 0) -> Scorer | None:
+    """One block of width 16, with random weights that make every branch matter; None if there can be no scorer."""
+    if tokenizer.adaptive or transformer.stem.complete:
+        return None
+    scorer = Scorer(ScorerConfig(depth=1, width=16, heads=2), transformer, tokenizer.feature_dim)
+    randomize(scorer, seed)
+    return scorer.eval()

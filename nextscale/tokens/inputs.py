@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -83,6 +83,20 @@ class ScaleInput:
             weight=None if self.weight is None else self.weight[:, span],
             known_scales={k: self.scales[k]},
         )
+
+    def repeated(self, times: int) -> ScaleInput:
+        """What is known, with each sample ``times`` times in a row; without ``legal``, ``groups`` and ``weight``.
+
+        For inputs without a ``structure``, which the core cannot repeat.
+        """
+
+        def each(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.repeat_interleave(times, 0)
+
+        known = {"features": each(self.features), "mask": each(self.mask)}
+        coordinates = self.coordinates if self.coordinates.dim() == 2 else each(self.coordinates)
+        number = times * self.num_samples
+        return replace(self, num_samples=number, coordinates=coordinates, legal=None, groups=None, weight=None, **known)
 
 
 def pack_inputs(inputs: list[ScaleInput], num_samples: int, feature_dim: int, mask: Tensor | None) -> ScaleInput:

@@ -15,11 +15,13 @@ from nextscale.meta import without_memory
 from nextscale.modality import Modality
 from nextscale.sampling.generate import check_sampling
 from nextscale.storage.models import has, new_transformer, stored_config, stored_settings
+from nextscale.storage.scorer import new_scorer
 from nextscale.storage.starting import start_from
 from nextscale.tokens.capabilities import Requantizes
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.loop import micro_batch_size
 from nextscale.training.sharding import group_size
+from nextscale.transformer import ScaleTransformer
 
 
 def check_run(
@@ -34,6 +36,11 @@ def check_run(
     """
     if "tokenizer" in stages:
         micro_batch_size(config.training.tokenizer, "tokenizer")
+    if "scorer" in stages:
+        micro_batch_size(config.training.scorer, "scorer")
+        with without_memory():
+            tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
+            new_scorer(config.scorer, tokenizer, new_transformer(config.transformer, tokenizer, data.conditions))
     if "transformer" not in stages:
         return
     micro_batch_size(config.training.transformer, "transformer")
@@ -119,6 +126,20 @@ def check_tokenizer(run: Path, data: DataSplits, config: RunConfig, weights_only
         different = _differences(there, now)
         if different:
             raise CheckpointError(f"the tokenizer in {run} was trained {what}: {'; '.join(different)}")
+
+
+def check_transformer(run: Path, transformer: ScaleTransformer, data: DataSplits, config: RunConfig) -> None:
+    """Check that the transformer in a run folder has these settings, and the conditions of such data.
+
+    Raises:
+        CheckpointError: it has not; the message lists the differences.
+    """
+    there, now = (each.model_dump(mode="json") for each in (transformer.config, config.transformer))
+    different = _differences(there, now, "transformer")
+    if transformer.conditioner.specs != tuple(data.conditions):
+        different.append("the data have other conditions")
+    if different:
+        raise CheckpointError(f"the transformer in {run} was trained with different settings: {'; '.join(different)}")
 
 
 def draws_alike(run: Path, config: RunConfig) -> bool:

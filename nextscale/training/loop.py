@@ -251,7 +251,7 @@ class Trainer:
             name, remedies = f"training.{self.stage.name}", []
             if self.micro_batch % 2 == 0:
                 remedies.append(f"{name}.accumulate={2 * self.config.accumulate} (same result, half as many at a time)")
-            if has_blocks(self.stage.model):
+            if hasattr(self.config, "checkpoint_activations") and has_blocks(self.stage.model):
                 remedies += [f"{name}.checkpoint_activations=true", "training.shard=full on several devices"]
             remedies.append(f"a smaller {name}.batch_size than {self.config.batch_size}")
             raise TrainingError(

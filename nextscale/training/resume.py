@@ -21,7 +21,7 @@ def check_resumed(config: RunConfig, folder: Path, stages: Sequence[str]) -> lis
 
     Args:
         config: the settings that it resumes with.
-        stages: those that are asked for, of ``tokenizer`` and ``transformer``.
+        stages: those that are asked for, of ``tokenizer``, ``transformer`` and ``scorer``.
 
     Returns:
         one line for each setting that is other from now on, or that changes nothing.
@@ -37,7 +37,7 @@ def check_resumed(config: RunConfig, folder: Path, stages: Sequence[str]) -> lis
         if not left:
             what = f"the {' and '.join(stages)} of {folder} {'are' if len(stages) > 1 else 'is'} trained"
             raise ConfigError(f"{name}={now} (was {before}) would change nothing: {what}; {_cure(name, now, folder)}")
-        for stage in ("tokenizer", "transformer"):
+        for stage in ("tokenizer", "transformer", "scorer"):
             own = name.startswith(f"training.{stage}.")
             if stage not in left:
                 if own and has(folder, stage):
@@ -55,8 +55,8 @@ def check_resumed(config: RunConfig, folder: Path, stages: Sequence[str]) -> lis
 
 def _cure(name: str, now: Any, folder: Path) -> str:
     section = name.split(".")[0]
-    if name.startswith("training.transformer."):
-        return f"to train on with it, remove {folder / 'transformer'} first"
+    if name.startswith(("training.transformer.", "training.scorer.")):
+        return f"to train on with it, remove {folder / name.split('.')[1]} first"
     if section == "sampling":
         return f"commands that draw samples take it: nextscale sample {folder} {name.removeprefix('sampling.')}={now}"
     if section == "data":

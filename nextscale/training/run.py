@@ -2,10 +2,11 @@
 
 A run folder holds::
 
-    config.yaml  env.json  data.json  metrics.jsonl  samples/  checkpoints/{tokenizer,transformer}/  report.html
+    config.yaml  env.json  data.json  metrics.jsonl  samples/  checkpoints/STAGE/  report.html
     tokenizer/{config.json,model.safetensors}       the result of stage 1
     tokens.zarr/{train,validation}                  the tokens of the data
     transformer/{config.json,model.safetensors}     the result of stage 2
+    scorer/{config.json,model.safetensors}          if one was trained on top (--stage scorer)
 """
 
 from __future__ import annotations
@@ -34,20 +35,24 @@ from nextscale.storage.lock import RunLock
 from nextscale.storage.models import (
     has,
     load_tokenizer,
+    load_transformer,
     new_transformer,
     save_tokenizer,
     save_transformer,
     stored_config,
 )
+from nextscale.storage.scorer import new_scorer, save_scorer
 from nextscale.storage.starting import start_from
+from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
-from nextscale.training.check import check_run, check_tokenizer, draws_alike
+from nextscale.training.check import check_run, check_tokenizer, check_transformer, draws_alike
 from nextscale.training.clock import RESERVE, Pace, RunClock
 from nextscale.training.environment import describe_data, describe_environment, seed_everything
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
 from nextscale.training.resume import check_resumed
+from nextscale.training.scorer_stage import ScorerStage
 from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import TokenizerStage, draw_reconstructions
@@ -65,11 +70,12 @@ def train(
     tokens: Path | None = None,
     counts_caching: bool = True,
 ) -> None:
-    """Train one stage, or both, into a run folder.
+    """Train one stage, or both of a model, into a run folder.
 
     Args:
-        stage: ``tokenizer``, ``transformer`` or ``all``. The transformer needs a trained tokenizer: in the folder, or
-            in the run that ``training.init`` names, from which it is then copied.
+        stage: ``tokenizer``, ``transformer`` or ``all`` (both); or ``scorer``, on top of a run that is trained. The
+            transformer needs a trained tokenizer: in the folder, or in the run that ``training.init`` names, from which
+            it is then copied.
         resume: None starts a new run; ``auto`` continues from the latest checkpoints (or starts); a path continues
             from that checkpoint. A finished stage is left as it is.
         began: the ``time.monotonic()`` from which ``training.minutes`` counts; None is now.
@@ -94,6 +100,8 @@ def train(
                 run.train_tokenizer()
             if "transformer" in run.to_train:
                 run.train_transformer()
+            if "scorer" in run.to_train:
+                run.train_scorer()
         except Interrupted:
             run.report()  # of what there is
             raise
@@ -101,7 +109,7 @@ def train(
 
 
 class _Run:
-    """The two stages of one run folder. Nothing is written until everything that can be checked has been."""
+    """The stages of one run folder. Nothing is written until everything that can be checked has been."""
 
     def __init__(
         self,
@@ -119,7 +127,8 @@ class _Run:
         self.cached_in, self.counts_caching = tokens or folder, counts_caching
         self.resume_auto = resume is not None
         self.resume_from = None if resume in (None, "auto") else Path(str(resume))
-        self.clock = RunClock(folder, config.training.minutes, began)
+        # The minutes are for the two stages of the model; those who train a scorer say how many steps.
+        self.clock = RunClock(folder, None if "scorer" in stages else config.training.minutes, began)
         self.log = RunLog(folder, self.clock)
         distributed.on_main(lambda: self._check_folder(stages))
         self.to_train = [stage for stage in stages if not self._done(stage)]
@@ -163,11 +172,7 @@ class _Run:
         if init is not None and has(init, "transformer"):
             new = start_from(init, "transformer", transformer)
             self.log.note(f"starting from {init}/transformer; newly initialised: {', '.join(new) or 'nothing'}")
-        stores = None
-        if settings.cache and settings.corrupt:
-            self.log.note("training.transformer.corrupt chooses tokens anew for every batch: tokens are not cached")
-        elif settings.cache:
-            stores = open_or_write_tokens(self.cached_in, self.tokenizer, self.data, self.config, self.log)
+        stores = self._stores()
         if not self.counts_caching:
             self.clock.restart()
         stage = TransformerStage(
@@ -189,6 +194,38 @@ class _Run:
                 self.log.note(f"samples: {written}")
         distributed.barrier()
 
+    def train_scorer(self) -> None:
+        """On what the trained transformer draws."""
+        seed_everything(self.config.seed + 2)
+        transformer = load_transformer(self.folder, self.tokenizer, self.device)
+        check_transformer(self.folder, transformer, self.data, self.config)
+        scorer = new_scorer(self.config.scorer, self.tokenizer, transformer)
+        stage = ScorerStage(
+            self.modality,
+            self.tokenizer,
+            transformer,
+            scorer,
+            self.data,
+            self._stores(),
+            self.config.training.scorer,
+            self.config.sampling,
+            self.config.seed,
+        )
+        self._train(stage)
+        if distributed.is_main():
+            save_scorer(self.folder, scorer)
+            self.log.note(f"scorer: {self.folder / 'scorer'}; it chooses with sampling.candidates=4, for example")
+        distributed.barrier()
+
+    def _stores(self) -> tuple[TokenStore, TokenStore] | None:
+        """The cached tokens that the transformer is trained on; None if they are made for every batch."""
+        settings = self.config.training.transformer
+        if settings.cache and settings.corrupt:
+            self.log.note("training.transformer.corrupt chooses tokens anew for every batch: tokens are not cached")
+        if not settings.cache or settings.corrupt:
+            return None
+        return open_or_write_tokens(self.cached_in, self.tokenizer, self.data, self.config, self.log)
+
     def report(self) -> None:
         """Write the run's report. A failure costs no model: it is a warning."""
         if self.to_train and distributed.is_main():
@@ -206,7 +243,7 @@ class _Run:
             self.device,
             self._pace(stage),
             partial(self._change, stage),
-            self.config.training.shard,
+            self.config.training.shard if stage.name == "transformer" else "none",
             self.config.training.workers,
         )
         chosen = self.resume_from is not None and stage_of(self.resume_from) == stage.name
@@ -304,6 +341,8 @@ class _Run:
                     f"the {stage} of {folder} is already trained: to continue its training from {path}, first remove "
                     f"{folder / str(stage)}"
                 )
+        if "scorer" in stages and not self._done("transformer"):
+            raise CheckpointError(f"{folder} holds no trained transformer: first train one, without --stage scorer")
         if "tokenizer" not in stages and not self._done("tokenizer") and self.config.training.init is None:
             raise CheckpointError(f"{folder} holds no trained tokenizer: first train with --stage tokenizer (or all)")
         if (folder / "config.yaml").exists():

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nextscale import distributed
-from nextscale.captions import class_captions
 from nextscale.config.sections import SamplingConfig, TransformerStageConfig
 from nextscale.data import Batch, DataSplits
 from nextscale.errors import ConfigError
 from nextscale.modality import Modality
-from nextscale.objective import Objective
-from nextscale.randomness import Draws, mixed_seed, sample_seeds
-from nextscale.sampling.generate import generate
+from nextscale.randomness import Draws
 from nextscale.sampling.reveal import reveal_groups
 from nextscale.sampling.turns import logits_in_turns, reveal_turns
 from nextscale.storage.tokens import TokenStore
@@ -25,9 +21,7 @@ from nextscale.tokens.capabilities import Requantizes, ability
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.training.order import StreamOrder
-from nextscale.training.stage import Stage
-from nextscale.training.tokenizer_stage import validation_batches
+from nextscale.training.token_stage import TokenObjective, TokenStage, dropped_conditions
 from nextscale.transformer import ScaleTransformer
 
 REVEALED = 0.25
@@ -36,33 +30,23 @@ NATS, NATS_BOUND = "nats_per_sample", "nats_per_sample_bound"
 """Names of the cost of a sample's tokens: exact, and an estimate of an upper bound."""
 
 
-class TransformerObjective(Objective[ScaleTransformer]):
-    """Cross-entropy of every token, given the ground truth of all coarser scales (teacher forcing).
-
-    A batch holds a token pyramid, or samples, which are then tokenized here.
-    """
+class TransformerObjective(TokenObjective[ScaleTransformer]):
+    """Cross-entropy of every token, given the ground truth of all coarser scales (teacher forcing)."""
 
     name = "transformer"
 
     def __init__(
         self, transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, config: TransformerStageConfig
     ) -> None:
-        super().__init__()
-        self.model = transformer
+        super().__init__(transformer, tokenizer)
         self.config = config
         for block in transformer.blocks:
             block.checkpoint_activations = config.checkpoint_activations  # type: ignore[assignment]
-        # In a tuple, the tokenizer is not a submodule: it is neither trained nor saved with the transformer.
-        self._frozen = (tokenizer.eval().requires_grad_(False),)
-
-    @property
-    def tokenizer(self) -> MultiscaleTokenizer:
-        return self._frozen[0]
 
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         pyramid, seen = self._corrupted(batch, draws) if self.config.corrupt else [self.pyramid(batch)] * 2
-        inputs = self._inputs(seen, batch)
-        drop = self._dropped(draws)
+        inputs = self.inputs(seen, batch)
+        drop = dropped_conditions(self.model.conditioner.specs, self.config.condition_drop, draws)
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
         revealed, counts_BL = self._reveal(seen, inputs, draws)
         keep = stochastic_depth(self.model.config.depth, self.model.config.drop_path_rate, draws)
@@ -79,18 +63,6 @@ class TransformerObjective(Objective[ScaleTransformer]):
             loss = loss + 0 * sum(parameter.sum() for parameter in self.model.parameters())
         return loss, {"accuracy": (accuracy_BL * weight_BL).sum() / total}
 
-    def _dropped(self, draws: Draws) -> dict[str, Tensor]:
-        """Which conditions of which samples (B booleans) are null. Guidance needs the unconditional distribution, so
-        all conditions of a sample are dropped together. If there are several, each is also dropped alone, because a
-        user may give only some of them."""
-        specs, share = self.model.conditioner.specs, self.config.condition_drop
-        own = [draws.uniform() < share for _ in specs]
-        drop = dict.fromkeys((spec.name for spec in specs), own[0]) if own else {}
-        several = [spec.name for spec in specs if spec.embedded]
-        if len(several) > 1:
-            drop |= {name: drop[name] | (draws.uniform() < share) for name in several}
-        return drop
-
     def _reveal(
         self, pyramid: TokenPyramid, inputs: ScaleInput, draws: Draws
     ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
@@ -104,14 +76,6 @@ class TransformerObjective(Objective[ScaleTransformer]):
             return reveal_some(pyramid, draws), None
         known_BL, counts_BL = reveal_groups(pyramid, inputs.groups, draws)
         return (pyramid.tokens, known_BL), counts_BL
-
-    # Tokens and inputs are computed in full precision, so that they are the same as in sampling and in a cache.
-
-    def pyramid(self, batch: Batch) -> TokenPyramid:
-        if isinstance(batch.samples, TokenPyramid):
-            return batch.samples
-        with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
-            return self.tokenizer.encode(batch.samples)
 
     def _corrupted(self, batch: Batch, draws: Draws) -> tuple[TokenPyramid, TokenPyramid]:
         """The tokens to predict, and those that the model sees, of which some are wrong.
@@ -127,10 +91,6 @@ class TransformerObjective(Objective[ScaleTransformer]):
         tokenizer, replaced = ability(self.tokenizer, Requantizes), mistakes(self.config.corrupt, self.tokenizer, draws)
         with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
             return tokenizer.encode_after(batch.samples, replaced)
-
-    def _inputs(self, pyramid: TokenPyramid, batch: Batch) -> ScaleInput:
-        with torch.no_grad(), torch.autocast(self.tokenizer.device.type, enabled=False):
-            return self.tokenizer.teacher_forcing(pyramid, batch.conditions)
 
     def _total_weight(self, pyramid: TokenPyramid, some_revealed: bool, weight_BL: Tensor | None) -> Tensor:
         """The divisor of the loss summed over this part of the batch.
@@ -166,7 +126,7 @@ class TransformerObjective(Objective[ScaleTransformer]):
         """
         assert isinstance(model, ScaleTransformer)
         pyramid = self.pyramid(batch)
-        inputs = self._inputs(pyramid, batch)
+        inputs = self.inputs(pyramid, batch)
         revealed = counts_BL = None
         if inputs.groups is not None and model.config.in_scale_steps:
             # Tokens are drawn one after another: always evaluate the likelihood bound at the same sub-steps.
@@ -233,8 +193,8 @@ def stochastic_depth(depth: int, rate: float, draws: Draws) -> Tensor | None:
     return (draws.uniform(depth, 2) >= drop).float() / (1 - drop).clamp_min(1e-6)
 
 
-class TransformerStage(Stage):
-    name = "transformer"
+class TransformerStage(TokenStage):
+    name, salt = "transformer", 2
 
     def __init__(
         self,
@@ -247,50 +207,9 @@ class TransformerStage(Stage):
         sampling: SamplingConfig,
         seed: int,
     ) -> None:
-        """``stores``: cached tokens of the training and the validation split; None tokenizes on the fly."""
-        self.modality, self.data, self.stores, self.config = modality, data, stores, config
-        self.sampling = sampling
-        self.tokenizer = tokenizer
+        super().__init__(modality, tokenizer, transformer, data, stores, config, sampling, seed)
         self.objectives = [TransformerObjective(transformer, tokenizer, config)]
-        self.learning_rates = [config.lr]
-        self.tokens_per_sample = transformer.schedule.length
-        self.reads_samples = stores is None
-        self.seed = mixed_seed(seed, 2)
-        rows, shard = (len(data.train), None) if stores is None else (stores[0].num_rows, stores[0].shard_rows)
-        lengths = getattr(data.train, "lengths", None) if stores is None else None
-        self.order = StreamOrder(rows, self.seed, shard, lengths=lengths, batch_size=config.batch_size)
-
-    def batch(self, positions: np.ndarray) -> Batch:
-        rows = self.order.rows(positions)
-        if self.stores is None:
-            return self.data.train.batch(rows, sample_seeds(self.seed, positions))
-        return cached_batch(self.stores[0], rows)
-
-    def validation(self) -> list[np.ndarray]:
-        available = len(self.data.validation) if self.stores is None else self.stores[1].num_rows
-        return validation_batches(available, self.config.validation_samples)
-
-    def validation_batch(self, indices: np.ndarray) -> Batch:
-        if self.stores is None:
-            return self.data.validation.batch(indices, None)
-        return cached_batch(self.stores[1], indices)
 
     def draw_samples(self, model: nn.Module, path: Path) -> Path | None:
         assert isinstance(model, ScaleTransformer)
-        tokenizer, number = self.tokenizer, 64
-        conditions = spread_conditions(model.conditioner.specs, number, tokenizer.device)
-        generator = torch.Generator(tokenizer.device).manual_seed(0)
-        drawn = generate(tokenizer, model, number, conditions, self.sampling, generator)
-        samples, captions = tokenizer.decode(drawn.state), class_captions(model.conditioner.specs, conditions)
-        return self.modality.write_grid(samples, path, self.data.description, captions=captions)
-
-
-def cached_batch(store: TokenStore, rows: np.ndarray) -> Batch:
-    tokens, conditions, mask = store.rows(rows)
-    return Batch(TokenPyramid(tokens, store.schedule, mask), conditions)
-
-
-def spread_conditions(specs: tuple, number: int, device: torch.device | str) -> dict[str, Tensor]:
-    """Every class equally often, in order; vector conditions are left null."""
-    index = torch.arange(number, device=device)
-    return {spec.name: index % spec.size for spec in specs if spec.kind == "class"}
+        return self.draw_sheet(model, self.sampling, path)

@@ -3,5 +3,6 @@
 from nextscale.transformer.attention import KVCache
 from nextscale.transformer.model import ScaleTransformer
 from nextscale.transformer.refiner import DrawNext
+from nextscale.transformer.scorer import Scorer
 
-__all__ = ["DrawNext", "KVCache", "ScaleTransformer"]
+__all__ = ["DrawNext", "KVCache", "ScaleTransformer", "Scorer"]

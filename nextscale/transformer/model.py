@@ -113,8 +113,9 @@ class ScaleTransformer(nn.Module):
         by_scale: bool = False,
         tokens: Tensor | None = None,
         draw: DrawNext | None = None,
+        times: int = 1,
     ) -> Tensor | list[Tensor]:
-        """B L num_logits; with ``draw``, the tokens that it drew, B L *token_shape.
+        """B L num_logits; with ``draw``, the tokens that it drew, (times B) L *token_shape.
 
         Args:
             inputs: one scale (with a cache), or all scales packed.
@@ -126,6 +127,7 @@ class ScaleTransformer(nn.Module):
             tokens: for a refiner: B L *token_shape; the logits of a token depend on those before it in its scale.
             draw: for a refiner, with a single scale: called for one token after another, with its logits given the
                 tokens drawn before it.
+            times: with ``draw``: how often each sample is drawn, in successive rows, from the same hidden states.
 
         Raises:
             NextscaleError: a refined scale without ``tokens`` or ``draw``.
@@ -134,6 +136,8 @@ class ScaleTransformer(nn.Module):
         hidden_BLD, memory = self.hidden_states(inputs, cond, cache, revealed, keep)
         if self.refiner is not None:
             if draw is not None:
+                if times > 1:
+                    hidden_BLD, inputs = hidden_BLD.repeat_interleave(times, 0), inputs.repeated(times)
                 return self.refiner.draw(hidden_BLD, inputs, lambda part: self.head(part, memory).float(), draw)
             if tokens is not None:
                 hidden_BLD = self.refiner(hidden_BLD, inputs, tokens)
