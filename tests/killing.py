@@ -18,7 +18,7 @@ DRIVER = """
 import json, os, signal, sys, threading, time
 from nextscale import api
 from nextscale_cli.main import app
-from nextscale.training import loop, run
+from nextscale.training import run, step as stepping
 
 def hook(module, name, kill, when=lambda *told: True):
     real = getattr(module, name)
@@ -37,7 +37,7 @@ def attempt(command, moment, step, delay):
         try:
             if moment in ("tokenizer", "transformer"):
                 reached = lambda self, batches: self.stage.name == moment and self.step >= step
-                hook(loop.Trainer, "train_step", kill_soon, reached)
+                hook(stepping.Stepper, "train_step", kill_soon, reached)
             elif moment == "caching":
                 hook(run, "open_or_write_tokens", kill_soon)
             elif moment == "sampling":

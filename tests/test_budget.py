@@ -145,17 +145,17 @@ def test_a_run_resumes_exactly_with_the_steps_that_the_clock_chose(tiny, tmp_pat
     config = load_run_config(whole).training.transformer
     assert config.steps == 26 and cooldown_begins(config) == 20 and round(config.warmup * config.steps) == 4
 
-    from nextscale.training.loop import Trainer
+    from nextscale.training.step import Stepper
 
-    real = Trainer.train_step
+    real = Stepper.train_step
 
-    def interrupted(self: Trainer, batches: list) -> dict[str, float]:
+    def interrupted(self: Stepper, batches: list) -> dict[str, float]:
         if self.stage.name == "transformer" and self.step == 22:
             raise Interrupted("killed", 130)
         return real(self, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", interrupted)
+        patch.setattr(Stepper, "train_step", interrupted)
         with pytest.raises(Interrupted):
             train(load_config("image", overrides=settings), broken)
     assert load_run_config(broken).training.transformer.steps == 26, "the choice is recorded at once"

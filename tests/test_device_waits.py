@@ -69,10 +69,10 @@ def trainer(stage: str, settings: dict[str, Any], folder: Path, device: torch.de
 def test_a_step_never_waits(stage: str, settings: dict[str, Any], tmp_path: Path) -> None:
     with second_device() as device:
         training = trainer(stage, settings, tmp_path, device)
-        training.train_step(training.read(0))  # makes what is kept on the device from then on
-        training.step = 1
+        stepper = training.stepper
+        stepper.train_step(stepper.read(0))  # makes what is kept on the device from then on
         with waits() as waited:
-            metrics = training.train_step(training.read(1))
+            metrics = stepper.train_step(stepper.read(1))
         assert waited == []
         with waits() as waited:
             training._read(metrics)
@@ -92,13 +92,13 @@ def test_scalars_are_read_when_they_are_logged(tmp_path: Path, monkeypatch: pyte
 def test_the_step_whose_loss_was_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the loss is read later."""
     training = trainer("tokenizer", {}, tmp_path, torch.device("cpu"))
-    real = training.read
+    real = training.stepper.read
 
     def read(step: int) -> list[Batch]:
         batches = real(step)
         return [Batch(each.samples * (np.nan if step == 3 else 1), each.conditions) for each in batches]
 
-    monkeypatch.setattr(training, "read", read)
+    monkeypatch.setattr(training.stepper, "read", read)
     training.restore(None)
     with pytest.raises(TrainingError, match="tokenizer loss is nan at step 4: training stopped, no checkpoint"):
         training.run()

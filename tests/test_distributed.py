@@ -29,7 +29,7 @@ Settings = Callable[..., list[str]]
 DRIVER = """
 import json, os, signal, sys
 from nextscale_cli.main import app
-from nextscale.training import loop, tokenizer_stage
+from nextscale.training import step, tokenizer_stage
 
 arguments, stop, processes, validation = json.loads(sys.argv[1])
 tokenizer_stage.validation_batches.__defaults__ = (validation,)
@@ -38,12 +38,12 @@ for rank in range(processes):
     child = os.fork()
     if child == 0:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1")
-        real = loop.Trainer.train_step
+        real = step.Stepper.train_step
         def train_step(self, batches):
             if [self.stage.name, self.step, rank] == [*stop, processes - 1]:  # only one is asked to stop
                 os.kill(os.getpid(), signal.SIGTERM)
             return real(self, batches)
-        loop.Trainer.train_step = train_step
+        step.Stepper.train_step = train_step
         code = 0
         try:
             app(["train", *arguments])

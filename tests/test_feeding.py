@@ -18,8 +18,8 @@ from nextscale.config.run import load_config
 from nextscale.data import Batch
 from nextscale.errors import DataError, TrainingError
 from nextscale.training.feeding import Feed
-from nextscale.training.loop import Trainer
 from nextscale.training.run import train
+from nextscale.training.step import Stepper
 
 Settings = Callable[..., list[str]]
 
@@ -103,7 +103,7 @@ def test_too_little_memory_names_what_to_lower(
     def full(*_: object) -> dict[str, float]:
         raise error
 
-    monkeypatch.setattr(Trainer, "_backward", full)
+    monkeypatch.setattr(Stepper, "_backward", full)
     with pytest.raises(TrainingError, match=r"cpu has too little memory for 8 samples at a time at step 0") as caught:
         train(load_config("image", overrides=tiny()), tmp_path / "run")
     assert "set training.tokenizer.accumulate=2" in str(caught.value) and "batch_size than 8" in str(caught.value)

@@ -25,10 +25,10 @@ from nextscale.storage.checkpoint_folder import check_checkpoint
 from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale.toolkit import efficientnet
 from nextscale.training.log import or_warn
-from nextscale.training.loop import Trainer
 from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
 from nextscale.training.run import tokenize, train
 from nextscale.training.signals import Interrupted
+from nextscale.training.step import Stepper
 
 # What a run leaves behind
 
@@ -272,9 +272,9 @@ def test_the_discriminator_learns_only_from_its_own_loss(tiny: Settings, tmp_pat
     seen: list[Tensor] = []
     changes = {"tokenizer.adversarial.weight": 100.0, "tokenizer.adversarial.width": 4, "training.tokenizer.steps": 1}
     config = load_config("image", overrides=tiny(**changes))
-    real = Trainer._backward
+    real = Stepper._backward
 
-    def watched(self: Trainer, module: nn.Module, batches: list, number: int) -> dict[str, float]:
+    def watched(self: Stepper, module: nn.Module, batches: list, number: int) -> dict[str, float]:
         sums = real(self, module, batches, number)
         if number == 1:
             parameters = list(self.stage.objectives[1].model.parameters())
@@ -285,7 +285,7 @@ def test_the_discriminator_learns_only_from_its_own_loss(tiny: Settings, tmp_pat
         return sums
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_backward", watched)
+        patch.setattr(Stepper, "_backward", watched)
         train(config, tmp_path / "run", "tokenizer")
     half = len(seen) // 2
     assert half > 3
@@ -355,15 +355,15 @@ def test_weights_that_are_not_finite_are_never_saved(
     tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is computed before its update, so it may be finite although the new weights are not."""
-    real = Trainer.train_step
+    real = Stepper.train_step
 
-    def ruin(self: Trainer, batches: list) -> dict[str, float]:
+    def ruin(self: Stepper, batches: list) -> dict[str, float]:
         found = real(self, batches)
-        if self.step == 3:
+        if self.step == 4:
             next(self.stage.model.parameters()).data[0] = torch.nan
         return found
 
-    monkeypatch.setattr(Trainer, "train_step", ruin)
+    monkeypatch.setattr(Stepper, "train_step", ruin)
     no_validation = {"training.tokenizer.validate_every": 5}
     with pytest.raises(TrainingError, match=r"not finite|is nan at step 4: training stopped, the last good checkpoint"):
         fit(tiny, tmp_path / "run", **no_validation)

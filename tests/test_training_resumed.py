@@ -15,9 +15,9 @@ from training_runs import STAGES, Settings, assert_equal_weights, both, fit, los
 
 from nextscale.errors import NextscaleError
 from nextscale.storage.checkpoint_folder import check_checkpoint
-from nextscale.training.loop import Trainer
 from nextscale.training.run import tokenize
 from nextscale.training.signals import Interrupted
+from nextscale.training.step import Stepper
 
 
 def test_a_finished_run_is_left_alone(tiny: Settings, tiny_run: Path) -> None:
@@ -38,18 +38,18 @@ def test_a_signal_saves_and_resuming_is_exact(
     tiny: Settings, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch,
     stage: str, step: int, number: signal.Signals, code: int,
 ) -> None:  # fmt: skip
-    real = Trainer.train_step
+    real = Stepper.train_step
 
-    def interrupted(self: Trainer, batches: list) -> dict[str, float]:
+    def interrupted(self: Stepper, batches: list) -> dict[str, float]:
         if self.stage.name == stage and self.step == step - 1:
             os.kill(os.getpid(), number)
         return real(self, batches)
 
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    monkeypatch.setattr(Stepper, "train_step", interrupted)
     with pytest.raises(Interrupted, match=f"{stage} saved at step {step}; continue with --resume auto") as caught:
         fit(tiny, tmp_path / "run")
     assert caught.value.exit_code == code
-    monkeypatch.setattr(Trainer, "train_step", real)
+    monkeypatch.setattr(Stepper, "train_step", real)
     fit(tiny, tmp_path / "run", resume="auto")
     assert_equal_weights(tmp_path / "run", tiny_run)
     for each in STAGES:
@@ -129,15 +129,15 @@ def test_a_damaged_best_is_told_and_the_one_before_it_counts(
     tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], former: bool
 ) -> None:
     """Stopped after step 5; the best is step 4, before that step 2. Nothing after step 4 is as good."""
-    real = Trainer.train_step
+    real = Stepper.train_step
 
-    def stop(self: Trainer, batches: list) -> dict[str, float]:
+    def stop(self: Stepper, batches: list) -> dict[str, float]:
         if (self.stage.name, self.step) == ("transformer", 4):
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batches)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "train_step", stop)
+        patch.setattr(Stepper, "train_step", stop)
         fit(tiny, tmp_path / "run", **both(lr=3e-3))
     run, checkpoints = tmp_path / "run", tmp_path / "run/checkpoints/transformer"
     assert best_step(run) == 4 and check_checkpoint(checkpoints / "best-before")["step"] == 2

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 import nextscale
 from nextscale.config.run import load_config
 from nextscale.errors import CheckpointError, ConfigError
-from nextscale.training.loop import Trainer
 from nextscale.training.run import train
 from nextscale.training.signals import Interrupted
+from nextscale.training.step import Stepper
 from nextscale_cli.main import app
 
 Settings = Callable[..., list[str]]
@@ -28,15 +28,15 @@ Settings = Callable[..., list[str]]
 @pytest.fixture(scope="module")
 def interrupted(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stopped after step 5 of the transformer: checkpoints of steps 4 and 5, and the best of step 2 or 4."""
-    run, real = tmp_path_factory.mktemp("interrupted") / "run", Trainer.train_step
+    run, real = tmp_path_factory.mktemp("interrupted") / "run", Stepper.train_step
 
-    def stop(self: Trainer, batches: list) -> dict[str, float]:
+    def stop(self: Stepper, batches: list) -> dict[str, float]:
         if (self.stage.name, self.step) == ("transformer", 4):
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batches)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Trainer, "train_step", stop)
+        patch.setattr(Stepper, "train_step", stop)
         train(load_config("image", overrides=tiny()), run)
     return run
 

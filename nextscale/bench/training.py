@@ -28,8 +28,7 @@ from nextscale.storage.models import new_transformer
 from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.pyramid import TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.training.log import RunLog
-from nextscale.training.loop import Trainer
+from nextscale.training.step import Stepper
 from nextscale.training.transformer_stage import TransformerStage
 from nextscale.transformer import ScaleTransformer
 
@@ -111,15 +110,14 @@ def _row(
         return TransformerStage(modality, tokenizer, transformer, data, stores, settings, config.sampling, config.seed)
 
     cached, on_the_fly = stage((store, store)), stage(None)
-    trainer = Trainer(cached, folder / "checkpoints", RunLog(folder), config.seed, device)
+    stepper = Stepper(cached, config.seed, device)
 
     now = partial(synchronized, clock, device)
 
     def step(source: TransformerStage) -> float:
         start = now()
-        positions = trainer.step * settings.batch_size + np.arange(settings.batch_size)
-        trainer.train_step([source.batch(positions)])  # includes reading, which the loop does in parallel
-        trainer.step += 1
+        positions = stepper.step * settings.batch_size + np.arange(settings.batch_size)
+        stepper.train_step([source.batch(positions)])  # includes reading, which the loop does in parallel
         return now() - start
 
     if settings.compile:  # first, because compiling takes longer than all that is timed

@@ -19,8 +19,8 @@ from nextscale.storage.scorer import new_scorer
 from nextscale.storage.starting import start_from
 from nextscale.tokens.capabilities import Requantizes
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.training.loop import micro_batch_size
 from nextscale.training.sharding import group_size
+from nextscale.training.step import micro_batch_size
 from nextscale.transformer import ScaleTransformer
 
 

@@ -1,4 +1,4 @@
-"""The training loop, the same for both stages: step, validate, save, and exact resumption after an interrupt.
+"""The training loop, the same for all stages: step, validate, save, and exact resumption after an interrupt.
 
 Everything random is a function of (seed, step, position), so a checkpoint holds only weights, optimizer state and a
 step number. It does not depend on the number of processes.
@@ -6,52 +6,31 @@ step number. It does not depend on the number of processes.
 
 from __future__ import annotations
 
-import inspect
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nextscale import distributed
 from nextscale.config.sections import Shard, StageConfig
-from nextscale.data import Batch
-from nextscale.device import autocast_dtype, is_out_of_memory
-from nextscale.errors import ConfigError, TrainingError
+from nextscale.errors import TrainingError
 from nextscale.memory import keep_freed_memory
-from nextscale.randomness import Draws, mixed_seed
 from nextscale.storage.checkpoint import load_checkpoint, save_checkpoint
 from nextscale.storage.checkpoint_folder import check_checkpoint, clear_partials, latest_checkpoint, remove_checkpoint
 from nextscale.training.best import BEST, FORMER, sort_out_best
 from nextscale.training.clock import Pace, ending_at, with_steps
 from nextscale.training.feeding import Feed
 from nextscale.training.log import RunLog, StageDisplay, or_warn
-from nextscale.training.optim import EMA, as_written, build_optimizer, compile_model, cooldown_begins, lr_factor
-from nextscale.training.sharding import ShardedModel, group_size, has_blocks
+from nextscale.training.optim import as_written, cooldown_begins
 from nextscale.training.signals import InterruptFlag
 from nextscale.training.stage import Stage
-
-
-def micro_batch_size(config: StageConfig, stage: str) -> int:
-    """Number of samples in a micro-batch: a global batch is split over processes and accumulation.
-
-    Raises:
-        ConfigError: the batch does not split evenly.
-    """
-    parts = distributed.world_size() * config.accumulate
-    if config.batch_size % parts:
-        raise ConfigError(
-            f"training.{stage}.batch_size {config.batch_size} is not a multiple of "
-            f"{distributed.world_size()} processes x {config.accumulate} accumulated micro-batches"
-        )
-    return config.batch_size // parts
+from nextscale.training.step import Stepper
 
 
 class Trainer:
@@ -82,44 +61,21 @@ class Trainer:
         workers: int = 0,
     ) -> None:
         self.pace, self.on_change = pace, on_change
-        self.stage, self.config, self.folder, self.log, self.device = stage, stage.config, folder, log, device
-        self.seed = mixed_seed(seed, *stage.name.encode())
-        self.micro_batch = micro_batch_size(self.config, stage.name)
+        self.stage, self.folder, self.log, self.device = stage, folder, log, device
+        self.stepper = Stepper(stage, seed, device, shard)
         self.workers = workers if stage.reads_samples else 0
-        for objective in stage.objectives:
-            objective.to(device).train()
-        first = stage.objectives[0]
-        sharded = group_size(shard, distributed.world_size()) > 1 and has_blocks(first.model)
-        self.sharded = ShardedModel(first, shard, device) if sharded else None
-        self.optimizers = [
-            build_optimizer(objective.model, self.config, lr)
-            for objective, lr in zip(stage.objectives, stage.learning_rates, strict=True)
-        ]
-        copied = self.sharded.copied() if self.sharded else None
-        self.ema = EMA(stage.model, self.config.ema, copied) if self.config.ema > 0 else None
-        self.dtype = autocast_dtype(self.config.precision, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.step = 0
         self._unread: list[Tensor | float] = []  # losses of steps that the host has not waited for
         self.best = {"loss": math.inf, "step": -1}
-        if self.config.compile:
-            compile_model(stage.model)
-        self.wrapped: list[nn.Module] = [self._wrap(objective) for objective in stage.objectives]
-
-    def _wrap(self, objective: nn.Module) -> nn.Module:
-        if distributed.world_size() == 1 or (self.sharded and objective is self.sharded.objective):
-            return objective
-        ids = [self.device] if self.device.type == "cuda" else None
-        # Buffers (codebook statistics) are computed from all-reduced counts, so they agree without a broadcast.
-        renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
-        options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-        # Some parameters may stay unused in a step: convolutions that few scales share, a null that is never drawn.
-        return DistributedDataParallel(objective, device_ids=ids, find_unused_parameters=True, **options)
 
     @property
-    def result(self) -> nn.Module:
-        """The model that is validated, sampled and kept: the moving average if there is one."""
-        return self.ema.model if self.ema else self.stage.model
+    def config(self) -> StageConfig:
+        """The settings of the stage; its last step may change on the way."""
+        return self.stepper.config
+
+    @property
+    def step(self) -> int:
+        """Number of steps taken."""
+        return self.stepper.step
 
     def restore(self, path: Path | None, going_back: bool = False) -> None:
         """Continue from a checkpoint, or from the start if ``path`` is None.
@@ -127,10 +83,11 @@ class Trainer:
         ``going_back``: the user chose this checkpoint, so training abandons the later ones. They are set aside.
         """
         if path is not None:
-            saved = load_checkpoint(path, self._modules(), self._optimizers())
-            self.step = saved["step"]
-            if self.scaler.is_enabled() and saved["scaler"]:
-                self.scaler.load_state_dict(saved["scaler"])
+            stepper = self.stepper
+            saved = load_checkpoint(path, stepper.modules(), stepper.optimizers_by_name())
+            stepper.step = saved["step"]
+            if stepper.scaler.is_enabled() and saved["scaler"]:
+                stepper.scaler.load_state_dict(saved["scaler"])
         self.log.rewind(self.stage.name, self.step)
         if distributed.is_main():  # now, because a stage that has done its last step saves nothing more
             clear_partials(self.folder)
@@ -141,12 +98,10 @@ class Trainer:
         tokens = self.config.batch_size * self.stage.tokens_per_sample
         display = self.log.stage(self.stage.name, self.config.steps, self.step, tokens)
         memory = keep_freed_memory() if self.device.type == "cpu" else nullcontext()
-        with memory, InterruptFlag() as flag, Feed(self.read, self.step, self.workers) as feed, display as show:
+        with memory, InterruptFlag() as flag, Feed(self.stepper.read, self.step, self.workers) as feed, display as show:
             while self.step < self.config.steps:
-                batches = feed.next()
-                with self._enough_memory():
-                    metrics = self.train_step(batches)
-                self.step += 1
+                metrics = self.stepper.train_step(feed.next())
+                self._unread.append(metrics["loss"])
                 interrupted = self._agree(flag)
                 self._keep_pace(show)
                 last = self.step == self.config.steps
@@ -191,91 +146,12 @@ class Trainer:
     def _end_at(self, steps: int, why: str, show: StageDisplay) -> None:
         if steps == self.config.steps:
             return
-        self.config = with_steps(self.config, steps)
+        self.stepper.config = with_steps(self.config, steps)
         show.end_at(steps, why)
         if self.step < steps:  # the last step saves anyway
             show.checkpoint(self.step, self._save())
         if self.on_change is not None:
             self.on_change(self.config)
-
-    # One step.
-
-    def read(self, step: int) -> list[Batch]:
-        """The micro-batches of a step, on the CPU."""
-        positions = step * self.config.batch_size + np.arange(self.config.batch_size)
-        return [self.stage.batch(positions[rows]) for rows in self._rows()]
-
-    def _rows(self) -> list[slice]:
-        """For each of this process's micro-batches, its rows of the global batch."""
-        first = distributed.rank() * self.config.accumulate
-        size = self.micro_batch
-        return [slice((first + i) * size, (first + i + 1) * size) for i in range(self.config.accumulate)]
-
-    def train_step(self, batches: list[Batch]) -> dict[str, Tensor | float]:
-        """One optimizer step of every objective; returns the scalars to log, on the device, because reading one waits
-        for the step to end (``_read``)."""
-        factor = lr_factor(self.step, self.config)
-        batches = [batch.to(self.device) for batch in batches]
-        metrics: dict[str, Tensor | float] = {}
-        for number, (objective, module, optimizer, lr) in enumerate(
-            zip(self.stage.objectives, self.wrapped, self.optimizers, self.stage.learning_rates, strict=True)
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
-            # Only now, because an earlier objective's backward may have left gradients in this model (an opponent).
-            optimizer.zero_grad(set_to_none=True)
-            sums = self._backward(module, batches, number)
-            self.scaler.unscale_(optimizer)
-            clip = self.config.clip or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(objective.model.parameters(), clip)
-            self.scaler.step(optimizer)
-            prefix = "" if number == 0 else f"{objective.name}/"
-            metrics |= {f"{prefix}{key}": value for key, value in sums.items()}
-            metrics |= {f"{prefix}lr": lr * factor, f"{prefix}grad_norm": distributed.whole(norm)}
-        self.scaler.update()
-        for objective in self.stage.objectives:
-            objective.after_step(self.step, self._draws(slice(0, 0), salt=1000))
-        if self.ema:
-            self.ema.update(self.stage.model, self.step)
-        self._unread.append(metrics["loss"])
-        return metrics
-
-    @contextmanager
-    def _enough_memory(self) -> Iterator[None]:
-        """Say which settings take less memory if the device has too little."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            name, remedies = f"training.{self.stage.name}", []
-            if self.micro_batch % 2 == 0:
-                remedies.append(f"{name}.accumulate={2 * self.config.accumulate} (same result, half as many at a time)")
-            if hasattr(self.config, "checkpoint_activations") and has_blocks(self.stage.model):
-                remedies += [f"{name}.checkpoint_activations=true", "training.shard=full on several devices"]
-            remedies.append(f"a smaller {name}.batch_size than {self.config.batch_size}")
-            raise TrainingError(
-                f"{self.device} has too little memory for {self.micro_batch} samples at a time at step {self.step}: "
-                f"set {', or '.join(remedies)}"
-            ) from None
-
-    def _backward(self, module: nn.Module, batches: list[Batch], number: int) -> dict[str, Tensor]:
-        """Accumulate the gradients of all micro-batches; returns the mean of each logged scalar."""
-        sums: dict[str, Tensor] = {}
-        for i, (batch, rows) in enumerate(zip(batches, self._rows(), strict=True)):
-            last = i == len(batches) - 1
-            hold = isinstance(module, DistributedDataParallel) and not last
-            with module.no_sync() if hold else nullcontext():  # type: ignore[operator]
-                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                    loss, extra = module(batch, self.step, self._draws(rows, salt=number))
-                self.scaler.scale(loss / len(batches)).backward()
-            for key, value in {"loss": loss, **extra}.items():
-                part = value.detach().double() / len(batches)
-                sums[key] = sums[key] + part if key in sums else part
-        return sums
-
-    def _draws(self, rows: slice, salt: int) -> Draws:
-        return Draws(mixed_seed(self.seed, salt), self.step, rows, self.config.batch_size, self.device)
 
     def _agree(self, flag: InterruptFlag) -> bool:
         """Whether any process was interrupted."""
@@ -321,7 +197,7 @@ class Trainer:
         with self._evaluated() as model:
             for indices, weight in self._validation_share():
                 batch = self.stage.validation_batch(indices).to(self.device)
-                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                with self.stepper.autocast():
                     scalars = objective.validate(model, batch)
                 for key, value in scalars.items():
                     sums[key] = sums.get(key, 0.0) + float(value) * weight
@@ -332,7 +208,7 @@ class Trainer:
         self._check_finite(means["loss"], "validation loss")
         if means["loss"] < self.best["loss"]:
             self.best = {"loss": means["loss"], "step": self.step}
-            modules = {"model": self.result}
+            modules = {"model": self.stepper.result}
             save_checkpoint(self.folder, self.step, modules, {}, {}, self.best, keep=1, name=BEST, former=FORMER)
         return means
 
@@ -340,7 +216,8 @@ class Trainer:
     def _evaluated(self) -> Iterator[nn.Module]:
         """The result in evaluation mode, with whole weights, not compiled. All processes must enter, to gather them;
         inside, they may do different things."""
-        whole = self.sharded.gathered(self.result) if self.sharded else nullcontext(self.result)
+        sharded, result = self.stepper.sharded, self.stepper.result
+        whole = sharded.gathered(result) if sharded else nullcontext(result)
         with as_written() if self.config.compile else nullcontext(), whole as model:
             was_training = model.training
             model.eval()
@@ -368,22 +245,15 @@ class Trainer:
                 self.pace.reserve = 2 * (time.monotonic() - began)
             return written
 
-    def _modules(self) -> dict[str, nn.Module]:
-        modules = {objective.name: objective.model for objective in self.stage.objectives}
-        return modules | ({"ema": self.ema.model} if self.ema else {})
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {o.name: optimizer for o, optimizer in zip(self.stage.objectives, self.optimizers, strict=True)}
-
     def _save(self) -> Path | None:
-        for name, module in self._modules().items():
+        for name, module in self.stepper.modules().items():
             values = [distributed.local(value) for value in module.state_dict().values() if value.is_floating_point()]
             wrong = ~torch.stack([value.isfinite().all() for value in values]).all()
             # Of a sharded model, one process alone may see it, and all must stop.
             self._check_finite(math.nan if distributed.total(wrong.float()) else 1.0, f"weight of the {name}")
-        state = {"scaler": self.scaler.state_dict()}
-        keep = self.config.keep
-        saved = save_checkpoint(self.folder, self.step, self._modules(), {}, self._optimizers(), state, keep)
+        modules, optimizers = self.stepper.modules(), self.stepper.optimizers_by_name()
+        state = {"scaler": self.stepper.scaler.state_dict()}
+        saved = save_checkpoint(self.folder, self.step, modules, {}, optimizers, state, self.config.keep)
         return saved if distributed.is_main() else None
 
     def _settle_best(self, going_back: bool = False) -> None:
@@ -408,8 +278,8 @@ class Trainer:
         distributed.barrier()
         self._settle_best()
         distributed.barrier()
-        if self.sharded:
-            self.sharded.restore()
+        if self.stepper.sharded:
+            self.stepper.sharded.restore()
         load_checkpoint(self.folder / BEST, {"model": self.stage.model})
         self.stage.model.eval()
         distributed.barrier()

@@ -20,9 +20,8 @@ from nextscale.memory import keep_freed_memory
 from nextscale.modality import Modality
 from nextscale.storage.models import new_transformer
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
-from nextscale.training.log import RunLog
-from nextscale.training.loop import Trainer
 from nextscale.training.stage import Stage
+from nextscale.training.step import Stepper
 from nextscale.training.tokenizer_stage import TokenizerStage
 from nextscale.training.transformer_stage import TransformerObjective, TransformerStage
 
@@ -114,13 +113,11 @@ class Pilot:
         )
 
     def _steps(self, stage: Stage, config: RunConfig) -> float:
-        folder = Path("pilot")  # nothing is written
-        trainer = Trainer(stage, folder, RunLog(folder), config.seed, self.device)
+        stepper = Stepper(stage, config.seed, self.device)
         took = []
         for step in range(self.warmup + self.timed):
-            batches = trainer.read(step)  # training reads the next batch meanwhile
-            took.append(self._seconds(partial(trainer.train_step, batches)))
-            trainer.step += 1
+            batches = stepper.read(step)  # training reads the next batch meanwhile
+            took.append(self._seconds(partial(stepper.train_step, batches)))
         return sum(took[self.warmup :]) / self.timed
 
     def _seconds(self, work: Callable[[], object]) -> float:
