@@ -26,6 +26,7 @@ import pluggy
 from nextscale import hookspecs
 from nextscale.errors import NextscaleError, PluginError, unknown
 from nextscale.hookspecs import PROJECT, CommandSpec, FormatSpec, RunSettings
+from nextscale.remote.data import reads_urls
 
 if TYPE_CHECKING:
     from nextscale.callbacks import TrainingCallback
@@ -266,6 +267,8 @@ def modality(name: str) -> Modality:
     for method, declared in vars(Modality).items():
         if inspect.isfunction(declared) and not method.startswith("_"):
             vars(made)[method] = _guarded(made, method, name)
+    for method in ("open_data", "suit_data"):
+        vars(made)[method] = reads_urls(vars(made)[method])
     return made
 
 

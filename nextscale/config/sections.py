@@ -12,7 +12,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
+
+from nextscale.remote.urls import refuse_secrets
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -32,6 +35,13 @@ class Section(BaseModel):
     """Settings that no weights depend on: a run may start from another with other values (``training.init``)."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            refuse_secrets(value, str(name))
+        return values
 
 
 class LimitsConfig(Section):
