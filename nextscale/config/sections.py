@@ -186,7 +186,7 @@ class TokenizerStageConfig(StageConfig):
 class TransformerStageConfig(StageConfig):
     """Stage 2."""
 
-    added = (*StageConfig.added, "checkpoint_activations")
+    added = (*StageConfig.added, "checkpoint_activations", "cache_folder")
 
     label_smoothing: Fraction = 0.0
     scale_weights: tuple[NonNegativeFloat, ...] | None = None
@@ -198,6 +198,9 @@ class TransformerStageConfig(StageConfig):
     finer tokens are chosen anew to make up for them, as in Infinity's self-correction. Tokens are then not cached."""
     cache: bool = True
     """Train on cached tokens; False tokenizes every batch."""
+    cache_folder: str | None = None
+    """Folder or URL (s3://BUCKET/FOLDER) of the cached tokens; None is in the run's folder. Runs with the same
+    tokenizer and data may share one."""
     cache_passes: PositiveInt = 1
     """Number of passes over the data in the cache, each with its own augmentation."""
     checkpoint_activations: bool = False

@@ -62,8 +62,7 @@ class RemoteFolder:
                 if means_absence(error):
                     return {}
                 raise
-        kind = own["type"]
-        if kind == "file":
+        if own["type"] == "file":
             listed[self.root] = own
         found = {}
         for path, info in listed.items():
@@ -72,13 +71,15 @@ class RemoteFolder:
             name = path.removeprefix(self.root).removeprefix("/")
             version = next((info[key] for key in _VERSIONS if info.get(key) is not None), None)
             found[name] = RemoteFile(path, info.get("size"), str(version))
-        self._check_names(found, kind)
+        self._check_names(found, own["type"])
         return found
 
     def _check_names(self, found: dict[str, RemoteFile], kind: str) -> None:
-        if kind == "file" and set(found) != {""}:
-            raise RemoteError(f"{self} is both a file and a folder: name one of the files in it, or rename it")
-        for name in found if kind != "file" else ():
+        if "" in found:
+            if len(found) > 1 or kind != "file":
+                raise RemoteError(f"{self} is both a file and a folder: name one of the files in it, or rename it")
+            return
+        for name in found:
             parts = name.split("/")
             if any(part in ("", ".", "..") or "\0" in part for part in parts):
                 raise RemoteError(f"{self} holds {name!r}, which cannot be the name of a file here: rename it")
@@ -86,10 +87,13 @@ class RemoteFolder:
             if above is not None:
                 raise RemoteError(f"{self}/{above} is both a file and a folder: rename one of them")
 
-    def read(self, name: str) -> bytes:
-        """The content of a file."""
-        with remote_errors(f"cannot read {self}/{name}"):
-            return self.fs.cat_file(self._path(name))
+    def read(self, names: Sequence[str]) -> list[bytes]:
+        """The contents of files, fetched side by side."""
+        if not names:
+            return []
+        with remote_errors(f"cannot read {self}/{', '.join(names[:3])}"):
+            found = self.fs.cat([self._path(name) for name in names])
+        return [found[self._path(name)] for name in names]
 
     def get(self, files: Sequence[RemoteFile], targets: Sequence[Path]) -> None:
         """Copy files to local paths, as many side by side as the file system can."""

@@ -24,10 +24,6 @@ def scheme_of(url: str) -> str:
     return found[1].lower()
 
 
-def join(url: str, name: str) -> str:
-    return f"{url.rstrip('/')}/{name}"
-
-
 def without_secrets(text: str) -> str:
     """``text``, for messages, with ``***`` in the place of passwords and signatures in URLs."""
     return _SIGNED.sub("?***", _PASSWORD.sub("***@", text))
