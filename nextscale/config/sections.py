@@ -27,8 +27,8 @@ class Section(BaseModel):
     """A section of the configuration: unknown keys are errors, and defaults are checked too."""
 
     shorthand: ClassVar[str | None] = None
-    """The setting that ``SECTION=VALUE`` sets. In a data section it is the location of the data (``data=PATH``). Token
-    caches do not depend on it, because data may be moved."""
+    """The setting that ``SECTION=VALUE`` sets. In a data section it is the location of the data (``data=PATH``).
+    The modality gets a local copy where that is a URL. Token caches do not depend on it, because data may be moved."""
     added: ClassVar[tuple[str, ...]] = ()
     """Settings that the last release did not have. Only these may be missing in the ``config.yaml`` of a run."""
     unlearned: ClassVar[tuple[str, ...]] = ()

@@ -100,23 +100,19 @@ class RemoteFolder:
         with remote_errors(f"cannot read {self}"):
             self.fs.get([file.path for file in files], [str(target) for target in targets])
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file; storages show an object once it is whole, or not at all."""
-        with remote_errors(f"cannot write {self}/{name}"):
-            if "/" in name or not self.fs.exists(self.root):
-                self.fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
-            self.fs.pipe_file(self._path(name), content)
-
     def put(self, file: Path, name: str) -> None:
-        """Copy a local file there."""
+        """Copy a local file there. An object storage shows it once it is whole, or not at all."""
         with remote_errors(f"cannot write {self}/{name}"):
-            self.fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+            # What is asynchronous are object storages. They have no folders, and s3fs would create a missing bucket.
+            if not self.fs.async_impl:
+                self.fs.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
             self.fs.put_file(str(file), self._path(name))
 
     def remove(self, name: str = "") -> None:
         """Remove a file or, without a name, everything, if it is there."""
         with remote_errors(f"cannot remove {self}/{name}"):
             path = self._path(name) if name else self.root
+            self.fs.invalidate_cache()
             if self.fs.exists(path):
                 self.fs.rm(path, recursive=True)
 

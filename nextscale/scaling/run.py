@@ -38,7 +38,14 @@ from nextscale.training.resume import changed
 from nextscale.training.run import tokenize, train
 from nextscale.training.signals import Interrupted
 
-PASSING = ("training.threads", "training.device", "training.init", "training.tensorboard", "preset")
+PASSING = (
+    "training.threads",
+    "training.device",
+    "training.init",
+    "training.tensorboard",
+    "training.transformer.cache_folder",
+    "preset",
+)
 """Settings that may differ when a ladder goes on: where it is computed, and where things are."""
 
 
