@@ -39,9 +39,9 @@ def local_copy(url: str) -> Path:
     if not files:
         raise RemoteError(f"cannot read {remote}: there is no such bucket, folder or file, or it is empty")
     folder = _cache() / hashlib.sha256(remote.url.encode()).hexdigest()[:16]
-    target = folder / (remote.root.rstrip("/").rpartition("/")[2] or "data")
+    target = folder / "copy" / (remote.root.rstrip("/").rpartition("/")[2] or "data")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, remote):
             _bring_up_to_date(remote, files, folder, target)
     except OSError as error:

@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nextscale.errors import RemoteError
-from nextscale.remote.reasons import ANSWER_SECONDS, means_absence, remote_errors
+from nextscale.remote.reasons import means_absence, remote_errors
 from nextscale.remote.urls import scheme_of, without_secrets
 
 T = TypeVar("T")
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "updated", "created")
+ANSWER_SECONDS = 20.0
+"""How long a storage may take for its first answer. The libraries would try again for minutes."""
+READ_SECONDS = 60.0
+"""How long it may take to send the files of a shard, a few MiB."""
+_VERSIONS = (
+    "ETag", "etag", "md5Hash", "Content-MD5", "Digest", "generation", "blob_id", "LastModified", "Last-Modified",
+    "last_modified", "last_write_time", "mtime", "modify", "updated", "created",
+)  # fmt: skip
 """Where the file systems of fsspec say which version of a file there is; the first that they give is taken."""
 _PACKAGES = ("s3fs", "gcsfs")
 """Those in the extra ``remote``."""
@@ -41,6 +48,8 @@ class RemoteFolder:
             raise RemoteError(f"{url} names no bucket or file: it should be {scheme_of(url)}://BUCKET/FOLDER")
         self.url = url.rstrip("/")
         self.fs, self.root = _file_system(self.url)
+        if any(part in (".", "..") for part in self.url.split("/")):
+            raise RemoteError(f"{self} goes up and down folders: name the place itself")
 
     def __str__(self) -> str:
         return without_secrets(self.url)
@@ -92,7 +101,7 @@ class RemoteFolder:
         if not names:
             return []
         with remote_errors(f"cannot read {self}/{', '.join(names[:3])}"):
-            found = self.fs.cat([self._path(name) for name in names])
+            found = _answer(lambda: self.fs.cat([self._path(name) for name in names]), READ_SECONDS)
         return [found[self._path(name)] for name in names]
 
     def get(self, files: Sequence[RemoteFile], targets: Sequence[Path]) -> None:
@@ -146,7 +155,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         return fs, str(kind._strip_protocol(url))
 
 
-def _answer(ask: Callable[[], T]) -> T:
+def _answer(ask: Callable[[], T], seconds: float | None = None) -> T:
     """What ``ask`` returns or raises; TimeoutError if that takes too long."""
     got: list[T] = []
     failed: list[BaseException] = []
@@ -159,7 +168,7 @@ def _answer(ask: Callable[[], T]) -> T:
 
     asking = threading.Thread(target=run, daemon=True)  # one that never returns must not keep the process alive
     asking.start()
-    asking.join(ANSWER_SECONDS)
+    asking.join(ANSWER_SECONDS if seconds is None else seconds)
     if failed:
         raise failed[0]
     if not got:

@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from nextscale.errors import NextscaleError, RemoteError
 from nextscale.remote.urls import without_secrets
 
-ANSWER_SECONDS = 20.0
-"""How long a storage may take for its first answer. The libraries would try again for minutes."""
-
 
 @contextmanager
 def remote_errors(what: str) -> Iterator[None]:
@@ -30,7 +27,7 @@ def _reason(error: BaseException) -> str:
         return "there are no credentials for it: set them as the storage's own tools take them (AWS_..., GOOGLE_...)"
     for cause in causes:
         if _is_late(cause):
-            return f"it does not answer (within {ANSWER_SECONDS:g} seconds): check the address and the network"
+            return "it does not answer in time: check the address and the network"
         if _is_unreachable(cause):
             return f"it cannot be reached ({_short(cause)}): check the address and the network"
         if _is_denied(cause):

@@ -59,7 +59,7 @@ def open_or_write_tokens(
     # Held-out samples are tokenized once, without augmentation.
     for name, source, count in (("train", data.train, passes), ("validation", data.validation, 1)):
         path = place_of_tokens(run, config, name)
-        if rewrite or distributed.agree(not are_written(path)):
+        if rewrite or distributed.agree(distributed.is_main() and not are_written(path)):
             augmented = None if name == "validation" else mixed_seed(seed, 3)
             made_in = run / FOLDER / name
             write_tokens(path, made_in, tokenizer, source, data, count, augmented, written_by, log, made_with)
