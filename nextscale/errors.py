@@ -47,6 +47,10 @@ class HubError(NextscaleError):
     """The hub, or a repository on it, cannot be reached, read or written."""
 
 
+class RemoteError(NextscaleError):
+    """What lies behind a URL cannot be reached, read or written."""
+
+
 class TrainingError(NextscaleError):
     """Training cannot continue (loss not finite, disk full)."""
 

@@ -14,7 +14,7 @@ from nextscale import plugin
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors"],
-    ["randomness", "device", "memory", "meta", "distributed", "hub"],
+    ["randomness", "device", "memory", "meta", "distributed", "hub", "remote"],
     ["tokens"],
     ["conditioning"],
     ["captions", "data"],

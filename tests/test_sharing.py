@@ -189,7 +189,8 @@ def test_an_interrupted_push_leaves_no_folder(run: Path, tmp_path: Path, monkeyp
     [
         ("/home/me/data", True), ("~/data", True), ("data/cats.npz", True), ("../cats", True), ("..", True),
         (Path("cats"), True), ("digits", False), ("hf:me/digits@v1", False), ("pyg:QM9", False),
-        ("https://a.b/c", False), ("folder:/home/me", True), ("file:~/x", True), (3, False), (None, False),
+        ("https://a.b/c", False), ("folder:/home/me", True), ("file:///x", True), ("file:~/x", True),
+        (3, False), (None, False),
     ],
 )  # fmt: skip
 def test_paths_are_told_from_names(value: Any, local: bool) -> None:

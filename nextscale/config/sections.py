@@ -12,7 +12,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
+
+from nextscale.remote.urls import refuse_secrets
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -24,8 +27,8 @@ class Section(BaseModel):
     """A section of the configuration: unknown keys are errors, and defaults are checked too."""
 
     shorthand: ClassVar[str | None] = None
-    """The setting that ``SECTION=VALUE`` sets. In a data section it is the location of the data (``data=PATH``). Token
-    caches do not depend on it, because data may be moved."""
+    """The setting that ``SECTION=VALUE`` sets. In a data section it is the location of the data (``data=PATH``).
+    The modality gets a local copy where that is a URL. Token caches do not depend on it, because data may be moved."""
     added: ClassVar[tuple[str, ...]] = ()
     """Settings that the last release did not have. Only these may be missing in the ``config.yaml`` of a run."""
     unlearned: ClassVar[tuple[str, ...]] = ()
@@ -35,6 +38,13 @@ class Section(BaseModel):
     """Those of ``unlearned`` that change the order of tokens so much that a transformer must begin anew."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            refuse_secrets(value, str(name))
+        return values
 
 
 class LimitsConfig(Section):
@@ -195,7 +205,7 @@ class TokenizerStageConfig(StageConfig):
 class TransformerStageConfig(StageConfig):
     """Stage 2."""
 
-    added = (*StageConfig.added, "checkpoint_activations")
+    added = (*StageConfig.added, "checkpoint_activations", "cache_folder")
 
     label_smoothing: Fraction = 0.0
     scale_weights: Literal["equal", "root"] | tuple[NonNegativeFloat, ...] | None = None
@@ -209,6 +219,9 @@ class TransformerStageConfig(StageConfig):
     finer tokens are chosen anew to make up for them, as in Infinity's self-correction. Tokens are then not cached."""
     cache: bool = True
     """Train on cached tokens; False tokenizes every batch."""
+    cache_folder: str | None = None
+    """Folder or URL (s3://BUCKET/FOLDER) of the cached tokens; None is in the run's folder. Runs with the same
+    tokenizer and data may share one."""
     cache_passes: PositiveInt = 1
     """Number of passes over the data in the cache, each with its own augmentation."""
     checkpoint_activations: bool = False

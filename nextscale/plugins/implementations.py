@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nextscale.errors import NextscaleError, PluginError, unknown
 from nextscale.plugins.discovery import discover
 from nextscale.plugins.loading import GROUP, one_line, origin, shown
+from nextscale.remote.data import reads_urls
 
 if TYPE_CHECKING:
     from nextscale.modality import Modality, ModalityConfig
@@ -64,6 +65,8 @@ def modality(name: str) -> Modality:
     for method, declared in vars(Modality).items():
         if inspect.isfunction(declared) and not method.startswith("_"):
             vars(made)[method] = _guarded(made, method, name)
+    for method in ("open_data", "suit_data"):
+        vars(made)[method] = reads_urls(vars(made)[method])
     return made
 
 

@@ -32,12 +32,20 @@ from nextscale.scaling.ladder import Rung
 from nextscale.scaling.results import RECORD, final_losses
 from nextscale.storage.files import write_json_atomic
 from nextscale.storage.models import has, load_tokenizer, save_run, stored_config
+from nextscale.training.cache import are_written, place_of_tokens
 from nextscale.training.check import check_tokenizer
 from nextscale.training.resume import changed
 from nextscale.training.run import tokenize, train
 from nextscale.training.signals import Interrupted
 
-PASSING = ("training.threads", "training.device", "training.init", "training.tensorboard", "preset")
+PASSING = (
+    "training.threads",
+    "training.device",
+    "training.init",
+    "training.tensorboard",
+    "training.transformer.cache_folder",
+    "preset",
+)
 """Settings that may differ when a ladder goes on: where it is computed, and where things are."""
 
 
@@ -217,6 +225,6 @@ def _share_tokenizer(base: RunConfig, folder: Path, given: str | None) -> None:
             check_tokenizer(run, plugins.modality(base.modality).open_data(base.data), base)
             save_run(folder, base, stored_config(run, "tokenizer")["description"], load_tokenizer(run))
     stage = base.training.transformer
-    splits = [folder / "tokens.zarr" / name for name in ("train", "validation")]
-    if stage.cache and not stage.corrupt and not all(path.exists() for path in splits):
+    splits = [place_of_tokens(folder, base, name) for name in ("train", "validation")]
+    if stage.cache and not stage.corrupt and not all(map(are_written, splits)):
         tokenize(folder)

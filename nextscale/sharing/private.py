@@ -17,8 +17,8 @@ from nextscale.errors import ConfigError
 T = TypeVar("T", bound=BaseModel)
 NOT_SHARED = "not shared (a path on the computer of its author)"
 """Stands for a path. It is the value of the setting that named it, so that no setting is missing."""
-_SCHEME = re.compile(r"[A-Za-z][\w+.-]*:(?=[^/~]|//)")
-"""What a value starts with that is no path: ``hf:``, ``https://``."""
+_SCHEME = re.compile(r"(?!(?i:file|local):)[A-Za-z][\w+.-]*:(?=[^/~]|//)")
+"""What a value starts with that is no path: ``hf:``, ``https://``; but ``file://``."""
 
 
 def is_local_path(value: Any) -> bool:

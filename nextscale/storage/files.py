@@ -182,7 +182,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def stored_settings(section: type[T], values: Any, path: Path) -> T:
+def stored_settings(section: type[T], values: Any, path: object) -> T:
     """``values``, read from ``path``, checked by a pydantic model.
 
     Raises:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from pathlib import Path
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import zarr
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
-from zarr.storage import LocalStore
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import MemoryStore
 
 from nextscale.errors import CheckpointError
-from nextscale.storage.files import digest, json_digest, one_line, read_json, stored_settings
+from nextscale.storage.files import MAX_JSON_BYTES, json_digest, one_line, parse_json, stored_settings
+from nextscale.storage.places import Place
 
 FORMAT = "nextscale-tokens-2"
 _WITHOUT_CHECKSUMS = "nextscale-tokens-1"
@@ -21,7 +24,7 @@ _WITHOUT_CHECKSUMS = "nextscale-tokens-1"
 manifest."""
 _SHARD_BYTES = 2 << 20
 _MIN_SHARD_ROWS = 1024
-CHUNKS_PER_SHARD = 4
+_ROWS_MULTIPLE = 4
 _MAX_SHARD_BYTES = 4 << 30
 """No shard of more is read: a shard is the unit of reading, and should be about ``_SHARD_BYTES``."""
 # Shape of a row, and its dtype.
@@ -55,93 +58,125 @@ class StoredAttributes(BaseModel):
     attributes: dict[str, Any]
 
 
-def verified(path: Path) -> tuple[StoredAttributes, dict[str, StoredFile]]:
+def verified(place: Place) -> tuple[StoredAttributes, dict[str, StoredFile]]:
     """The attributes of a store and its manifest, once every file is found complete; shards are compared with their
     checksums when they are read."""
-    if not path.exists():
-        raise CheckpointError(f"there is no token cache at {path}: run `nextscale tokenize`")
-    if not is_token_store(path):
-        raise CheckpointError(f"{path} is not a token cache: name a folder that `nextscale tokenize` wrote")
-    manifest = _read_manifest(path)
+    if not place.exists():
+        raise CheckpointError(f"there is no token cache at {place}: run `nextscale tokenize`")
+    if not is_token_store(place):
+        raise CheckpointError(f"{place} is not a token cache: name a folder that `nextscale tokenize` wrote")
+    manifest = _read_manifest(place)
     for name, entry in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise damaged(path, f"{name} is missing")
-        if file.stat().st_size != entry.bytes:
-            raise damaged(path, f"{name} has {file.stat().st_size} of {entry.bytes} bytes")
-        if entry.sha256 is not None and file.suffix == ".json" and digest_of(path, name) != entry.sha256:
-            raise damaged(path, f"{name} does not match its checksum")
+        size = place.size(name)
+        if size is None:
+            raise damaged(place, f"{name} is missing")
+        if size != entry.bytes:
+            raise damaged(place, f"{name} has {size} of {entry.bytes} bytes")
+        if size > (MAX_JSON_BYTES if name.endswith(".json") else _MAX_SHARD_BYTES):
+            raise damaged(place, f"{name} has {size:,} bytes, which are too many")
+    described = [name for name, entry in manifest.files.items() if entry.sha256 and name.endswith(".json")]
+    for name, content in zip(described, contents(place, described), strict=True):
+        if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
+            raise damaged(place, f"{name} does not match its checksum")
     try:
-        group = read_json(path / "zarr.json")
-        stored = stored_settings(StoredAttributes, group.get("attributes") if isinstance(group, dict) else None, path)
+        group = _read_json(place, "zarr.json")
+        attributes = group.get("attributes") if isinstance(group, dict) else None
+        stored = stored_settings(StoredAttributes, attributes, place)
     except CheckpointError as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(place, str(error)) from None
     if stored.format != manifest.format:
-        raise damaged(path, "manifest.json and zarr.json are of different formats")
+        raise damaged(place, "manifest.json and zarr.json are of different formats")
     return stored, manifest.files
 
 
-def _read_manifest(path: Path) -> Manifest:
-    file = path / "manifest.json"
+def _read_manifest(place: Place) -> Manifest:
     try:
-        body = read_json(file)
+        body = _read_json(place, "manifest.json")
         known = body.get("format") if isinstance(body, dict) else None
         if isinstance(known, str) and known not in (FORMAT, _WITHOUT_CHECKSUMS):
             raise CheckpointError(f"it has the format {known!r}, but this version reads {FORMAT!r}")
-        manifest = stored_settings(Manifest, body, file)
+        manifest = stored_settings(Manifest, body, f"{place}/manifest.json")
     except CheckpointError as error:
-        raise damaged(path, str(error)) from None
+        raise damaged(place, str(error)) from None
     if known == FORMAT:
         expected = body.pop("sha256", None)
         if expected != json_digest(body) or any(entry.sha256 is None for entry in manifest.files.values()):
-            raise damaged(path, "manifest.json does not match its checksum")
+            raise damaged(place, "manifest.json does not match its checksum")
     if "zarr.json" not in manifest.files:
-        raise damaged(path, "manifest.json does not list zarr.json")
+        raise damaged(place, "manifest.json does not list zarr.json")
     return manifest
 
 
-def digest_of(path: Path, name: str) -> str:
+def _read_json(place: Place, name: str) -> Any:
+    size = place.size(name)
+    if size is None:
+        raise CheckpointError(f"{name} is missing")
+    if size > MAX_JSON_BYTES:
+        raise CheckpointError(f"{name} is damaged: {size:,} bytes are too many")
     try:
-        return digest(path / name)
+        return parse_json(contents(place, [name])[0])
+    except ValueError as error:
+        raise CheckpointError(f"{name} is damaged: {one_line(error)}") from None
+
+
+def contents(place: Place, names: Sequence[str]) -> list[bytes]:
+    """The contents of files of a store; raises CheckpointError or RemoteError."""
+    try:
+        return place.read(names)
     except OSError as error:
-        raise damaged(path, f"{name} cannot be read: {error.strerror}") from None
+        raise damaged(place, f"{error.filename} cannot be read: {error.strerror}") from None
 
 
-def open_arrays(path: Path, stored: StoredAttributes) -> dict[str, zarr.Array]:
-    """The arrays of a store by name. They have the shapes that its attributes announce, and shards that fit memory."""
+def as_buffer(content: bytes) -> Buffer:
+    """As zarr takes it."""
+    return default_buffer_prototype().buffer.from_bytes(content)
+
+
+def open_arrays(
+    place: Place, stored: StoredAttributes, files: Mapping[str, StoredFile], held: MutableMapping[str, Buffer]
+) -> dict[str, zarr.Array]:
+    """The arrays of a store by name. They have the shapes that its attributes announce, and shards that fit memory.
+
+    Args:
+        files: those in the manifest.
+        held: zarr's view of the store, in memory: the descriptions of the arrays. Whoever reads rows first puts the
+            files of their shards there. So zarr reads from disks and storages alike, and each file is read only once.
+    """
+    described = [name for name in files if name.endswith(".json")]
+    held.update(zip(described, map(as_buffer, contents(place, described)), strict=True))
     length = sum(math.prod(shape) for shape in stored.schedule)
     names: dict[str, tuple[int, ...] | None] = {"tokens": (stored.num_rows, length, *stored.token_shape)}
     if stored.ragged:
         names["mask"] = (stored.num_rows, length)
     names |= {f"conditions/{name}": None for name in stored.conditions}
     try:
-        group = zarr.open_group(LocalStore(path, read_only=True), mode="r")
+        group = zarr.open_group(MemoryStore(held, read_only=True), mode="r")
         arrays = {name: group[name] for name in names}
     except Exception as error:  # zarr raises errors of many kinds
-        raise damaged(path, f"its arrays cannot be opened: {one_line(error)}") from None
+        raise damaged(place, f"its arrays cannot be opened: {one_line(error)}") from None
     opened = {}
     for (name, shape), array in zip(names.items(), arrays.values(), strict=True):
         if not isinstance(array, zarr.Array):
-            raise damaged(path, f"{name} is not an array")
+            raise damaged(place, f"{name} is not an array")
         if array.shape[:1] != (stored.num_rows,) or shape not in (None, array.shape):
-            raise damaged(path, f"{name} has the shape {array.shape}, not that of {stored.num_rows} rows")
+            raise damaged(place, f"{name} has the shape {array.shape}, not that of {stored.num_rows} rows")
         if stored.shard_rows * math.prod(array.shape[1:]) * array.dtype.itemsize > _MAX_SHARD_BYTES:
-            raise damaged(path, f"a shard of {name} announces more than {_MAX_SHARD_BYTES >> 30} GiB")
+            raise damaged(place, f"a shard of {name} announces more than {_MAX_SHARD_BYTES >> 30} GiB")
         if array.shards is None or array.shards != (stored.shard_rows, *array.shape[1:]):
-            raise damaged(path, f"{name} has shards of {array.shards}")
+            raise damaged(place, f"{name} has shards of {array.shards}")
         opened[name] = array
     return opened
 
 
-def damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"the token cache {path} is damaged ({what}): run `nextscale tokenize` or delete it")
+def damaged(where: object, what: str) -> CheckpointError:
+    return CheckpointError(f"the token cache {where} is damaged ({what}): run `nextscale tokenize` or delete it")
 
 
-def is_token_store(path: Path) -> bool:
-    """Whether ``path`` is a token cache, intact or not: nothing else is ever replaced."""
-    files = (path / "manifest.json", path / "zarr.json")
+def is_token_store(place: Place) -> bool:
+    """Whether a token cache is there, intact or not: nothing else is ever replaced."""
+    names = [name for name in ("manifest.json", "zarr.json") if (place.size(name) or 0) in range(1, MAX_JSON_BYTES)]
     try:
-        return any(file.is_file() and FORMAT.rstrip("2").encode() in file.read_bytes() for file in files)
+        return any(FORMAT.rstrip("2").encode() in content for content in place.read(names))
     except OSError as error:
         raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -151,6 +186,6 @@ def numpy_dtype(dtype: Any) -> np.dtype:
 
 
 def default_shard_rows(row_bytes: int, num_rows: int) -> int:
-    """About 2 MiB of tokens and at least 1024 rows, but no more than ``num_rows``; rounded up to whole chunks."""
+    """About 2 MiB of tokens and at least 1024 rows, but no more than ``num_rows``; rounded up to a multiple of 4."""
     rows = min(max(_SHARD_BYTES // row_bytes, _MIN_SHARD_ROWS), num_rows)
-    return -(-rows // CHUNKS_PER_SHARD) * CHUNKS_PER_SHARD
+    return -(-rows // _ROWS_MULTIPLE) * _ROWS_MULTIPLE

@@ -3,10 +3,15 @@
 Until it is complete, a cache lies in ``.NAME.partial``. Its folder ``done`` holds a record for each shard that is whole
 on the disk, with the sizes and checksums of its files. The manifest is made of these records alone, so it does not
 matter which process wrote which shard, nor how often writing was begun.
+
+A cache behind a URL is begun in the same way in a local folder, from which each shard moves to the storage once it is
+whole. Nothing can be renamed there, so ``manifest.json`` is removed first and written last: without it, there is no
+cache.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +26,7 @@ from zarr.storage import LocalStore
 
 from nextscale import distributed
 from nextscale.errors import CheckpointError
+from nextscale.remote.folder import RemoteFolder
 from nextscale.storage.files import (
     digest,
     fsync,
@@ -33,7 +39,8 @@ from nextscale.storage.files import (
     write_json_atomic,
     writing,
 )
-from nextscale.storage.token_format import CHUNKS_PER_SHARD, FORMAT, ArraySpec, StoredFile, is_token_store
+from nextscale.storage.places import LocalPlace, Place, RemotePlace
+from nextscale.storage.token_format import FORMAT, ArraySpec, StoredFile, is_token_store
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 
 _DONE = "done"
@@ -56,8 +63,10 @@ class TokenStoreWriter:
         arrays: dict[str, ArraySpec],
         shard_rows: int,
         resume: bool = False,
+        url: str | None = None,
     ):
         self.path, self.partial, self.resume = path, partial_name(path), resume
+        self.remote = None if url is None else RemoteFolder(url)
         self.num_rows, self.shard_rows = attributes["num_rows"], shard_rows
         self.num_shards = -(-self.num_rows // shard_rows)
         self.schedule = Schedule.of(attributes["schedule"])
@@ -85,13 +94,18 @@ class TokenStoreWriter:
 
     def _prepare(self) -> None:
         """Create the partial store, or clean up one that was left behind by a writer of the same rows."""
-        if self.path.exists() and not is_token_store(self.path):
-            raise CheckpointError(f"{self.path} exists and is not a token cache: name another path, or move it away")
+        place = self._look()
+        if place.exists() and not is_token_store(place):
+            raise CheckpointError(f"{place} exists and is not a token cache: name another path, or move it away")
         with writing(self.path):
             restore_folder(self.path)
             if self.resume and self._is_same():
+                if self.remote:
+                    self.remote.remove("manifest.json")
                 self._remove_unfinished()
                 return
+            if self.remote:
+                self.remote.remove()
             remove(self.partial)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -121,18 +135,25 @@ class TokenStoreWriter:
 
     def _create_arrays(self) -> None:
         group = zarr.open_group(LocalStore(self.partial), mode="w", attributes=self._attributes)
-        chunks = CHUNKS_PER_SHARD if self.shard_rows % CHUNKS_PER_SHARD == 0 else 1
         for name, (shape, dtype) in self._specs.items():
             group.create_array(
                 name,
                 shape=(self.num_rows, *shape),
                 dtype=dtype,
                 shards=(self.shard_rows, *shape),
-                chunks=(self.shard_rows // chunks, *shape),
+                chunks=(self.shard_rows, *shape),  # shards are read whole, which is fastest in one piece
                 compressors=[ZstdCodec(level=1), Crc32cCodec()],
                 fill_value=0,
             )
+        if self.remote:  # so that what is there is known to be a cache, even if writing ends here
+            for file in self.partial.rglob("zarr.json"):
+                self.remote.put(file, file.relative_to(self.partial).as_posix())
         write_json_atomic(self.partial / _DONE / "attributes.json", self._attributes)
+
+    def _look(self) -> Place:
+        """What is there now."""
+        self._place = LocalPlace(self.path) if self.remote is None else RemotePlace(self.remote.url)
+        return self._place
 
     def rows_of(self, shard: int) -> range:
         """The numbers of the rows in a shard; the last one may hold fewer than the others."""
@@ -204,7 +225,11 @@ class TokenStoreWriter:
             if file.exists():  # a shard of zeros has no file
                 fsync(file)
                 fsync(file.parent)
-                record[file.relative_to(self.partial).as_posix()] = _entry(file)
+                stored = file.relative_to(self.partial).as_posix()
+                record[stored] = _entry(file)
+                if self.remote:
+                    self.remote.put(file, stored)
+                    file.unlink()
         write_json_atomic(self._record_path(self._shard), record)
         self._shard, self._buffered = self._shard + 1, 0
 
@@ -223,7 +248,8 @@ class TokenStoreWriter:
         try:
             record = read_json(self._record_path(shard))
             files = {name: StoredFile.model_validate(entry) for name, entry in record.items()}
-            sound = all((self.partial / name).stat().st_size == entry.bytes for name, entry in files.items())
+            place = LocalPlace(self.partial) if self.remote is None else self._place
+            sound = all(place.size(name) == entry.bytes for name, entry in files.items())
         except (CheckpointError, ValueError, AttributeError, OSError):
             return None
         return record if sound else None
@@ -242,14 +268,18 @@ class TokenStoreWriter:
                 self._replace()
         finally:
             remove(self.partial)
+            if self.remote:
+                with contextlib.suppress(OSError):  # not empty
+                    self.path.parent.rmdir()
 
     def _replace(self) -> None:
         """Write the manifest, and move the store to its place."""
+        place = self._look()
         records = [self._record(shard) for shard in range(self.num_shards)]
         missing = sum(len(self.rows_of(shard)) for shard, record in enumerate(records) if record is None)
         if missing:
             found = self.num_rows - missing + self._buffered
-            raise CheckpointError(f"{self.path} was not saved: {found} of {self.num_rows} rows were appended")
+            raise CheckpointError(f"{place} was not saved: {found} of {self.num_rows} rows were appended")
         remove(self.partial / _DONE)
         manifest = {name: entry for record in records for name, entry in (record or {}).items()}
         for file in self.partial.rglob("zarr.json"):
@@ -257,7 +287,10 @@ class TokenStoreWriter:
             manifest[file.relative_to(self.partial).as_posix()] = _entry(file)
         body = {"format": FORMAT, "files": dict(sorted(manifest.items()))}
         write_json_atomic(self.partial / "manifest.json", {**body, "sha256": json_digest(body)})
-        replace_folder(self.partial, self.path)
+        if self.remote is None:
+            replace_folder(self.partial, self.path)
+        else:
+            self.remote.put(self.partial / "manifest.json", "manifest.json")
 
 
 def _entry(file: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The token cache: a tokenizer's token pyramids, written once and read by whole shards (zarr 3, sharded).
 
-A store is a folder: the arrays ``tokens`` (rows L *token_shape), ``mask`` (rows L, only where samples are ragged)
-and ``conditions/NAME``, the attributes, and ``manifest.json``, which is written last and lists every file with its
-checksum. Shards are compared with theirs when they are first read.
+A store is a folder, here or behind a URL: the arrays ``tokens`` (rows L *token_shape), ``mask`` (rows L, only where
+samples are ragged) and ``conditions/NAME``, the attributes, and ``manifest.json``, which is written last and lists
+every file with its checksum. Shards are compared with theirs when they are first read.
 
 Reading a random single row costs hundreds of microseconds, a row of a decoded shard only a few, so read in the order
 of ``StreamOrder``.
@@ -14,24 +14,26 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from zarr.core.buffer import Buffer
 
 from nextscale.errors import CheckpointError
 from nextscale.storage.files import one_line, restore_folder
+from nextscale.storage.places import LocalPlace, Place, place_of
 from nextscale.storage.token_format import (
     FORMAT,
     ArraySpec,
     StoredAttributes,
     StoredFile,
+    as_buffer,
+    contents,
     damaged,
     default_shard_rows,
-    digest_of,
     numpy_dtype,
     open_arrays,
     verified,
@@ -70,9 +72,9 @@ class TokenStore:
     """
 
     def __init__(
-        self, path: Path, stored: StoredAttributes, files: dict[str, StoredFile], shards_per_buffer: int
+        self, place: Place, stored: StoredAttributes, files: dict[str, StoredFile], shards_per_buffer: int
     ) -> None:
-        self.path = path
+        self.path = place.path
         self.schedule = Schedule.of(stored.schedule)
         self.num_rows = stored.num_rows
         self.passes = stored.passes
@@ -82,13 +84,22 @@ class TokenStore:
         self.shard_rows = stored.shard_rows
         self.tokenizer_hash = stored.tokenizer_hash
         self.attributes = stored.attributes
-        self._unread = {name: entry for name, entry in files.items() if entry.sha256 and not name.endswith(".json")}
-        self._arrays = open_arrays(path, stored)
+        self._place, self._files = place, files
+        self._unread = {name: entry.sha256 for name, entry in files.items() if entry.sha256}
+        self._held: dict[str, Buffer] = {}
+        self._arrays = open_arrays(place, stored, files, self._held)
         size = sum(math.prod(array.shape) * array.dtype.itemsize for array in self._arrays.values())
-        # A small store is read once, as one block. Of a large one, the shards of a shuffle buffer are kept.
-        whole = size <= _KEEP_WHOLE_BYTES
-        self._block_rows = self.num_rows if whole else self.shard_rows
-        self._block_of = lru_cache(1 if whole else shards_per_buffer + 1)(self._read_block)
+        # Decoded shards lie one after another in slots, so that one index gathers a batch. All shards of a small store
+        # are kept, those of a shuffle buffer of a large one.
+        num_shards = -(-self.num_rows // self.shard_rows)
+        self._num_slots = num_shards if size <= _KEEP_WHOLE_BYTES else min(num_shards, shards_per_buffer + 1)
+        self._slot_rows = min(self.shard_rows, self.num_rows)
+        rows = self._num_slots * self._slot_rows
+        self._kept = {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in self._arrays.items()}
+        self._slot_of = np.full(num_shards, -1)
+        self._free = list(range(self._num_slots))
+        self._in_slots: dict[int, int] = {}
+        """The slots of the shards that are decoded, in the order in which they were read."""
 
     @staticmethod
     def create(
@@ -106,10 +117,14 @@ class TokenStore:
         attributes: Mapping[str, Any] | None = None,
         shard_rows: int | None = None,
         resume: bool = False,
+        url: str | None = None,
     ) -> TokenStoreWriter:
-        """A writer for ``num_rows`` rows. When its block succeeds, it replaces any token cache at ``path``.
+        """A writer for ``num_rows`` rows. When its block succeeds, it replaces any token cache at ``path``, or at
+        ``url``.
 
         Args:
+            url: where the store goes instead. Shards are then made beside ``path``, and stay there only until they are
+                whole.
             vocabulary: V. Tokens lie in [0, V), and V decides the stored integer type (bits: V = 2).
             conditions: each condition's shape (without B) and numpy or torch dtype.
             ragged: store a mask.
@@ -122,7 +137,8 @@ class TokenStore:
 
         Raises:
             ValueError: a size is not positive.
-            CheckpointError: (on entering) something other than a token cache is at ``path``.
+            CheckpointError: (on entering) something other than a token cache is there.
+            RemoteError: the URL cannot be reached or written.
         """
         if min(vocabulary, num_rows, passes, shard_rows or 1) < 1:
             raise ValueError("vocabulary, num_rows, passes and shard_rows must be positive")
@@ -148,7 +164,7 @@ class TokenStore:
             "ragged": ragged,
             "attributes": dict(attributes or {}),
         }
-        return TokenStoreWriter(Path(path), stored, arrays, shard_rows, resume)
+        return TokenStoreWriter(Path(path), stored, arrays, shard_rows, resume, url)
 
     @classmethod
     def open(cls, path: Path | str, tokenizer_hash: str | None = None, shards_per_buffer: int = 8) -> TokenStore:
@@ -161,16 +177,17 @@ class TokenStore:
         Raises:
             CheckpointError: it is missing, not a token cache, incomplete, damaged, or from another tokenizer.
         """
-        path = Path(path)
-        restore_folder(path)
-        stored, files = verified(path)
+        place = place_of(path)
+        if isinstance(place, LocalPlace):
+            restore_folder(place.path)
+        stored, files = verified(place)
         written_by = stored.tokenizer_hash
         if tokenizer_hash is not None and tokenizer_hash != written_by:
             raise CheckpointError(
-                f"{path} was written by tokenizer {written_by}, but this run's is {tokenizer_hash}: "
+                f"{place} was written by tokenizer {written_by}, but this run's is {tokenizer_hash}: "
                 "run `nextscale tokenize` or delete it"
             )
-        return cls(path, stored, files, shards_per_buffer)
+        return cls(place, stored, files, shards_per_buffer)
 
     def rows(self, indices: np.ndarray) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The rows ``indices`` (B integers): tokens (B L *token_shape, int64), conditions, and the mask (B L).
@@ -193,41 +210,63 @@ class TokenStore:
         return tokens, conditions, mask
 
     def _gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        if self._block_rows == self.num_rows:
-            return {name: values[indices] for name, values in self._block_of(0).items()}
+        shards, inside = np.divmod(indices, self.shard_rows)
+        if (self._slot_of[shards] < 0).any():
+            distinct, first = np.unique(shards, return_index=True)
+            # Read shards in the order of the batch. Where it crosses from one shuffle buffer to the next, the shards of
+            # the old buffer are then used before those of the new one take their place.
+            groups = np.split(distinct[np.argsort(first)], np.arange(self._num_slots, len(distinct), self._num_slots))
+        else:
+            groups = [shards]
+        if len(groups) == 1:
+            self._keep(groups[0])
+            rows = self._slot_of[shards] * self._slot_rows + inside
+            return {name: values[rows] for name, values in self._kept.items()}
         gathered = {
-            name: np.empty((len(indices), *array.shape[1:]), array.dtype) for name, array in self._arrays.items()
+            name: np.empty((len(indices), *values.shape[1:]), values.dtype) for name, values in self._kept.items()
         }
-        blocks, local = np.divmod(indices, self._block_rows)
-        distinct, first = np.unique(blocks, return_index=True)
-        # Read blocks in the order of the batch. Where it crosses from one shuffle buffer to the next, the shards of
-        # the old buffer are then used before those of the new one evict them.
-        for block in distinct[np.argsort(first)].tolist():
-            here = np.flatnonzero(blocks == block)
-            for name, values in self._block_of(block).items():
-                gathered[name][here] = values[local[here]]
+        for group in groups:
+            self._keep(group)
+            here = np.flatnonzero(np.isin(shards, group))
+            rows = self._slot_of[shards[here]] * self._slot_rows + inside[here]
+            for name, values in self._kept.items():
+                gathered[name][here] = values[rows]
         return gathered
 
-    def _read_block(self, block: int) -> dict[str, np.ndarray]:
-        span = slice(block * self._block_rows, min((block + 1) * self._block_rows, self.num_rows))
-        read = {}
-        for name, array in self._arrays.items():
-            self._verify_shards(name, span)
-            try:
-                read[name] = np.asarray(array[span])
-            except Exception as error:  # zarr, its codecs and the file system each raise their own errors
-                raise damaged(self.path, f"{name}, rows {span.start} to {span.stop - 1}: {one_line(error)}") from None
-        tokens = read["tokens"]
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.token_vocabulary:
-            raise damaged(self.path, f"tokens outside the vocabulary of {self.token_vocabulary}")
-        return read
+    def _keep(self, shards: np.ndarray) -> None:
+        """Have these shards decoded, at most as many as there are slots; those that were read first make room."""
+        missing = [shard for shard in shards.tolist() if self._slot_of[shard] < 0]
+        if not missing:
+            return
+        wanted = set(shards.tolist())
+        leaving = iter([shard for shard in self._in_slots if shard not in wanted])
+        for shard in missing:
+            if not self._free:
+                left = next(leaving)
+                self._free.append(self._in_slots.pop(left))
+                self._slot_of[left] = -1
+            self._read_shard(shard, self._free[-1])
+            self._in_slots[shard] = self._slot_of[shard] = self._free.pop()
 
-    def _verify_shards(self, name: str, span: slice) -> None:
-        """Compare the shards of an array that hold the rows ``span`` with the manifest, each once."""
-        axes = len(self._arrays[name].shape)
-        for shard in range(span.start // self.shard_rows, -(-span.stop // self.shard_rows)):
-            file = f"{name}/c/{'/'.join([str(shard), *['0'] * (axes - 1)])}"
-            entry = self._unread.get(file)  # a shard of zeros has no file
-            if entry is not None and digest_of(self.path, file) != entry.sha256:
-                raise damaged(self.path, f"{file} does not match its checksum")
+    def _read_shard(self, shard: int, slot: int) -> None:
+        """Fetch a shard of every array, compare it with its checksum when it is read first, and decode it."""
+        first, last = shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)
+        named = {name: f"{name}/c/{shard}{'/0' * (len(array.shape) - 1)}" for name, array in self._arrays.items()}
+        files = [file for file in named.values() if file in self._files]  # a shard of zeros has no file
+        for file, content in zip(files, contents(self._place, files), strict=True):
+            expected = self._unread.get(file)
+            if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+                raise damaged(self._place, f"{file} does not match its checksum")
             self._unread.pop(file, None)
+            self._held[file] = as_buffer(content)
+        for name, array in self._arrays.items():
+            try:
+                decoded = np.asarray(array[first:last])
+            except Exception as error:  # zarr and its codecs each raise their own errors
+                what = f"{name}, rows {first} to {last - 1}: {one_line(error)}"
+                raise damaged(self._place, what) from None
+            finally:
+                self._held.pop(named[name], None)
+            if name == "tokens" and decoded.size and not 0 <= decoded.min() <= decoded.max() < self.token_vocabulary:
+                raise damaged(self._place, f"tokens outside the vocabulary of {self.token_vocabulary}")
+            self._kept[name][slot * self._slot_rows :][: last - first] = decoded

@@ -20,12 +20,15 @@ from nextscale.config.sections import RunConfig
 from nextscale.data import DataSplits, SampleSource
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.randomness import mixed_seed, sample_seeds
+from nextscale.remote.urls import is_url
+from nextscale.storage.places import LocalPlace, place_of, within
 from nextscale.storage.tokens import TokenStore, hash_module
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.log import RunLog
 from nextscale.training.signals import InterruptFlag
 
 BATCH = 256
+FOLDER = "tokens.zarr"
 
 
 def open_or_write_tokens(
@@ -55,16 +58,28 @@ def open_or_write_tokens(
     stores = []
     # Held-out samples are tokenized once, without augmentation.
     for name, source, count in (("train", data.train, passes), ("validation", data.validation, 1)):
-        path = run / "tokens.zarr" / name
-        if rewrite or distributed.agree(not path.exists()):
+        path = place_of_tokens(run, config, name)
+        if rewrite or distributed.agree(distributed.is_main() and not are_written(path)):
             augmented = None if name == "validation" else mixed_seed(seed, 3)
-            write_tokens(path, tokenizer, source, data, count, augmented, written_by, log, made_with)
+            made_in = run / FOLDER / name
+            write_tokens(path, made_in, tokenizer, source, data, count, augmented, written_by, log, made_with)
         store = TokenStore.open(path, written_by)
         _check_store(store, source, made_with)
         if "fingerprint" not in store.attributes and _fingerprint(source) is not None and name == "train":
             log.note(f"{path} was written before the data were recorded with it, so only their number is compared")
         stores.append(store)
     return stores[0], stores[1]
+
+
+def place_of_tokens(run: Path, config: RunConfig, split: str) -> Path | str:
+    """The folder or URL of the tokens of a split, ``train`` or ``validation``."""
+    return within(config.training.transformer.cache_folder or run / FOLDER, split)
+
+
+def are_written(path: Path | str) -> bool:
+    """Whether something is there that need not be written first; it may still be refused."""
+    place = place_of(path)
+    return place.exists() if isinstance(place, LocalPlace) else place.size("manifest.json") is not None
 
 
 def _check_store(store: TokenStore, source: SampleSource, made_with: dict[str, Any]) -> None:
@@ -106,7 +121,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 @torch.no_grad()
 def write_tokens(
-    path: Path,
+    path: Path | str,
+    made_in: Path,
     tokenizer: MultiscaleTokenizer,
     source: SampleSource,
     data: DataSplits,
@@ -116,7 +132,8 @@ def write_tokens(
     log: RunLog,
     made_with: dict[str, Any],
 ) -> None:
-    """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation."""
+    """Tokenize ``source`` ``passes`` times into a store; ``seed`` None means without augmentation. Behind a URL,
+    shards are made in the folder ``made_in``."""
     size = len(source)
     specs = {
         spec.name: ((spec.size,), np.float32) if spec.kind == "vector" else ((), np.int64) for spec in data.conditions
@@ -125,8 +142,10 @@ def write_tokens(
     told = _fingerprint(source)
     if told is not None:
         attributes["fingerprint"] = told
+    remote = is_url(path)
     store = TokenStore.create(
-        path,
+        made_in if remote else path,
+        url=str(path) if remote else None,
         schedule=tokenizer.schedule(),
         vocabulary=tokenizer.token_space.vocabulary,
         token_shape=tokenizer.token_space.token_shape,
@@ -159,7 +178,7 @@ def write_tokens(
         done = writer.num_shards - len(unfinished)
         if done:
             log.note(f"{path}: {done:,} of {writer.num_shards:,} shards are already written")
-        task = bar.add_task(f"tokenizing {path.name}", total=writer.num_shards, completed=done)
+        task = bar.add_task(f"tokenizing {made_in.name}", total=writer.num_shards, completed=done)
         for first in range(0, len(unfinished), world):
             mine = unfinished[first:][distributed.rank() : distributed.rank() + 1]
             distributed.together(lambda mine=mine: [write(shard) for shard in mine])

@@ -12,8 +12,15 @@ from nextscale.errors import ConfigError
 from nextscale.storage.checkpoint_folder import latest_checkpoint
 from nextscale.storage.models import has
 
-HARMLESS = ("preset", "training.device", "training.tensorboard", "training.shard", "training.workers")
-"""Where it is computed and what is recorded; where the settings once came from."""
+HARMLESS = (
+    "preset",
+    "training.device",
+    "training.tensorboard",
+    "training.shard",
+    "training.workers",
+    "training.transformer.cache_folder",
+)
+"""Where it is computed, what is recorded, and where things are; where the settings once came from."""
 
 
 def check_resumed(config: RunConfig, folder: Path, stages: Sequence[str]) -> list[str]:

@@ -388,8 +388,8 @@ def _is_empty(folder: Path) -> bool:
     return all(name == "samples" or name.startswith(".") for name in names)
 
 
-def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path]:
-    """Rewrite the run's token cache with its trained tokenizer; returns the paths written."""
+def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path | str]:
+    """Rewrite the run's token cache with its trained tokenizer; returns the paths or URLs written."""
     if is_on_hub(run):
         raise ConfigError(f"{run} cannot be changed here: name a run's folder")
     run = Path(run)
