@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,13 @@ def tiny_run(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(load_config("image", overrides=tiny()), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def forked_pools() -> Iterator[None]:
+    """Process pools fork their processes (``forks``) where the code would start interpreters, which takes seconds."""
+    import forks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", lambda method=None: forks.CONTEXT)
+        yield
