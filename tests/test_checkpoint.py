@@ -345,6 +345,18 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest
         load_checkpoint(tmp_path / "step-00000001", {"model": model})
 
 
+def test_files_reach_the_disk_before_they_get_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then their names do, too. So a power cut leaves the old file or the new one. (``conftest.py`` spares the suite
+    the wait.)"""
+    done: list[Any] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_ino))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("named"), replace(*names)))
+    path = tmp_path / "a.txt"
+    write_text_atomic(path, "text")
+    assert done == [path.stat().st_ino, "named", tmp_path.stat().st_ino]
+
+
 WRITE_PAST_THE_LIMIT = """
 import resource, sys, torch
 from pathlib import Path
