@@ -17,7 +17,14 @@ from subprocess import CompletedProcess
 CONTEXT = multiprocessing.get_context("forkserver")
 """Also for ``ProcessPoolExecutor``, in place of the context "spawn"."""
 CONTEXT.set_forkserver_preload(
-    ["nextscale.evaluation", "nextscale.training.run", "nextscale_cli.main", "nextscale_image.modality"]
+    [
+        "nextscale.evaluation",
+        "nextscale.training.run",
+        "nextscale_cli.main",
+        "nextscale_image.modality",
+        "torch.distributed.fsdp",
+        "torch._dynamo",  # torch's optimizers import it in their first step
+    ]
 )
 
 
@@ -25,7 +32,7 @@ class Forked:
     """``python -c CODE ARGUMENTS``, begun. Its output goes to files.
 
     Args:
-        environment: all of it, as for ``subprocess``; None is that of this process.
+        environment: all of it, as for ``subprocess``; None is that of this process. ``PYTHONPATH`` goes first.
         session: whether it leads a process group, which ``os.killpg`` ends.
     """
 
@@ -85,6 +92,7 @@ def _run(
     os.fsync = lambda file: None  # as in conftest.py
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     os.chdir(cwd)
     sys.argv = ["-c", *arguments]
     exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})

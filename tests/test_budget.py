@@ -303,14 +303,14 @@ def test_the_command(modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         tmp_path / "run",
         [f"data.{key}={value}" for key, value in case.data.model_dump(exclude_defaults=True).items()],
     )
-    arguments = ["train", "-m", modality, *data, "--minutes", "0.4", "--out", str(run)]
+    arguments = ["train", "-m", modality, *data, "--minutes", "1", "--out", str(run)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "chosen: " in done.output
     config = load_run_config(run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = max(line["step"] for line in lines if line["stage"] == "transformer")
-    assert config.training.minutes == 0.4 and config.training.transformer.steps == steps
+    assert config.training.minutes == 1 and config.training.transformer.steps == steps
     assert (run / "transformer" / "model.safetensors").exists()
     assert json.loads((run / "clock.json").read_text())["seconds"] > 0
     again = CliRunner().invoke(app, arguments)
