@@ -126,8 +126,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 QUICK = {
-    f"training.{stage}.{key}": value
-    for stage in ("tokenizer", "transformer")
+    f"training.transformer.{key}": value
     for key, value in {"schedule": "trapezoid", "steps": 40, "validate_every": 5, "checkpoint_every": 10}.items()
 }
 
