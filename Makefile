@@ -16,11 +16,11 @@ demo: $(VENV)/.installed
 
 # The checks take one core each, so they run two at a time; pytest then has both cores.
 test: $(VENV)/.installed
-	$(MAKE) --jobs 2 types docs lint
+	$(MAKE) --no-print-directory --jobs 2 types docs lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.installed
-	$(MAKE) --jobs 2 types lint
+	$(MAKE) --no-print-directory --jobs 2 types lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 docs: $(VENV)/.installed
