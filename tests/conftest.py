@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,20 @@ def forked_pools() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multiprocessing, "get_context", lambda method=None: forks.CONTEXT)
         yield
+
+
+@pytest.fixture
+def time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a time budget, at most three seconds are left when training begins, and no budget is refused as too short."""
+    from nextscale.training import plan
+    from nextscale.training.clock import RunClock
+
+    begin = RunClock.__init__
+
+    def late(self: RunClock, *arguments: Any) -> None:
+        begin(self, *arguments)
+        if self.budget is not None:
+            self.before += max(0.0, self.left() - 3)
+
+    monkeypatch.setattr(RunClock, "__init__", late)
+    monkeypatch.setattr(plan, "LEFT", float("-inf"))
