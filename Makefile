@@ -14,10 +14,13 @@ demo: $(VENV)/.installed
 	$(BIN)/nextscale sample $(RUN) -n 100 --film --out $(RUN)/demo
 	@echo "look at $(RUN)/demo: grid.png holds 100 digits, film.png shows how they come about, scale by scale"
 
-test: $(VENV)/.installed lint types docs
+# The checks take one core each, so they run two at a time; pytest then has both cores.
+test: $(VENV)/.installed
+	$(MAKE) --no-print-directory --jobs 2 types docs lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: $(VENV)/.installed lint types
+test-all: $(VENV)/.installed
+	$(MAKE) --no-print-directory --jobs 2 types lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 docs: $(VENV)/.installed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,3 +68,30 @@ def tiny_run(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(load_config("image", overrides=tiny()), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def forked_pools() -> Iterator[None]:
+    """Process pools fork their processes (``forks``) where the code would start interpreters, which takes seconds."""
+    import forks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "get_context", lambda method=None: forks.CONTEXT)
+        yield
+
+
+@pytest.fixture
+def time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a time budget, at most three seconds are left when training begins, and no budget is refused as too short."""
+    from nextscale.training import plan
+    from nextscale.training.clock import RunClock
+
+    begin = RunClock.__init__
+
+    def late(self: RunClock, *arguments: Any) -> None:
+        begin(self, *arguments)
+        if self.budget is not None:
+            self.before += max(0.0, self.left() - 3)
+
+    monkeypatch.setattr(RunClock, "__init__", late)
+    monkeypatch.setattr(plan, "LEFT", float("-inf"))

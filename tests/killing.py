@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import torch
 from safetensors.torch import load_file
 
-# A process that imports torch once and forks once per attempt. The child kills itself ``delay`` seconds after a moment,
+# A process that forks once per attempt. The child kills itself ``delay`` seconds after a moment,
 # wherever it is then: a stage's first step from a given one on, the opening of the token cache, the drawing of samples,
 # or ("") its own start. The process prints how each attempt ended.
 DRIVER = """
@@ -64,8 +63,8 @@ Attempt = tuple[list[str], str, int, float]
 def attempt_all(attempts: list[Attempt]) -> list[tuple[int, float]]:
     """Exit code (negative for a signal) and seconds of each attempt, one after another."""
     plan = json.dumps(attempts)
-    done = subprocess.run([sys.executable, "-c", DRIVER, plan], capture_output=True, text=True, check=True)
-    assert "Traceback" not in done.stderr, done.stderr
+    done = forks.run(DRIVER, plan)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     ends = [tuple(json.loads(line)) for line in lines]
     if any(code not in (0, -9) for code, _ in ends):

@@ -270,7 +270,7 @@ def test_the_process_beside_this_one() -> None:
             call(os._exit, 1)  # type: ignore[arg-type]
 
 
-def test_command_line(tmp_path: Path) -> None:
+def test_command_line(forked_pools: None, tmp_path: Path) -> None:
     arguments = ["bench", "growth", "-p", "digits", "--sides", "2,3,4,6", "--kinds", "next-scale,next-token"]
     result = CliRunner().invoke(app, [*arguments, "--repeats", "1", "--device", "cpu", "--out", str(tmp_path), *TINY])
     assert result.exit_code == 0, result.output

@@ -25,7 +25,7 @@ from nextscale_cli.main import app
 
 Settings = Callable[..., list[str]]
 MARKOV = "markov: transformer.attention=markov"
-QUICK = ["--samples", "20", "--batch", "2", "--guidance", "0,1", "-m", "image"]
+QUICK = ["--samples", "6", "--batch", "2", "--guidance", "0,1", "-m", "image"]
 STEPS = [*QUICK, "--steps", "4", "--tokenizer-steps", "3"]
 
 
@@ -56,7 +56,7 @@ def counted(costs: dict[str, Any]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def compared(tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(forked_pools: None, tiny: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("orders") / "comparison"
     result = invoke(out, *STEPS, "--kind", MARKOV, "--seeds", "2", *tiny())
     assert result.exit_code == 0, result.output
@@ -126,7 +126,7 @@ def test_killed_and_continued_is_the_same_comparison(compared: Path, tiny: Setti
         assert counted(row["costs"]) == counted(first[name]["costs"])
 
 
-def test_equal_time(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_time(forked_pools: None, tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each stage is planned for its own minutes, as if it were all of the run, and the clock has them."""
     asked: list[tuple[str, float]] = []
 

@@ -18,7 +18,7 @@ from nextscale.bench.rate import both_orders, rate_rows
 from nextscale_cli.main import app
 
 Settings = Callable[..., list[str]]
-STEPS = ["-m", "image", "--samples", "30", "--steps", "3", "--tokenizer-steps", "2"]
+STEPS = ["-m", "image", "--samples", "6", "--steps", "3", "--tokenizer-steps", "2"]
 ANEW = "anew: tokenizer.quantizer.target=features"
 FEWER = "fewer: tokenizer.quantizer.codes=[4,8,16,16]"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from nextscale.training.sharding import group_size
 
 Settings = Callable[..., list[str]]
 
-# Does what torchrun does for some processes on one machine, but forks a process that has already imported torch.
+# Does what torchrun does for some processes on one machine, but forks them from this one, which has imported torch.
 DRIVER = """
 import json, os, signal, sys
 from nextscale_cli.main import app
@@ -84,8 +85,7 @@ def launch(
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     plan = json.dumps([["--out", str(folder), *settings], stop or ["", -1], processes, validation])
-    command = [sys.executable, "-c", DRIVER, plan]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MASTER_PORT": port})
+    done = forks.run(DRIVER, plan, environment={**os.environ, "MASTER_PORT": port})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 

@@ -17,6 +17,7 @@ from nextscale.tokens.pyramid import Schedule
 
 
 class GridContract(TokenizerContract):
+    examples, few_examples = 15, 5
     sample_shape: tuple[int, ...]
 
     def build_tokenizers(self) -> list[GridTokenizer]:
@@ -42,6 +43,7 @@ class TestGrid1D(GridContract):
 
 
 class TestGrid2D(GridContract):
+    examples, few_examples = 50, 15
     sample_shape = (6, 5)
 
 

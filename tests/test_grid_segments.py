@@ -43,7 +43,7 @@ def segmented(
 class SegmentsContract(TokenizerContract):
     shape: tuple[int, ...]
     lengths: tuple[int, ...]
-    few_examples = 10
+    examples, few_examples = 10, 5
 
     def build_tokenizers(self) -> list[SegmentedTokenizer]:
         kinds: list[tuple[Carry, str]] = [("input", "scale"), ("none", "partial"), ("state", "scale")]
@@ -60,6 +60,7 @@ class SegmentsContract(TokenizerContract):
 
 
 class TestSegments3D(SegmentsContract):
+    examples = 50
     shape = (9, 4, 4)
     lengths = (1, 2)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
+import forks
 import pytest
 from typer.testing import CliRunner
 
@@ -27,8 +27,12 @@ def installed(name: str, axes: int | None, folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(plugin), "OMP_NUM_THREADS": "1"}
 
 
-def run(environment: dict[str, str], folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+MODULE = "import runpy, sys; del sys.argv[0]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+EXAMPLES = "    examples, few_examples = "
+
+
+def run(environment: dict[str, str], folder: Path, module: str, *arguments: str) -> CompletedProcess[str]:
+    return forks.run(MODULE, module, *arguments, cwd=folder, environment=environment)
 
 
 @pytest.mark.parametrize(
@@ -43,22 +47,25 @@ def run(environment: dict[str, str], folder: Path, *command: str) -> subprocess.
 def test_a_new_plugin_passes_its_own_tests(name: str, axes: int | None, tmp_path: Path) -> None:
     environment = installed(name, axes, tmp_path)
     folder = tmp_path / f"nextscale-{name}"
-    done = run(environment, folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests")
+    file = folder / "tests" / f"test_{name.replace('-', '_')}.py"
+    text = file.read_text()
+    assert f"{EXAMPLES}10, 5" in text
+    file.write_text(text.replace(f"{EXAMPLES}10, 5", f"{EXAMPLES}3, 2"))
+    done = run(environment, folder, "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "tests")
     assert done.returncode == 0, done.stdout[-3000:]
     assert not [path for path in folder.rglob("*.py") if "xample" in path.read_text().replace("examples", "")]
-    assert "    examples, few_examples = " in (folder / "tests" / f"test_{name.replace('-', '_')}.py").read_text()
-    found = run(environment, folder, "-m", "nextscale_cli.main", "plugins", "ls", "--json")
+    found = run(environment, folder, "nextscale_cli.main", "plugins", "ls", "--json")
     listed = {row["name"]: row for row in json.loads(found.stdout)["modalities"]}
     assert listed[name]["distribution"] == f"nextscale-{name}" and listed[name]["presets"] == ["tiny"]
     environment["NEXTSCALE_DISABLE_PLUGINS"] = f"{name},no-such-plugin"
-    found = run(environment, folder, "-m", "nextscale_cli.main", "plugins", "ls", "--json")
+    found = run(environment, folder, "nextscale_cli.main", "plugins", "ls", "--json")
     assert name not in {row["name"] for row in json.loads(found.stdout)["modalities"]}
 
 
 @pytest.mark.slow
 def test_a_new_plugin_passes_the_check(tmp_path: Path) -> None:
     environment = installed("series", 1, tmp_path)
-    done = run(environment, tmp_path, "-m", "nextscale_cli.main", "plugins", "check", "series", "--examples", "5")
+    done = run(environment, tmp_path, "nextscale_cli.main", "plugins", "check", "series", "--examples", "5")
     assert done.returncode == 0, done.stdout[-3000:]
 
 

@@ -6,11 +6,10 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -60,20 +59,18 @@ print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child i
 """
 
 
-def start(run: Path, processes: int, pause: float = 0.0, failing: bool = False) -> subprocess.Popen[str]:
+def start(run: Path, processes: int, pause: float = 0.0, failing: bool = False) -> forks.Forked:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         environment = {**os.environ, "MASTER_PORT": str(free.getsockname()[1])}
     plan = json.dumps([str(run), processes, pause, failing])
-    command = [sys.executable, "-c", DRIVER, plan]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return forks.Forked(DRIVER, plan, environment=environment, session=True)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[list[int], str]:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1]), err
+def finish(process: forks.Forked) -> tuple[list[int], str]:
+    done = process.finish()
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -127,10 +124,10 @@ def written(run: Path) -> int:
     return len(list((run / "tokens.zarr").glob(".train.partial/done/[0-9]*.json")))
 
 
-def signal_after(process: subprocess.Popen[str], number: int, run: Path, records: int) -> None:
+def signal_after(process: forks.Forked, number: int, run: Path, records: int) -> None:
     """Send a signal to all processes once so many shards are written."""
     deadline = time.monotonic() + 120
-    while written(run) < records and process.poll() is None and time.monotonic() < deadline:
+    while written(run) < records and process.running() and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, number)
 
@@ -139,7 +136,7 @@ def kill_after(run: Path, processes: int, records: int) -> int:
     """Begin to tokenize, and kill all processes once so many shards are written. Returns how many were."""
     process = start(run, processes, pause=0.02)
     signal_after(process, signal.SIGKILL, run, records)
-    process.communicate()
+    process.finish()
     return written(run)
 
 

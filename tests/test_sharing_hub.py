@@ -1,14 +1,14 @@
-"""Push and load through huggingface_hub, against a hub on this machine: each command in a process of its own, as users
-run them, because the library reads where the hub is when it is imported."""
+"""Push and load through huggingface_hub, against a hub on this machine: each command in a process of its own, because
+the library reads where the hub is when it is imported."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
+import forks
 import numpy as np
 import pytest
 from hub_server import CLOSE, Hub, serving
@@ -45,14 +45,8 @@ class User:
             "OMP_NUM_THREADS": "1",
         }
 
-    def does(self, *arguments: str | Path, code: str = MAIN, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-        )
+    def does(self, *arguments: str | Path, code: str = MAIN, **environment: str) -> CompletedProcess[str]:
+        return forks.run(code, *arguments, cwd=self.folder, environment={**self.environment, **environment})
 
     def succeeds(self, *arguments: str | Path, code: str = MAIN, **environment: str) -> str:
         done = self.does(*arguments, code=code, **environment)

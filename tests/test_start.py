@@ -32,7 +32,7 @@ def test_images_from_memory(tmp_path: Path) -> None:
     assert load_run_config(tmp_path / "run").data.source == str(tmp_path / "run-data.npz")
 
 
-def test_samples_from_memory_within_a_time(tmp_path: Path) -> None:
+def test_samples_from_memory_within_a_time(time_is_short: None, tmp_path: Path) -> None:
     """Training again with resume keeps what was chosen the first time."""
     given = {"images": images(), "folder": tmp_path / "run", "minutes": 0.3}
     assert nextscale.train(stage="tokenizer", **given) is None

@@ -4,13 +4,12 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -372,13 +371,12 @@ with TokenStore.create(sys.argv[1], **options) as store:
 
 def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path: Path) -> None:
     path = tmp_path / "t"
-    environment = os.environ | {"PYTHONPATH": str(Path(tokenstore.__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, "-c", WRITE_UNTIL_KILLED, str(path)], env=environment)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".t.partial/tokens/c/*")) and time.monotonic() < deadline:
+    process = forks.Forked(WRITE_UNTIL_KILLED, path)
+    deadline = time.monotonic() + 300
+    while process.running() and not list(tmp_path.glob(".t.partial/tokens/c/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
-    process.wait()
+    process.finish()
     assert list(tmp_path.glob(".t.partial/tokens/c/*")) and not path.exists()
     written(path)
     assert [file.name for file in tmp_path.iterdir()] == ["t"]

@@ -138,6 +138,8 @@ class TestSets(TokenizerContract):
 class TestSetsWithoutStem(TestSets):
     """The transformer's own stem and head, so that a refiner meets padding."""
 
+    examples, few_examples = 10, 5
+
     def build_stem(self, tokenizer: SetTokenizer, width: int) -> Stem | None:
         return None
 

@@ -22,7 +22,7 @@ from nextscale_graph.writers import write_npz
 class GraphContract(ModalityContract):
     typed = False
     max_samples = 2
-    few_examples = 5
+    examples, few_examples = 10, 5
     source: str
 
     @pytest.fixture(autouse=True, scope="class")
@@ -71,26 +71,21 @@ class GraphContract(ModalityContract):
 
 
 class TestGraphs(GraphContract):
-    pass
+    examples = 50
 
 
 class TestGraphsWithMasses(GraphContract):
-    examples = 10
-
     def tokenizer_config(self) -> GraphTokenizerConfig:
         return super().tokenizer_config().model_copy(update={"masses": True})
 
 
 class TestGraphsWithPooledMessages(GraphContract):
-    examples = 10
-
     def tokenizer_config(self) -> GraphTokenizerConfig:
         return super().tokenizer_config().model_copy(update={"stem": StemConfig(layers=1, pooled=True)})
 
 
 class TestTypedGraphs(GraphContract):
     typed = True
-    examples = 10
 
 
 class TestTypedGraphsWithMasses(TestGraphsWithMasses):

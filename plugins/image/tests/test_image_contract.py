@@ -17,6 +17,7 @@ from nextscale_image.modality import ImageModality
 class ImageContract(ModalityContract):
     size: tuple[int, int]
     channels = 3
+    examples, few_examples = 10, 5
 
     source: str
 
@@ -67,22 +68,19 @@ class ImageContract(ModalityContract):
 class TestSquareImages(ImageContract):
     size = (16, 16)
     channels = 1
+    examples, few_examples = 50, 15
 
 
 class TestOblongImages(ImageContract):
     size = (24, 32)
-    few_examples = 5
 
 
 class TestOddImages(ImageContract):
     size = (27, 31)
-    few_examples = 5
 
 
 class TestImagesTokenByToken(ImageContract):
     size = (12, 16)
-    few_examples = 5
-    examples = 10
     on_grid = False  # the schedule of single tokens has no grid
 
     def tokenizer_config(self) -> ImageTokenizerConfig:

@@ -21,7 +21,7 @@ class VideoContract(ModalityContract):
     frames = 5
     size = (8, 8)
     channels = 1
-    few_examples = 5
+    examples, few_examples = 10, 5
     settings: dict[str, Any] = {}
 
     source: str
@@ -67,7 +67,7 @@ class VideoContract(ModalityContract):
 
 
 class TestFirstFrameAlone(VideoContract):
-    pass
+    examples = 50
 
 
 class TestPlainFrames(VideoContract):
@@ -88,6 +88,5 @@ class TestOddSize(VideoContract):
 
 
 class TestTokenByToken(VideoContract):
-    examples = 10
     on_grid = False  # the schedule of single tokens has no grid
     settings = {"order": "morton"}
