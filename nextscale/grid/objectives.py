@@ -24,6 +24,10 @@ from nextscale.grid.tokenizer import GridTokenizer
 from nextscale.objective import Objective
 from nextscale.randomness import Draws
 
+PRIOR_WEIGHT = 1e-3
+"""Weight of the prior's loss, in nats per token. It trains the prior alone, and AdamW's steps do not depend on it. If
+it were large, the prior's gradient would fill the norm to which all gradients are clipped."""
+
 
 class TokenizerObjective(Objective[GridTokenizer]):
     """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE.
@@ -70,7 +74,7 @@ class TokenizerObjective(Objective[GridTokenizer]):
         scalars["quantization"] = quantized.loss.detach()
         if quantized.nats is not None:
             scalars["rate"] = quantized.nats.mean()
-            loss = loss + scalars["rate"] / quantized.pyramid.schedule.length  # nats per token, for the prior alone
+            loss = loss + PRIOR_WEIGHT * scalars["rate"] / quantized.pyramid.schedule.length
         critic = self._unregistered[0]
         if critic is not None and step >= self.config.adversarial.start:
             adversarial = hinge_generator_loss(critic.model(self.views(reconstruction)))
@@ -124,7 +128,7 @@ class TokenizerObjective(Objective[GridTokenizer]):
             residuals = torch.cat([part.residuals for part in self._seen])
             quantizer.update_codebook(residuals, torch.cat([part.codes for part in self._seen]))
         config, prior = self.config.quantizer, self.model.pyramid.prior
-        if prior is not None:
+        if prior is not None and step >= config.rate_start:
             prior.record(torch.stack([part.spread_K for part in self._seen if part.spread_K is not None]).mean(0))
         if config.revive_below > 0 and step % config.revive_every == 0:
             # Every process moves dead codes to the same vectors: those of the whole batch, in the order of its samples.

@@ -15,7 +15,7 @@ from nextscale import distributed
 from nextscale.grid.phi import CONVOLUTIONS
 
 WIDTH = 64
-DECAY = 0.99
+DECAY = 0.9
 
 
 class ScalePrior(nn.Module):
@@ -26,7 +26,8 @@ class ScalePrior(nn.Module):
         channels: C, length of a code.
         num_codes: V.
         num_scales: K; each scale has a bias for every code.
-        rate: what a nat costs, in mean squared distances between vectors and their codes.
+        rate: what a nat costs, in mean squared distances between vectors and the nearest codes. (Distances to the codes
+            that are chosen would make a nat dearer the fewer codes are in use, until one is left.)
     """
 
     price_K: Tensor
@@ -57,7 +58,7 @@ class ScalePrior(nn.Module):
 
     @torch.no_grad()
     def record(self, spread_K: Tensor) -> None:
-        """Update prices; ``spread_K`` are the mean squared distances between vectors and their codes, in this process's
-        share of the batch."""
+        """Update prices; ``spread_K`` are the mean squared distances between vectors and the nearest codes, in this
+        process's share of the batch. Prices rise from 0 over the first calls."""
         price_K = self.rate * distributed.total(spread_K) / distributed.world_size()
-        self.price_K.copy_(torch.where(self.price_K == 0, price_K, self.price_K.lerp(price_K, 1 - DECAY)))
+        self.price_K.lerp_(price_K, 1 - DECAY)

@@ -31,7 +31,7 @@ class Quantized:
         codes: R, the code that each of them was assigned.
         counts: K V, how often each scale used each code, over all processes.
         nats: B, what the tokens of a sample cost under the prior, with gradients to the prior; None without one.
-        spread_K: K, the mean squared distance between vectors and their codes; None without a prior.
+        spread_K: K, the mean squared distance between vectors and the nearest codes; None without a prior.
     """
 
     f_hat: Tensor
@@ -142,7 +142,7 @@ class ResidualPyramid(nn.Module):
             flat, drawn = vectors.flatten(0, 1), chosen.flatten()
             if own is not None:
                 nats = nats + (own if kept_scales is None else own * (k < kept_scales)[:, None]).sum(1)
-                spreads.append(quantizer.spread(flat, drawn))
+                spreads.append(quantizer.spread(flat, k))
             counts[k] = torch.bincount(drawn, minlength=quantizer.num_codes)
             part = self.part(quantizer.lookup(drawn).view(vectors.shape), k, schedule)
             kept = None if kept_scales is None else (k < kept_scales).view(-1, *[1] * (part.dim() - 1))

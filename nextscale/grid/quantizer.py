@@ -67,9 +67,9 @@ class VectorQuantizer(nn.Module):
         return (distance if costs is None else distance + costs).argmin(-1)
 
     @torch.no_grad()
-    def spread(self, vectors: Tensor, tokens: Tensor) -> Tensor:
-        """The mean squared distance between ``vectors`` (R C) and the codes of ``tokens`` (R), as in ``nearest``."""
-        codes = self.lookup(tokens)
+    def spread(self, vectors: Tensor, k: int) -> Tensor:
+        """The mean squared distance between ``vectors`` (R C) and the nearest codes of scale k, as in ``nearest``."""
+        codes = self.lookup(self.nearest(vectors, k))
         if self.distance == "cosine":
             vectors, codes = F.normalize(vectors, dim=-1), F.normalize(codes, dim=-1)
         return (vectors - codes).square().sum(-1).mean()
