@@ -249,12 +249,16 @@ def codebook_usage(tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str
     source = data.held_out
     for indices in validation_batches(len(source), HELD_OUT):
         pyramid = tokenizer.encode(source.batch(indices, None).to(tokenizer.device).samples)
-        for k, name in enumerate(tokenizer.scale_names(len(pyramid.schedule))):
-            tokens = pyramid.scale(k)
-            if pyramid.mask is not None:
-                tokens = tokens[pyramid.mask[:, pyramid.schedule.span(k)]]
-            found = torch.bincount(tokens.flatten().cpu(), minlength=size).float()
-            counts[name] = counts[name] + found if name in counts else found
+        names = tokenizer.scale_names(len(pyramid.schedule))
+        rows = {name: row for row, name in enumerate(dict.fromkeys(names))}
+        # Where many scales have one name, as tokens that are drawn one by one do, they are still counted at once.
+        rows_K = torch.tensor([rows[name] for name in names], device=pyramid.tokens.device)
+        rows_L = rows_K[pyramid.schedule.scale_ids(rows_K.device)]
+        tokens = pyramid.tokens + size * rows_L.view(-1, *[1] * (pyramid.tokens.dim() - 2))
+        found = (tokens if pyramid.mask is None else tokens[pyramid.mask]).flatten()
+        found_RV = torch.bincount(found, minlength=len(rows) * size).view(-1, size).double().cpu()
+        for name, row in rows.items():
+            counts[name] = counts[name] + found_RV[row] if name in counts else found_RV[row]
     usage: dict[str, float] = {}
     for name, counts_V in [*counts.items(), ("total", torch.stack(list(counts.values())).sum(0))]:
         shares_V = counts_V / counts_V.sum().clamp_min(1)

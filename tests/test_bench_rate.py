@@ -86,6 +86,7 @@ def test_what_is_trained_and_measured_is_kept(measured: Path, tiny: Settings, tm
     [
         (["--kinds", "", "--one-by-one"], "no kinds to compare"),
         (["--kind", "x: tokenizer.quantizer.codes=[4,8]"], "kind x: tokenizer.quantizer.codes has 2 numbers for 4"),
+        (["--kind", "x: tokenizer.quantizer.commitment=[1,0.5]"], "tokenizer.quantizer.commitment has 2 numbers for 4"),
         (["--kind", "x: tokenizer.quantizer.codes=[4,8,0,8]"], "tokenizer.quantizer.codes"),
         (["--kind", "x: tokenizer.quantizer.target=both"], "tokenizer.quantizer.target"),
         (["--kind", "x: tokenizer.quantizer.target=features tokenizer.order=raster"], "use order=scales"),

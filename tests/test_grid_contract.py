@@ -26,10 +26,11 @@ class GridContract(TokenizerContract):
         growing = grid_tokenizer(self.sample_shape, codes=(3, 7, 11))
         fewer = grid_tokenizer(self.sample_shape, sides=(1, 3, 3), codes=(4, 11, 5))
         anew = grid_tokenizer(self.sample_shape, target="features", codes=(3, 7, 11))
+        cheap = [grid_tokenizer(self.sample_shape, price=price, codes=(3, 7, 11)) for price in (0.05, 0.5)]
         made = [grid_tokenizer(self.sample_shape, phi=phi, upsample=mode) for phi, mode in variants]
         grouped = grid_tokenizer(self.sample_shape, group_side=2)
         partly = grid_tokenizer(self.sample_shape, codes=(3, 7, 11), group_side=(1, 2, 3))
-        return [*made, cosine, growing, fewer, anew, grouped, partly]
+        return [*made, cosine, growing, fewer, anew, *cheap, grouped, partly]
 
     def samples(self, tokenizer: GridTokenizer, num_samples: int, seed: int) -> Tensor:
         return torch.randn(num_samples, 2, *self.sample_shape, generator=torch.Generator().manual_seed(seed))

@@ -123,6 +123,20 @@ def test_dropped_scales_add_nothing():
     torch.testing.assert_close(pyramid.quantize(features, SCHEDULE, torch.full((3,), 3)).loss, whole.loss)
 
 
+def test_a_scale_may_have_its_own_commitment():
+    """Each scale adds its commitment times the mean squared error after it, and that error once more for codes."""
+    features = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    pyramid, states = residual_pyramid().eval(), [torch.zeros(2, 3, 4, 4)]
+    tokens = pyramid.tokens(features, SCHEDULE)
+    for k in range(3):
+        states.append(states[-1] + pyramid.part(pyramid.quantizer.lookup(tokens.scale(k)), k, SCHEDULE))
+    errors = torch.stack([F.mse_loss(state, features) for state in states[1:]])
+    for commitment in ((0.5, 0.0, 2.0), (0.25, 0.25, 0.25), 0.25):
+        pyramid.commitment = commitment
+        expected = ((1 + torch.tensor(commitment)) * errors).mean()
+        torch.testing.assert_close(pyramid.quantize(features, SCHEDULE).loss, expected)
+
+
 def test_usage_is_recorded_in_training_only():
     pyramid = residual_pyramid()
     pyramid.eval().quantize(torch.randn(2, 3, 4, 4), SCHEDULE)

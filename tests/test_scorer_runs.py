@@ -17,9 +17,9 @@ import nextscale
 from nextscale.config.run import load_run_config
 from nextscale.errors import CheckpointError
 from nextscale.hub import SCORER
-from nextscale.training.loop import Trainer
 from nextscale.training.run import train
 from nextscale.training.signals import Interrupted
+from nextscale.training.step import Stepper
 from nextscale_cli.main import app
 
 SETTINGS = {
@@ -70,17 +70,17 @@ def test_what_is_left(scored: Path, tiny_run: Path) -> None:
 
 
 def test_resuming_is_exact(tiny_run: Path, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, real = Path(shutil.copytree(tiny_run, tmp_path / "run")), Trainer.train_step
+    run, real = Path(shutil.copytree(tiny_run, tmp_path / "run")), Stepper.train_step
 
-    def interrupted(self: Trainer, batches: list) -> dict[str, float]:
+    def interrupted(self: Stepper, batches: list) -> dict[str, float]:
         if self.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, batches)
 
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    monkeypatch.setattr(Stepper, "train_step", interrupted)
     with pytest.raises(Interrupted, match="scorer saved at step 3; continue with --resume auto"):
         train(load_run_config(run, OVERRIDES), run, "scorer", "auto")
-    monkeypatch.setattr(Trainer, "train_step", real)
+    monkeypatch.setattr(Stepper, "train_step", real)
     assert nextscale.load(run, device="cpu").scorer is None
     train(load_run_config(run), run, "scorer", "auto")
     ours, theirs = weights(run, "scorer"), weights(scored, "scorer")

@@ -10,7 +10,7 @@ from nextscale.config.sections import Fraction, Section
 
 
 class QuantizerConfig(Section):
-    added = ("target",)
+    added = ("target", "rate", "rate_start")
 
     codes: PositiveInt | Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = 4096
     """V, the size of the codebook, which all scales share. A list has one number per scale: a scale uses so many of the
@@ -22,8 +22,15 @@ class QuantizerConfig(Section):
     update: Literal["gradient", "ema"] = "gradient"
     """How codes learn: by the codebook loss (straight-through, as in VAR) or by moving averages (VQ-VAE-2)."""
     ema_decay: Fraction = 0.99
-    commitment: NonNegativeFloat = 0.25
-    """Weight of the commitment loss (beta)."""
+    commitment: NonNegativeFloat | Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = 0.25
+    """Weight of the commitment loss (beta): how near features stay to their codes. A list has one number per scale."""
+    rate: NonNegativeFloat = 0.0
+    """Prefer codes that are likely, given the coarser scales: tokens cost a transformer less, and distort more. The
+    number is what a nat costs, in mean squared distances between vectors and the nearest codes. A small prior learns
+    along with the tokenizer and is stored with it. 0 takes the nearest code, and has no prior."""
+    rate_start: NonNegativeInt = 500
+    """Step from which nats cost anything. Before it, the codebook spreads over the features and the prior learns; too
+    early, few codes are ever used."""
     revive_below: NonNegativeFloat = 0.0
     """A code whose share of uses falls below this / V is dead and is re-seeded from the data; 0 revives no code."""
     revive_every: PositiveInt = 100

@@ -13,6 +13,7 @@ from nextscale.grid.layers import Layout
 from nextscale.grid.networks import Decoder, Encoder, set_norm_groups, total_factor
 from nextscale.grid.ordered import OrderedTokenizer
 from nextscale.grid.phi import Phi
+from nextscale.grid.prior import ScalePrior
 from nextscale.grid.pyramid import ResidualPyramid
 from nextscale.grid.quantizer import VectorQuantizer
 from nextscale.grid.segments import Carry, SegmentedTokenizer
@@ -111,12 +112,14 @@ def _rows(scales: Sequence[int | Sequence[int]], axes: int) -> list[list[int]]:
 def _check_quantizer(
     config: ConvolutionalConfig, scales: Sequence[int | Sequence[int]], axes: int, segmented: bool
 ) -> None:
-    codes, target = config.quantizer.codes, config.quantizer.target
-    if not isinstance(codes, int) and len(codes) != len(scales):
-        raise ConfigError(
-            f"tokenizer.quantizer.codes has {len(codes)} numbers for {len(scales)} scales: give one number for each "
-            "scale, or one for all"
-        )
+    target = config.quantizer.target
+    for name in ("codes", "commitment"):
+        value = getattr(config.quantizer, name)
+        if isinstance(value, tuple) and len(value) != len(scales):
+            raise ConfigError(
+                f"tokenizer.quantizer.{name} has {len(value)} numbers for {len(scales)} scales: give one number for "
+                "each scale, or one for all"
+            )
     if target == "residual":
         return
     what = f"tokenizer.quantizer.target={target} describes a sample anew at every scale"
@@ -169,8 +172,10 @@ def residual_pyramid(config: ConvolutionalConfig, axes: int, num_scales: int) ->
         num_scales,
         config.quantizer.phi_ratio,
     )
-    settings = config.quantizer
-    return ResidualPyramid(quantizer, phi, settings.upsample, settings.commitment, settings.target)
+    settings, prior = config.quantizer, None
+    if settings.rate > 0:
+        prior = ScalePrior(axes, config.channels, quantizer.num_codes, num_scales, settings.rate)
+    return ResidualPyramid(quantizer, phi, settings.upsample, settings.commitment, settings.target, prior)
 
 
 def networks(

@@ -24,6 +24,10 @@ from nextscale.grid.tokenizer import GridTokenizer
 from nextscale.objective import Objective
 from nextscale.randomness import Draws
 
+PRIOR_WEIGHT = 1e-3
+"""Weight of the prior's loss, in nats per token. It trains the prior alone, and AdamW's steps do not depend on it. If
+it were large, the prior's gradient would fill the norm to which all gradients are clipped."""
+
 
 class TokenizerObjective(Objective[GridTokenizer]):
     """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE.
@@ -64,10 +68,13 @@ class TokenizerObjective(Objective[GridTokenizer]):
         if step != self._step:
             self._seen.clear()
         self._step = step
-        self._seen.append(replace(quantized, f_hat=quantized.f_hat.detach(), loss=quantized.loss.detach()))
+        self._seen.append(replace(quantized, f_hat=quantized.f_hat.detach(), loss=quantized.loss.detach(), nats=None))
         scalars = self.reconstruction(reconstruction, samples)
         loss = scalars["reconstruction"] + quantized.loss
         scalars["quantization"] = quantized.loss.detach()
+        if quantized.nats is not None:
+            scalars["rate"] = quantized.nats.mean()
+            loss = loss + PRIOR_WEIGHT * scalars["rate"] / quantized.pyramid.schedule.length
         critic = self._unregistered[0]
         if critic is not None and step >= self.config.adversarial.start:
             adversarial = hinge_generator_loss(critic.model(self.views(reconstruction)))
@@ -106,7 +113,12 @@ class TokenizerObjective(Objective[GridTokenizer]):
         scalars = self.reconstruction(reconstruction.clamp(-1, 1), samples)
         psnr = decibels((reconstruction.clamp(-1, 1) - samples).square().flatten(1).mean(1)).mean()
         used = torch.tensor(pyramid.tokens.unique().numel() / model.token_space.vocabulary)  # in this batch alone
-        return {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
+        found = {"loss": scalars["reconstruction"], "psnr": psnr, "codes_used": used}
+        if model.pyramid.prior is not None:
+            rate = model.quantize(samples, record=False)[1].nats
+            assert rate is not None
+            found["rate"] = rate.mean()  # nats per sample
+        return found
 
     def after_step(self, step: int, draws: Draws) -> None:
         """Update code usage and the codebook, once per step and over the whole batch, however it was split."""
@@ -115,7 +127,9 @@ class TokenizerObjective(Objective[GridTokenizer]):
         if quantizer.update == "ema":
             residuals = torch.cat([part.residuals for part in self._seen])
             quantizer.update_codebook(residuals, torch.cat([part.codes for part in self._seen]))
-        config = self.config.quantizer
+        config, prior = self.config.quantizer, self.model.pyramid.prior
+        if prior is not None and step >= config.rate_start:
+            prior.record(torch.stack([part.spread_K for part in self._seen if part.spread_K is not None]).mean(0))
         if config.revive_below > 0 and step % config.revive_every == 0:
             # Every process moves dead codes to the same vectors: those of the whole batch, in the order of its samples.
             parts_BLC = gather(torch.cat([_by_sample(part) for part in self._seen]))

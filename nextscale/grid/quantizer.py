@@ -53,13 +53,26 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("usage_KV", torch.zeros(num_scales, num_codes))
 
     @torch.no_grad()
-    def nearest(self, vectors: Tensor, k: int | None = None) -> Tensor:
-        """R integers: the code nearest to each of ``vectors`` (R C), of those that scale ``k`` uses (None: of all)."""
+    def nearest(self, vectors: Tensor, k: int | None = None, costs: Tensor | None = None) -> Tensor:
+        """R integers: the code nearest to each of ``vectors`` (R C), of those that scale ``k`` uses (None: of all).
+
+        ``costs`` (R V_k) are added to the squared distances; with ``cosine``, those of directions.
+        """
         codes = self.codebook if k is None else self.codebook[: self.size(k)]
         if self.distance == "cosine":
-            return (F.normalize(vectors, dim=-1) @ F.normalize(codes, dim=-1).T).argmax(-1)
+            likeness = F.normalize(vectors, dim=-1) @ F.normalize(codes, dim=-1).T
+            return (likeness if costs is None else likeness - costs / 2).argmax(-1)
         # |v - c|^2 without |v|^2, which does not change the order.
-        return torch.addmm(codes.square().sum(-1), vectors, codes.T, alpha=-2).argmin(-1)
+        distance = torch.addmm(codes.square().sum(-1), vectors, codes.T, alpha=-2)
+        return (distance if costs is None else distance + costs).argmin(-1)
+
+    @torch.no_grad()
+    def spread(self, vectors: Tensor, k: int) -> Tensor:
+        """The mean squared distance between ``vectors`` (R C) and the nearest codes of scale k, as in ``nearest``."""
+        codes = self.lookup(self.nearest(vectors, k))
+        if self.distance == "cosine":
+            vectors, codes = F.normalize(vectors, dim=-1), F.normalize(codes, dim=-1)
+        return (vectors - codes).square().sum(-1).mean()
 
     def size(self, k: int) -> int:
         """How many codes scale k uses."""

@@ -130,6 +130,8 @@ class SegmentedTokenizer(GridTokenizer):
             residuals=torch.cat([part.residuals for part in parts]),
             codes=torch.cat([part.codes for part in parts]),
             counts=counts,
+            nats=None if self.pyramid.prior is None else torch.stack([part.nats for part in parts]).sum(0),
+            spread_K=None if self.pyramid.prior is None else torch.stack([part.spread_K for part in parts]).mean(0),
         )
 
     # The state machine.

@@ -11,6 +11,7 @@ from nextscale.conditioning import ConditionSpec
 from nextscale.config.sections import ScorerConfig, TransformerConfig
 from nextscale.grid import GridTokenizer, Phi, ResidualPyramid, VectorQuantizer
 from nextscale.grid.phi import CONVOLUTIONS
+from nextscale.grid.prior import ScalePrior
 from nextscale.testing.helpers import randomize
 from nextscale.tokens.pyramid import Schedule
 from nextscale.tokens.stem import Stem
@@ -28,7 +29,8 @@ def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, *
     """Samples B 2 *sample_shape; a latent of 4 channels and half the size; scales 1 2 3; 11 codes.
 
     ``variant``: ``sides`` (other scales), ``codes`` (a number, or one per scale), ``target``, ``phi`` (sharing),
-    ``distance``, ``upsample``, ``group_side``, and ``order`` for an ``OrderedTokenizer``.
+    ``distance``, ``upsample``, ``group_side``, ``price`` (of a nat, under a prior), and ``order`` for an
+    ``OrderedTokenizer``.
     """
     axes, sides = len(sample_shape), variant.pop("sides", SIDES)
     own = {"order": variant.pop("order")} if "order" in variant else {}
@@ -38,6 +40,9 @@ def grid_tokenizer(sample_shape: Sequence[int], kind: type[T] = GridTokenizer, *
     phi = Phi(axes, LATENT, variant.pop("phi", "partial"), count=2, num_scales=len(sides))
     encoder = CONVOLUTIONS[axes](CHANNELS, LATENT, 2, stride=2)
     decoder = _TRANSPOSED[axes](LATENT, CHANNELS, 2, stride=2)
+    if "price" in variant:
+        variant["prior"] = prior = ScalePrior(axes, LATENT, quantizer.num_codes, len(sides), rate=1.0)
+        prior.price_K.fill_(variant.pop("price"))
     pyramid = ResidualPyramid(quantizer, phi, **variant)
     tokenizer = kind(encoder, decoder, pyramid, sides, sample_shape, [2] * axes, **own)
     tokenizer.group_side = group_side

@@ -86,6 +86,7 @@ def _check_tokenizer(run: Path, config: ImageTokenizerConfig, tokenizer: GridTok
         ("shortcut", config.shortcut, False),
         ("quantizer.codes", config.quantizer.codes, tokenizer.token_space.vocabulary),
         ("quantizer.target", config.quantizer.target, "residual"),
+        ("quantizer.rate", config.quantizer.rate, 0),
         ("quantizer.distance", config.quantizer.distance, "euclidean"),
         ("quantizer.upsample", config.quantizer.upsample, "cubic"),
         ("quantizer.phi_ratio", config.quantizer.phi_ratio, 0.5),
