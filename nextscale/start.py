@@ -12,8 +12,8 @@ from nextscale.api import Model, load
 from nextscale.config.run import load_config, load_run_config
 from nextscale.config.sections import RunConfig
 from nextscale.errors import ConfigError, NextscaleError, unknown
+from nextscale.training.folder import refuse_existing_run
 from nextscale.training.plan import load_planned
-from nextscale.training.run import refuse_existing_run
 from nextscale.training.run import train as train_run
 
 

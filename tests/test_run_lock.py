@@ -20,7 +20,8 @@ import pytest
 from nextscale.config.run import load_config
 from nextscale.errors import ConfigError, NextscaleWarning, TrainingError
 from nextscale.storage.lock import RunLock
-from nextscale.training.run import tokenize, train
+from nextscale.training.run import train
+from nextscale.training.tokenize import tokenize
 
 Settings = Callable[..., list[str]]
 

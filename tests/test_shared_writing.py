@@ -26,7 +26,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 from nextscale.storage import token_format
 from nextscale.training import cache
-from nextscale.training.run import tokenize
+from nextscale.training.tokenize import tokenize
 
 run, processes, pause, failing = json.loads(sys.argv[1])
 token_format._SHARD_BYTES, token_format._MIN_SHARD_ROWS, cache.BATCH = 1, 8, 5

@@ -26,9 +26,10 @@ from nextscale.testing.tiny import grid_tokenizer, transformer_for
 from nextscale.toolkit import efficientnet
 from nextscale.training.log import or_warn
 from nextscale.training.optim import EMA, build_optimizer, compile_model, lr_factor
-from nextscale.training.run import tokenize, train
+from nextscale.training.run import train
 from nextscale.training.signals import Interrupted
 from nextscale.training.step import Stepper
+from nextscale.training.tokenize import tokenize
 
 # What a run leaves behind
 

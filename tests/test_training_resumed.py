@@ -15,9 +15,9 @@ from training_runs import STAGES, Settings, assert_equal_weights, both, fit, los
 
 from nextscale.errors import NextscaleError
 from nextscale.storage.checkpoint_folder import check_checkpoint
-from nextscale.training.run import tokenize
 from nextscale.training.signals import Interrupted
 from nextscale.training.step import Stepper
+from nextscale.training.tokenize import tokenize
 
 
 def test_a_finished_run_is_left_alone(tiny: Settings, tiny_run: Path) -> None:

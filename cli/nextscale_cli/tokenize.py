@@ -12,7 +12,7 @@ def tokenize(run: Run, overrides: Overrides = None) -> None:
 
     Uses the run's own settings, then KEY=VALUE: training.transformer.cache_passes=4, data.flip=true ...
     """
-    from nextscale.training.run import tokenize as tokenize_run
+    from nextscale.training.tokenize import tokenize as tokenize_run
 
     for path in tokenize_run(run, overrides or ()):
         typer.echo(path)

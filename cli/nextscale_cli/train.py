@@ -81,8 +81,8 @@ def train(
         settings = load_config(modality, NO_PRESET if sized else preset, config, overrides or (), **named)
         folder = folder or _default_folder(settings, init_from)
         if minutes is not None:
+            from nextscale.training.folder import refuse_existing_run
             from nextscale.training.plan import load_planned
-            from nextscale.training.run import refuse_existing_run
 
             if resume is None and not dry_run:
                 refuse_existing_run(folder)  # before the pilot

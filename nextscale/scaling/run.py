@@ -35,8 +35,9 @@ from nextscale.storage.models import has, load_tokenizer, save_run, stored_confi
 from nextscale.training.cache import are_written, place_of_tokens
 from nextscale.training.check import check_tokenizer
 from nextscale.training.resume import changed
-from nextscale.training.run import tokenize, train
+from nextscale.training.run import train
 from nextscale.training.signals import Interrupted
+from nextscale.training.tokenize import tokenize
 
 PASSING = (
     "training.threads",

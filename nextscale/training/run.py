@@ -19,18 +19,14 @@ from pathlib import Path
 import torch
 
 from nextscale import distributed, plugins
-from nextscale.config.dump import dump_run_config
-from nextscale.config.run import load_run_config
 from nextscale.config.sections import RunConfig, StageConfig
 from nextscale.data import DataSplits
 from nextscale.device import cpu_threads, pick_device
-from nextscale.errors import CheckpointError, ConfigError
-from nextscale.hub import is_on_hub, run_folder
+from nextscale.hub import run_folder
 from nextscale.modality import Modality
 from nextscale.report.page import NAME as REPORT
 from nextscale.report.page import write_report
-from nextscale.storage.checkpoint_folder import latest_checkpoint, sound_checkpoint, stage_of
-from nextscale.storage.files import write_json_atomic, write_text_atomic, writing
+from nextscale.storage.checkpoint_folder import latest_checkpoint, stage_of
 from nextscale.storage.lock import RunLock
 from nextscale.storage.models import (
     has,
@@ -48,10 +44,10 @@ from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.training.cache import open_or_write_tokens
 from nextscale.training.check import check_run, check_tokenizer, check_transformer, draws_alike
 from nextscale.training.clock import RESERVE, Pace, RunClock
-from nextscale.training.environment import describe_data, describe_environment, seed_everything
+from nextscale.training.environment import seed_everything
+from nextscale.training.folder import RunFolder
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
-from nextscale.training.resume import check_resumed
 from nextscale.training.scorer_stage import ScorerStage
 from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.stage import Stage
@@ -123,15 +119,14 @@ class _Run:
         tokens: Path | None = None,
         counts_caching: bool = True,
     ) -> None:
-        self.config, self.folder, self.device, self.lock = config, folder, device, lock
+        self.config, self.folder, self.device = config, folder, device
+        self.place = RunFolder(folder, resume, lock)
         self.cached_in, self.counts_caching = tokens or folder, counts_caching
-        self.resume_auto = resume is not None
-        self.resume_from = None if resume in (None, "auto") else Path(str(resume))
         # The minutes are for the two stages of the model; those who train a scorer say how many steps.
         self.clock = RunClock(folder, None if "scorer" in stages else config.training.minutes, began)
         self.log = RunLog(folder, self.clock)
         distributed.on_main(lambda: self._check_folder(stages))
-        self.to_train = [stage for stage in stages if not self._done(stage)]
+        self.to_train = [stage for stage in stages if not self.place.holds(stage)]
         for stage in stages:
             if stage not in self.to_train:
                 self.log.note(f"{stage}: already trained in {folder / stage}")
@@ -143,7 +138,7 @@ class _Run:
         self.first: Stage | None = None
         if "tokenizer" in self.to_train:
             self.tokenizer, self.first = self._new_tokenizer()
-        elif self._done("tokenizer"):
+        elif self.place.holds("tokenizer"):
             self.tokenizer = self._trained_tokenizer()
         else:
             self.tokenizer = self._init_tokenizer()
@@ -246,13 +241,14 @@ class _Run:
             self.config.training.shard if stage.name == "transformer" else "none",
             self.config.training.workers,
         )
-        chosen = self.resume_from is not None and stage_of(self.resume_from) == stage.name
+        path = self.place.resume_from
+        chosen = path is not None and stage_of(path) == stage.name
         if chosen:
-            trainer.restore(self.resume_from, going_back=True)
+            trainer.restore(path, going_back=True)
         else:
-            trainer.restore(latest_checkpoint(checkpoints) if self.resume_auto else None)
+            trainer.restore(latest_checkpoint(checkpoints) if self.place.resumes else None)
         # A resumed run may have new settings. They are recorded now, because they are known to fit.
-        distributed.on_main(self._write_config)
+        distributed.on_main(self._record)
         trainer.run()
         distributed.on_main(self.clock.save)
 
@@ -269,7 +265,7 @@ class _Run:
         """Record new settings of a stage, so that it resumes with them."""
         training = self.config.training.model_copy(update={stage.name: settings})
         self.config = self.config.model_copy(update={"training": training})
-        distributed.on_main(self._write_config)
+        distributed.on_main(self._record)
 
     # Models.
 
@@ -318,88 +314,13 @@ class _Run:
     # The folder.
 
     def _check_folder(self, stages: Sequence[str]) -> None:
-        folder, path = self.folder, self.resume_from
-        if not self.resume_auto:
-            refuse_existing_run(folder)
-        if folder.exists() and not (folder / "config.yaml").exists() and not _is_empty(folder):
-            raise ConfigError(f"{folder} exists and is not a run folder: name another with --out")
-        if folder.exists():
-            self.lock.acquire()  # before anything in it is looked at, which another process might be changing
-        if path is not None:
-            if stage_of(path) is None or path.resolve().parents[2] != folder.resolve():
-                raise CheckpointError(
-                    f"{path} is not a checkpoint of run {folder}: name one in {folder}/checkpoints/STAGE/step-NUMBER"
-                )
-            sound_checkpoint(path)
-            stage = stage_of(path)
-            if stage not in stages:
-                raise ConfigError(
-                    f"checkpoint {path} is of stage {stage}, but --stage is {stages[0]}: set --stage {stage}"
-                )
-            if self._done(str(stage)):
-                raise ConfigError(
-                    f"the {stage} of {folder} is already trained: to continue its training from {path}, first remove "
-                    f"{folder / str(stage)}"
-                )
-        if "scorer" in stages and not self._done("transformer"):
-            raise CheckpointError(f"{folder} holds no trained transformer: first train one, without --stage scorer")
-        if "tokenizer" not in stages and not self._done("tokenizer") and self.config.training.init is None:
-            raise CheckpointError(f"{folder} holds no trained tokenizer: first train with --stage tokenizer (or all)")
-        if (folder / "config.yaml").exists():
-            for line in check_resumed(self.config, folder, stages):
-                self.log.note(line)
+        for line in self.place.check(self.config, stages):
+            self.log.note(line)
 
     def _prepare_folder(self) -> None:
-        """Called only once configuration and data are checked, so that a mistake leaves no folder behind."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock.acquire()
-        if not self.resume_auto and not _is_empty(self.folder):  # another process began the same run meanwhile
-            raise ConfigError(_exists(self.folder))
-        with writing(self.folder):
-            (self.folder / "samples").mkdir(exist_ok=True)
-        if not (self.folder / "config.yaml").exists():
-            self._write_config()
-        if "tokenizer" not in self.to_train and not self._done("tokenizer"):
+        self.place.prepare(self.config, self.data)
+        if "tokenizer" not in self.to_train and not self.place.holds("tokenizer"):
             save_tokenizer(self.folder, self.tokenizer, self.config, self.data.description)
 
-    def _write_config(self) -> None:
-        write_text_atomic(self.folder / "config.yaml", dump_run_config(self.config))
-        write_json_atomic(self.folder / "env.json", describe_environment())
-        write_json_atomic(self.folder / "data.json", describe_data(self.data))
-
-    def _done(self, stage: str) -> bool:
-        return has(self.folder, stage)
-
-
-def refuse_existing_run(folder: Path) -> None:
-    """Raise ConfigError if ``folder`` exists, as ``train`` does without ``resume``."""
-    if folder.exists():
-        raise ConfigError(_exists(folder))
-
-
-def _exists(folder: Path) -> str:
-    return f"run folder {folder} exists: continue it with --resume auto, or name another with --out"
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether ``folder`` holds no more than a process leaves that was killed before it wrote the configuration."""
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else ["?"]
-    return all(name == "samples" or name.startswith(".") for name in names)
-
-
-def tokenize(run: Path, overrides: Sequence[str] = ()) -> list[Path | str]:
-    """Rewrite the run's token cache with its trained tokenizer; returns the paths or URLs written."""
-    if is_on_hub(run):
-        raise ConfigError(f"{run} cannot be changed here: name a run's folder")
-    run = Path(run)
-    stored_config(run, "tokenizer")  # raises if there is no run, or no tokenizer yet
-    config = load_run_config(run, overrides)
-    device = pick_device(config.training.device)
-    with interruptible(), distributed.process_group(device), RunLock(run, "tokenized") as lock:
-        distributed.on_main(lock.acquire)
-        tokenizer = load_tokenizer(run, device)
-        splits = plugins.modality(config.modality).open_data(config.data)
-        check_tokenizer(run, splits, config)
-        stores = open_or_write_tokens(run, tokenizer, splits, config, RunLog(run), rewrite=True)
-        return [store.path for store in stores] if distributed.is_main() else []
+    def _record(self) -> None:
+        self.place.record(self.config, self.data)
