@@ -22,8 +22,9 @@ from nextscale.errors import CheckpointError, ConfigError, NextscaleError, unkno
 from nextscale.hub import run_folder
 from nextscale.modality import Modality
 from nextscale.randomness import sample_seeds
+from nextscale.sampling.check import check_sampling
 from nextscale.sampling.editing import as_mask, paste_back, with_guess
-from nextscale.sampling.generate import Generation, check_sampling, generate
+from nextscale.sampling.generate import Generation, generate
 from nextscale.sampling.precision import check_precision, prepare
 from nextscale.storage.checkpoint_folder import finished_steps
 from nextscale.storage.models import has, load_tokenizer, load_transformer

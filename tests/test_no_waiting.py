@@ -19,7 +19,7 @@ from nextscale.config.sections import SamplingConfig
 from nextscale.errors import NextscaleError
 from nextscale.grid.layers import Layout
 from nextscale.grid.segments import Carry, SegmentedTokenizer
-from nextscale.sampling.generate import Generation, _Predictor, generate
+from nextscale.sampling.generate import Generation, generate
 from nextscale.storage.models import new_transformer
 from nextscale.testing.tiny import grid_tokenizer, scorer_for, transformer_for
 
@@ -73,7 +73,7 @@ class HostTensors(TorchDispatchMode):
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the one check after the last scale, and that of labels before the first."""
-    monkeypatch.setattr(_Predictor, "check", lambda self: None)
+    monkeypatch.setattr(Predictor, "check", lambda self: None)
     monkeypatch.setattr("nextscale.conditioning.check_conditions", lambda specs, conditions: None)
 
 

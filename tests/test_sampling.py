@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError, NextscaleError
-from nextscale.sampling.generate import Generation, generate, guidance_at
+from nextscale.sampling.generate import Generation, generate
+from nextscale.sampling.predictor import guidance_at
 from nextscale.sampling.scale import at_scale
 from nextscale.testing.helpers import random_pyramid
 from nextscale.testing.tiny import CODES, grid_tokenizer, transformer_for

@@ -13,7 +13,7 @@ from nextscale.data import DataSplits
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.meta import without_memory
 from nextscale.modality import Modality
-from nextscale.sampling.generate import check_sampling
+from nextscale.sampling.check import check_sampling
 from nextscale.storage.models import has, new_transformer, stored_config, stored_settings
 from nextscale.storage.scorer import new_scorer
 from nextscale.storage.starting import start_from

@@ -21,7 +21,8 @@ from nextscale.bench.memory import MIB, memory_in_use, peak_memory, reset_peak
 from nextscale.config.sections import RunConfig, SamplingConfig, TransformerConfig
 from nextscale.memory import release_freed_memory
 from nextscale.meta import without_memory
-from nextscale.sampling.generate import check_sampling, generate
+from nextscale.sampling.check import check_sampling
+from nextscale.sampling.generate import generate
 
 
 @dataclass(frozen=True)
