@@ -20,6 +20,7 @@ from nextscale.errors import NextscaleError
 from nextscale.grid.layers import Layout
 from nextscale.grid.segments import Carry, SegmentedTokenizer
 from nextscale.sampling.generate import Generation, generate
+from nextscale.sampling.predictor import Predictor
 from nextscale.storage.models import new_transformer
 from nextscale.testing.tiny import grid_tokenizer, scorer_for, transformer_for
 
