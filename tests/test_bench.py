@@ -154,7 +154,7 @@ def test_sampling_is_timed_and_its_memory_counted() -> None:
         assert row["floor_ratio"] == pytest.approx(row["sample_ms"] / row["floor_ms"])
         assert (row["batch"], row["memory_batch"]) == (2, 3)
     # Keys and values: 2 layers, both branches, 21 tokens of width 16 in float32.
-    sampler = _Sampler("image", case, "fp32", TINY, CPU, False)
+    sampler = _Sampler("image", case, "fp32", TINY, CPU)
     assert sampler.cache(3) == 2 * 2 * 3 * 2 * 21 * 16 * 4
     total = sum(p.nbytes for m in (sampler.tokenizer, sampler.transformer) for p in m.state_dict().values())
     assert sampler.weights() == total and rows[1]["paper_mib"] < rows[0]["paper_mib"]
@@ -162,7 +162,7 @@ def test_sampling_is_timed_and_its_memory_counted() -> None:
 
 def test_only_the_transformer_and_the_decoder_are_counted() -> None:
     case = BenchCase("digits", None, DIGITS, (ConditionSpec(name="label", size=10),))
-    sampler = _Sampler("image", case, "fp32", TINY, CPU, False)
+    sampler = _Sampler("image", case, "fp32", TINY, CPU)
     counts = sampler.products(1)
     matrices = sum(count for product, count in counts.items() if isinstance(product, Product))
     # At each of three scales: four matrices and attention's two products per block, the stem (except at the first

@@ -24,8 +24,8 @@ from nextscale.grid.segments import SegmentedTokenizer
 from nextscale.storage.models import load_tokenizer
 from nextscale.testing.helpers import randomize
 from nextscale.testing.tiny import grid_tokenizer
-from nextscale.training.loop import Trainer
 from nextscale.training.signals import Interrupted
+from nextscale.training.step import Stepper
 from nextscale_cli.main import app
 
 SEEDS = st.integers(0, 2**32)
@@ -178,17 +178,17 @@ def test_runs_go_on_exactly(tiny: Settings, tmp_path: Path, monkeypatch: pytest.
     changes = {"rate": 0.5, "rate_start": 2, "scale_dropout": 0.5}
     rate: dict[str, Any] = {f"tokenizer.quantizer.{name}": value for name, value in changes.items()}
     whole, half = fit(tiny, tmp_path / "whole", stage="tokenizer", **rate), tmp_path / "half"
-    real = Trainer.train_step
+    real = Stepper.train_step
 
-    def interrupted(self: Trainer, batches: list) -> dict[str, float]:
+    def interrupted(self: Stepper, batches: list) -> dict[str, float]:
         if self.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return real(self, batches)
 
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    monkeypatch.setattr(Stepper, "train_step", interrupted)
     with pytest.raises(Interrupted):
         fit(tiny, half, **rate, **{"tokenizer.order": "raster"})
-    monkeypatch.setattr(Trainer, "train_step", real)
+    monkeypatch.setattr(Stepper, "train_step", real)
     fit(tiny, half, resume="auto", **rate, **{"tokenizer.order": "raster"})
     assert_equal_weights(whole, half, ("tokenizer",))
     for one, two in zip(*(metrics(run, "tokenizer", "validation") for run in (whole, half)), strict=True):

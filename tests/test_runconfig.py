@@ -180,7 +180,7 @@ def test_empty_files_and_sections_set_nothing(tmp_path: Path) -> None:
         (
             "training.tokenzier.lr=1",
             "unknown key training.tokenzier.lr; did you mean 'tokenizer'? (known: device, init, minutes, "
-            "shard, tensorboard, threads, tokenizer, tokenizer_share, transformer, workers)",
+            "scorer, shard, tensorboard, threads, tokenizer, tokenizer_share, transformer, workers)",
         ),
         ("tokenizer.part.cods=1", "unknown key tokenizer.part.cods; did you mean 'codes'? (known: codes, decay)"),
         ("codes=1", "unknown key codes; did you mean tokenizer.part.codes?"),
@@ -193,8 +193,8 @@ def test_empty_files_and_sections_set_nothing(tmp_path: Path) -> None:
         ("tokenizer.scales=1,x", "tokenizer.scales[1] = 'x' is wrong: should be a valid integer"),
         (
             "training=3",
-            "training is a section and cannot be 3 (its keys: tokenizer, transformer, init, device, threads, workers, "
-            "minutes, tokenizer_share, shard, tensorboard)",
+            "training is a section and cannot be 3 (its keys: tokenizer, transformer, scorer, init, device, threads, "
+            "workers, minutes, tokenizer_share, shard, tensorboard)",
         ),
         ("seed.x=3", "seed is a single value and has no keys"),
         ("seed", "'seed' is not an override: it should read key=value"),

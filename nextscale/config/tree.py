@@ -238,8 +238,9 @@ def _unknown_key(root: type[BaseModel], model: type[BaseModel], here: Key, value
     described = unknown("key", here[-1], model.model_fields)
     hint = described.removeprefix(f"unknown key {here[-1]!r}")
     elsewhere = [".".join(found) for found in _find(root, path[-1])]
-    if "did you mean" not in hint and elsewhere:
-        hint = f"; did you mean {' or '.join(elsewhere)}?{hint}"
+    # The same name elsewhere is a better guess than a similar name here.
+    if elsewhere and (path == here or "did you mean" not in hint):
+        hint = f"; did you mean {' or '.join(elsewhere)}? {hint[hint.index('(known') :]}"
     prefix = "" if source.startswith("override") else f"{source}: "
     return f"{prefix}unknown key {'.'.join(path)}{hint}"
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from nextscale.errors import NextscaleError
-from nextscale.remote.copies import local_copy
 from nextscale.remote.urls import is_url, without_secrets
 
 
@@ -24,6 +23,8 @@ def reads_urls(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
         url = getattr(config, setting, None) if setting else None
         if not isinstance(url, str) or not is_url(url):
             return method(config)
+        from nextscale.remote.copies import local_copy  # late, because every command imports this module
+
         here = str(local_copy(url))
         try:
             return method(config.model_copy(update={setting: here}))

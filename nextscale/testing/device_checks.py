@@ -40,6 +40,8 @@ def check_device(
     objectives = modality.tokenizer_objectives(tokenizer, config)
     tokenizer.to(device)
     shared = batch.to(device)
+    for objective in objectives:  # all before the first step, because one may look at the model of another
+        objective.to(device).train()
     for objective in objectives:
         _step(objective, shared, device)
     tokenizer.to("cpu").eval()
@@ -54,6 +56,7 @@ def check_device(
     assert abs(found - expected) <= 1e-2 * expected + 1e-6, (
         f"the loss is {found} on {device}, and {expected} on the CPU"
     )
+    learner.train()
     _step(learner, batch.to(device), device)
     model = Model(modality, tokenizer, transformer.eval(), RunConfig.model_construct(sampling=SamplingConfig()))
     _use(model, splits, options, device, folder)
@@ -63,7 +66,7 @@ def _step(objective: Objective, batch: Batch, device: torch.device) -> None:
     """As ``training.loop`` does it; the optimizer is torch's own affair."""
     draws = Draws(0, 0, slice(0, SAMPLES), SAMPLES, device)
     with torch.enable_grad():
-        loss, scalars = objective.to(device).train()(batch, 10**9, draws)
+        loss, scalars = objective(batch, 10**9, draws)
         loss.backward()
     objective.after_step(0, draws)
     with torch.no_grad():

@@ -45,8 +45,8 @@ class Scorer(nn.Module):
         if width % heads or (width // heads) % 2:
             raise ConfigError(f"scorer: width {width} must be an even multiple of heads {heads}")
         size = {"depth": config.depth, "width": width, "heads": heads, "drop_path": 0.0}
-        sees = {"attention": "markov", "in_scale_steps": True, "refiner": None, "head": "linear"}
-        own = transformer.config.model_copy(update=size | sees)
+        sees = {"attention": "markov", "in_scale_steps": True, "known_tokens": "embedding", "refiner": None}
+        own = transformer.config.model_copy(update=size | sees | {"head": "linear"})
         specs = transformer.conditioner.specs
         self.config = config
         self.body = ScaleTransformer(own, transformer.token_space, feature_dim, transformer.schedule, specs)
