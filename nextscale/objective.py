@@ -25,6 +25,9 @@ class Objective(nn.Module, ABC, Generic[ModelT]):
     model: ModelT
     lr: float | None = None
     """Peak learning rate; None takes the stage's."""
+    complete_from: int = 0
+    """The step from which the whole loss is at work. Weights from before are not kept as the best: they had less to pay
+    for."""
 
     @abstractmethod
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:

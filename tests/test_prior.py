@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -13,14 +14,18 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 from training_runs import Settings, assert_equal_weights, fit, metrics, weights
 from typer.testing import CliRunner
 
+from nextscale.errors import ConfigError
 from nextscale.grid import GridTokenizer, VectorQuantizer
+from nextscale.grid.objectives import TokenizerObjective
 from nextscale.grid.prior import ScalePrior
 from nextscale.grid.resample import resample
 from nextscale.grid.segments import SegmentedTokenizer
+from nextscale.storage.checkpoint_folder import check_checkpoint
 from nextscale.storage.models import load_tokenizer
 from nextscale.testing.helpers import randomize
 from nextscale.testing.tiny import grid_tokenizer
@@ -177,6 +182,7 @@ def test_runs_go_on_exactly(tiny: Settings, tmp_path: Path, monkeypatch: pytest.
     """Tokens that are drawn one by one cost what they cost scale by scale."""
     changes = {"rate": 0.5, "rate_start": 2, "scale_dropout": 0.5}
     rate: dict[str, Any] = {f"tokenizer.quantizer.{name}": value for name, value in changes.items()}
+    rate |= {"training.tokenizer.steps": 24, "training.tokenizer.validate_every": 12}
     whole, half = fit(tiny, tmp_path / "whole", stage="tokenizer", **rate), tmp_path / "half"
     real = Stepper.train_step
 
@@ -203,3 +209,27 @@ def test_a_negative_rate_is_refused(tiny: Settings, tmp_path: Path) -> None:
     arguments = [*tiny(), "tokenizer.quantizer.rate=-1"]
     result = CliRunner().invoke(app, ["train", "-m", "image", "--out", str(tmp_path / "run"), *arguments])
     assert result.exit_code == 2 and "tokenizer.quantizer.rate" in result.stderr and not (tmp_path / "run").exists()
+
+
+def test_weights_from_before_the_price_are_not_kept(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if theirs is the lowest loss: they had less to pay for."""
+    rising = itertools.count(1.0)
+    monkeypatch.setattr(TokenizerObjective, "validate", lambda *_: {"loss": torch.tensor(next(rising))})
+    changes = {"tokenizer.quantizer.rate": 0.5, "tokenizer.quantizer.rate_start": 4}
+    often = {"training.tokenizer.steps": 28, "training.tokenizer.validate_every": 4}
+    run = fit(tiny, tmp_path / "run", stage="tokenizer", **changes, **often)
+    assert load_file(run / "tokenizer/model.safetensors")["pyramid.prior.price_K"].min() > 0
+    found = check_checkpoint(run / "checkpoints/tokenizer/best")["state"]
+    assert found["step"] == 24, "the first one with the whole loss"
+
+
+def test_a_rate_that_would_begin_too_late_is_refused(tiny: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training.tokenizer.steps=5 is too few.* from step 520 on"):
+        fit(
+            tiny,
+            tmp_path / "run",
+            stage="tokenizer",
+            **{"tokenizer.quantizer.rate": 0.2, "training.tokenizer.steps": 5},
+        )

@@ -300,6 +300,9 @@ def test_data_that_do_not_fit_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> No
     ("setting", "url"),
     [
         ("data.source", "s3://user:hunter2@bucket/x"),
+        ("data.source", "s3://user:hun/hunter2@bucket/x"),
+        ("data.source", "https://hunter2@host/x.npz"),
+        ("data.source", "https://host/x.npz#token=hunter2"),
         ("data.source", "https://host/x.npz?X-Amz-Signature=hunter2"),
         ("data.source", "https://host/x.npz?name=a&access_token=hunter2"),
         ("training.transformer.cache_folder", "s3://user:hunter2@bucket/x"),
@@ -311,4 +314,9 @@ def test_secrets_in_urls_are_refused_and_not_repeated(setting: str, url: str, ti
     assert "hunter2" not in result.output and not (tmp_path / "run").exists()
     with pytest.raises(ConfigError):
         load_config("image", overrides=tiny(**{setting: url}))
-    load_config("image", overrides=tiny(**{setting: "https://host@key/x.npz?version=3"}))
+    load_config("image", overrides=tiny(**{setting: "https://key/x.npz?version=3&design=1"}))
+
+
+def test_the_format_of_a_web_file_is_read_from_its_name_without_the_query() -> None:
+    assert copies._name_of("https://host/a/my%20photos.npz?download=1") == "my photos.npz"
+    assert copies._name_of("s3://bucket/a/photos?1") == "photos?1"

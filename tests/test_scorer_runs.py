@@ -78,7 +78,7 @@ def test_resuming_is_exact(tiny_run: Path, scored: Path, tmp_path: Path, monkeyp
         return real(self, batches)
 
     monkeypatch.setattr(Stepper, "train_step", interrupted)
-    with pytest.raises(Interrupted, match="scorer saved at step 3; continue with --resume auto"):
+    with pytest.raises(Interrupted, match="scorer saved at step 3; continue with --stage scorer --resume auto"):
         train(load_run_config(run, OVERRIDES), run, "scorer", "auto")
     monkeypatch.setattr(Stepper, "train_step", real)
     assert nextscale.load(run, device="cpu").scorer is None

@@ -95,6 +95,10 @@ def train(
         settings = load_run_config(folder, [*(overrides or ()), *more])
         _check_same(settings, folder, modality, preset, config)
 
+    if dry_run and stage == "scorer":
+        from nextscale.errors import ConfigError
+
+        raise ConfigError("--dry-run describes the two stages of a model: leave it out with --stage scorer")
     if dry_run:
         # The process ends soon: garbage collection while torch loads, and again at exit, would take half a second.
         gc.disable()

@@ -34,7 +34,7 @@ from nextscale.training.resume import changed
 from nextscale.training.run import STAGES, train
 
 RECORD = "comparison.json"
-OWN = ("training.init", "training.minutes")
+OWN = ("training.init", "training.minutes", "training.transformer.cache_folder")
 """Settings that the comparison sets; beside the seed, which may be given for all kinds."""
 
 

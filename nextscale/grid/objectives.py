@@ -29,6 +29,10 @@ PRIOR_WEIGHT = 1e-3
 it were large, the prior's gradient would fill the norm to which all gradients are clipped."""
 
 
+PRICE_STEPS = 20
+"""Steps in which a price has nearly reached its value (``ScalePrior.record``)."""
+
+
 class TokenizerObjective(Objective[GridTokenizer]):
     """Reconstruction (L1, L2, perceptual), quantization and adversarial losses of a multiscale VQ-VAE.
 
@@ -51,6 +55,8 @@ class TokenizerObjective(Objective[GridTokenizer]):
     ) -> None:
         super().__init__()
         self.model, self.config = tokenizer, config
+        if config.quantizer.rate > 0:
+            self.complete_from = config.quantizer.rate_start + PRICE_STEPS
         self._unregistered = (critic, perceptual)  # in a tuple, so that neither is trained or saved here
         # The quantized micro-batches of this step, for ``after_step``.
         self._step = -1

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -39,7 +40,7 @@ def local_copy(url: str) -> Path:
     if not files:
         raise RemoteError(f"cannot read {remote}: there is no such bucket, folder or file, or it is empty")
     folder = _cache() / hashlib.sha256(remote.url.encode()).hexdigest()[:16]
-    target = folder / "copy" / (remote.root.rstrip("/").rpartition("/")[2] or "data")
+    target = folder / "copy" / _name_of(remote.url)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, remote):
@@ -47,6 +48,13 @@ def local_copy(url: str) -> Path:
     except OSError as error:
         raise RemoteError(f"cannot copy {remote} to {folder}: {error.strerror or error}") from None
     return target
+
+
+def _name_of(url: str) -> str:
+    """The last part of a URL's path, from whose suffix readers know the format; of http without the query."""
+    parts = urlsplit(url)
+    web = parts.scheme in ("http", "https")
+    return (unquote(parts.path) if web else url).rstrip("/").rpartition("/")[2] or "data"
 
 
 def _cache() -> Path:

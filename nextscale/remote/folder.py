@@ -151,7 +151,12 @@ def _file_system(url: str) -> tuple[Any, str]:
         extra = "'nextscale[remote]'" if package in _PACKAGES else package
         raise RemoteError(f"{scheme}:// needs {package}: pip install {extra}") from None
     with remote_errors(f"cannot open {without_secrets(url)}"):
-        fs = _answer(lambda: kind(**kind._get_kwargs_from_urls(url)))
+        options = kind._get_kwargs_from_urls(url)
+        if scheme in ("http", "https"):  # by default, a whole file has five minutes
+            from aiohttp import ClientTimeout
+
+            options["client_kwargs"] = {"timeout": ClientTimeout(None, None, READ_SECONDS, ANSWER_SECONDS)}
+        fs = _answer(lambda: kind(**options))
         return fs, str(kind._strip_protocol(url))
 
 

@@ -7,9 +7,13 @@ import re
 from nextscale.errors import ConfigError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/\s]*@")
+_PASSWORD = re.compile(
+    r"(?<=://)[^@\s]*:[^@\s]*@|(?<=https://)[^/?#@\s]+@|(?<=http://)[^/?#@\s]+@|(?<=ftp://)[^/?#@\s]+@"
+)
+"""Before the host; a token may stand there without a colon. Keys of storages may hold slashes."""
 _SIGNED = re.compile(
-    r"[?&][^=&\s]*(?:sig|signature|token|secret|password|credential|key|auth)[^=&\s]*=[^&\s]*", re.IGNORECASE
+    r"[?&#](?:[^=&#\s]*[-_.])?(?:sig|[^=&#\s]*(?:signature|token|secret|password|credential|key|auth)[^=&#\s]*)=[^&#\s]*",
+    re.IGNORECASE,
 )
 
 

@@ -228,4 +228,4 @@ def _share_tokenizer(base: RunConfig, folder: Path, given: str | None) -> None:
     stage = base.training.transformer
     splits = [place_of_tokens(folder, base, name) for name in ("train", "validation")]
     if stage.cache and not stage.corrupt and not all(map(are_written, splits)):
-        tokenize(folder)
+        tokenize(folder, [f"training.transformer.cache_folder={stage.cache_folder or 'null'}"])

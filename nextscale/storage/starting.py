@@ -15,6 +15,8 @@ from nextscale.storage.seal import sealed_tensors
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import ScaleTransformer
 
+OF_THE_TOKENIZER = ("head.codes", "stem.codes")
+"""Copies of the tokenizer's codebook, which may be another one than that of the stored model."""
 ADDABLE = ("refiner.", "known", "stem.codes")
 """Parts of a transformer that change nothing at first, so that a trained one may be given them."""
 
@@ -50,7 +52,7 @@ def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransform
                 f"cannot start from {run}/{part}: {name} is {there} there and {here} with these settings "
                 "(only condition embeddings may differ; a refiner or transformer.known_tokens=codes may be added)"
             )
-    kept = {name: stored[name] for name in wanted if name not in new}
+    kept = {name: stored[name] for name in wanted if name not in new and name not in OF_THE_TOKENIZER}
     if not any(value.is_meta for value in wanted.values()):
         model.load_state_dict(kept, strict=False)
         for name in embeddings:

@@ -266,11 +266,14 @@ class TokenStoreWriter:
         try:
             with writing(self.path):
                 self._replace()
-        finally:
-            remove(self.partial)
-            if self.remote:
-                with contextlib.suppress(OSError):  # not empty
-                    self.path.parent.rmdir()
+        except BaseException:
+            if self.remote is None or not self.resume:  # a storage that failed may answer the next time
+                remove(self.partial)
+            raise
+        remove(self.partial)
+        if self.remote:
+            with contextlib.suppress(OSError):  # not empty
+                self.path.parent.rmdir()
 
     def _replace(self) -> None:
         """Write the manifest, and move the store to its place."""
@@ -280,14 +283,17 @@ class TokenStoreWriter:
         if missing:
             found = self.num_rows - missing + self._buffered
             raise CheckpointError(f"{place} was not saved: {found} of {self.num_rows} rows were appended")
-        remove(self.partial / _DONE)
         manifest = {name: entry for record in records for name, entry in (record or {}).items()}
         for file in self.partial.rglob("zarr.json"):
             fsync(file)
-            manifest[file.relative_to(self.partial).as_posix()] = _entry(file)
+            stored = file.relative_to(self.partial).as_posix()
+            manifest[stored] = _entry(file)
+            if self.remote:  # again, because an interrupted cache may go on at another URL
+                self.remote.put(file, stored)
         body = {"format": FORMAT, "files": dict(sorted(manifest.items()))}
         write_json_atomic(self.partial / "manifest.json", {**body, "sha256": json_digest(body)})
         if self.remote is None:
+            remove(self.partial / _DONE)
             replace_folder(self.partial, self.path)
         else:
             self.remote.put(self.partial / "manifest.json", "manifest.json")

@@ -188,9 +188,7 @@ def second_device() -> Iterator[torch.device]:
 
     replaced = {
         (torch, "Generator"): _Generator,
-        (torch, "autocast"): lambda kind, *told, **named: autocast(
-            "cpu" if kind == DEVICE.type else kind, *told, **named
-        ),
+        (torch, "autocast"): autocast_elsewhere,
         (optimizer, "_get_fused_kernels_supported_devices"): lambda: [*fused, DEVICE.type],
         (torch, "get_device_module"): lambda device=None: torch.cpu,
         (torch.accelerator, "is_available"): lambda: True,

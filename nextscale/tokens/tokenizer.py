@@ -53,8 +53,8 @@ class MultiscaleTokenizer(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        # ``.to`` moves this where a tokenizer has no weights.
-        self.register_buffer("_place", torch.zeros(()), persistent=False)
+        # ``.to`` moves this where a tokenizer has no weights. On the CPU even if weights are yet to come (on meta).
+        self.register_buffer("_place", torch.zeros((), device="cpu"), persistent=False)
 
     @abstractmethod
     def schedule(self) -> Schedule:

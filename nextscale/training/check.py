@@ -13,12 +13,14 @@ from nextscale.data import DataSplits
 from nextscale.errors import CheckpointError, ConfigError
 from nextscale.meta import without_memory
 from nextscale.modality import Modality
+from nextscale.remote.urls import is_url
 from nextscale.sampling.check import check_sampling
 from nextscale.storage.models import has, new_transformer, stored_config, stored_settings
 from nextscale.storage.scorer import new_scorer
 from nextscale.storage.starting import start_from
 from nextscale.tokens.capabilities import Requantizes
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
+from nextscale.training.cache import are_written, place_of_tokens
 from nextscale.training.sharding import group_size
 from nextscale.training.step import micro_batch_size
 from nextscale.transformer import ScaleTransformer
@@ -40,10 +42,14 @@ def check_run(
         micro_batch_size(config.training.scorer, "scorer")
         with without_memory():
             tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
-            new_scorer(config.scorer, tokenizer, new_transformer(config.transformer, tokenizer, data.conditions))
+            drawer = new_transformer(config.transformer, tokenizer, data.conditions)
+            scorer = new_scorer(config.scorer, tokenizer, drawer)
+        several = config.sampling.model_copy(update={"candidates": max(2, config.sampling.candidates)})
+        check_sampling(several, tokenizer, drawer, len(tokenizer.schedule()), scorer)
     if "transformer" not in stages:
         return
     micro_batch_size(config.training.transformer, "transformer")
+    distributed.on_main(lambda: _check_cache(config))
     group_size(config.training.shard, distributed.world_size())
     with without_memory():
         tokenizer = modality.build_tokenizer(config.tokenizer, data.description)
@@ -74,6 +80,19 @@ def check_run(
     _check_turns(config, tokenizer)
     if not isinstance(attention, str) and len(attention) != scales:
         raise ConfigError(f"transformer.attention has {len(attention)} rows and columns; there are {scales} scales")
+
+
+def _check_cache(config: RunConfig) -> None:
+    """Ask a token cache behind a URL now, because a mistake would else show after stage 1."""
+    settings = config.training.transformer
+    where = settings.cache_folder
+    if not settings.cache or settings.corrupt or not is_url(where):
+        return
+    if any(sign in str(where) for sign in "*?["):
+        raise ConfigError(
+            f"training.transformer.cache_folder={where} holds one of * ? [, which storages read as patterns"
+        )
+    are_written(place_of_tokens(Path(), config, "train"))
 
 
 def _check_turns(config: RunConfig, tokenizer: MultiscaleTokenizer) -> None:

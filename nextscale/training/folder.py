@@ -59,9 +59,7 @@ class RunFolder:
             sound_checkpoint(path)
             stage = stage_of(path)
             if stage not in stages:
-                raise ConfigError(
-                    f"checkpoint {path} is of stage {stage}, but --stage is {stages[0]}: set --stage {stage}"
-                )
+                raise ConfigError(f"checkpoint {path} is of stage {stage}: set --stage {stage}")
             if self.holds(str(stage)):
                 raise ConfigError(
                     f"the {stage} of {folder} is already trained: to continue its training from {path}, first remove "

@@ -120,7 +120,7 @@ class Trainer:
                 if self.step % self.config.checkpoint_every == 0 or last or interrupted:
                     show.checkpoint(self.step, self._save())
                 if interrupted:
-                    flag.stop(self.stage.name, self.step)
+                    flag.stop(self.stage.name, self.step, self.stage.resumed_by)
         self._restore_best()
 
     # When to end.
@@ -139,7 +139,7 @@ class Trainer:
         """End, or cool down, if the validation loss has not fallen for ``config.patience`` validations."""
         stale = (self.step - self.best["step"]) // self.config.validate_every
         cooling = self.config.schedule == "trapezoid" and self.step >= cooldown_begins(self.config)
-        if 0 < self.config.patience <= stale and not cooling:
+        if 0 < self.config.patience <= stale and self.best["step"] >= 0 and not cooling:
             why = f"because the validation loss has not fallen since step {self.best['step']}"
             self._end_at(min(self.config.steps, ending_at(self.step, self.config)), why, show)
 
@@ -206,7 +206,8 @@ class Trainer:
         *values, whole = distributed.total(values).tolist()
         means = {key: value / whole for key, value in zip(sums, values, strict=True)}
         self._check_finite(means["loss"], "validation loss")
-        if means["loss"] < self.best["loss"]:
+        complete = self.step >= min(objective.complete_from, self.config.steps)
+        if complete and means["loss"] < self.best["loss"]:
             self.best = {"loss": means["loss"], "step": self.step}
             modules = {"model": self.stepper.result}
             save_checkpoint(self.folder, self.step, modules, {}, {}, self.best, keep=1, name=BEST, former=FORMER)

@@ -43,13 +43,21 @@ def check_resumed(config: RunConfig, folder: Path, stages: Sequence[str]) -> lis
     for name, before, now in changes:
         if not left:
             what = f"the {' and '.join(stages)} of {folder} {'are' if len(stages) > 1 else 'is'} trained"
-            raise ConfigError(f"{name}={now} (was {before}) would change nothing: {what}; {_cure(name, now, folder)}")
+            raise ConfigError(
+                f"{name}={now} (was {before}) would change nothing: {what}; {_cure(name, now, folder, stages)}"
+            )
+        drawn_otherwise = name.startswith("sampling.") and name != "sampling.candidates"
+        if drawn_otherwise and "scorer" in left and _half_trained(folder, "scorer"):
+            raise ConfigError(
+                f"{name}={now} (was {before}) does not fit {folder}: its scorer is half trained on what is drawn with "
+                f"the other; leave it out, or remove {folder / 'checkpoints' / 'scorer'} first"
+            )
         for stage in ("tokenizer", "transformer", "scorer"):
             own = name.startswith(f"training.{stage}.")
             if stage not in left:
                 if own and has(folder, stage):
                     notes.append(f"{name}={now} (was {before}) changes nothing: the {stage} is trained")
-            elif latest_checkpoint(folder / "checkpoints" / stage) is not None:
+            elif _half_trained(folder, stage):
                 if name in ("seed", f"training.{stage}.batch_size"):
                     raise ConfigError(
                         f"{name}={now} does not fit {folder}: its {stage} is half trained with {before}, and the order "
@@ -60,8 +68,14 @@ def check_resumed(config: RunConfig, folder: Path, stages: Sequence[str]) -> lis
     return notes
 
 
-def _cure(name: str, now: Any, folder: Path) -> str:
+def _half_trained(folder: Path, stage: str) -> bool:
+    return latest_checkpoint(folder / "checkpoints" / stage) is not None
+
+
+def _cure(name: str, now: Any, folder: Path, stages: Sequence[str]) -> str:
     section = name.split(".")[0]
+    if "scorer" in stages and section in ("scorer", "sampling"):
+        return f"to train a scorer with it, remove {folder / 'scorer'} and {folder / 'checkpoints' / 'scorer'} first"
     if name.startswith(("training.transformer.", "training.scorer.")):
         return f"to train on with it, remove {folder / name.split('.')[1]} first"
     if section == "sampling":

@@ -98,6 +98,7 @@ class ScorerObjective(TokenObjective[Scorer]):
 
 class ScorerStage(TokenStage):
     name, salt = "scorer", 4
+    resumed_by = "--stage scorer --resume auto"
 
     def __init__(
         self,

@@ -59,18 +59,19 @@ class InterruptFlag:
         if self.raised:
             _leave("interrupted", self.signal)
 
-    def stop(self, stage: str, step: int) -> NoReturn:
-        _leave(f"interrupted: {stage} saved at step {step}", self.signal)
+    def stop(self, stage: str, step: int, again: str) -> NoReturn:
+        """``again`` is what continues from here, on the command line."""
+        _leave(f"interrupted: {stage} saved at step {step}", self.signal, again)
 
 
-def _leave(what: str, number: int) -> NoReturn:
+def _leave(what: str, number: int, again: str = "--resume auto") -> NoReturn:
     """The first process reports what happened; the others exit silently."""
     # Imported here because it imports torch, and the command line imports this module for its errors.
     from nextscale import distributed
 
     if not distributed.is_main():
         sys.exit(128 + number)
-    raise Interrupted(f"{what}; continue with --resume auto", 128 + number)
+    raise Interrupted(f"{what}; continue with {again}", 128 + number)
 
 
 @contextmanager

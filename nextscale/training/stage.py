@@ -22,6 +22,8 @@ class Stage(ABC):
     learning_rates: list[float]
     """Peak learning rate of each objective."""
     tokens_per_sample: int
+    resumed_by: str = "--resume auto"
+    """What continues this stage on the command line."""
     reads_samples: bool = True
     """Whether batches are made of samples, which worker processes may read, decode and augment."""
 

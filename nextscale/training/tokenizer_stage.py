@@ -12,6 +12,7 @@ from torch import nn
 from nextscale.captions import ORIGINAL, scale_captions, shown_scales
 from nextscale.config.sections import TokenizerStageConfig
 from nextscale.data import Batch, DataSplits
+from nextscale.errors import ConfigError
 from nextscale.modality import Modality
 from nextscale.randomness import mixed_seed, sample_seeds
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
@@ -33,6 +34,12 @@ class TokenizerStage(Stage):
     ) -> None:
         self.modality, self.data, self.config = modality, data, config
         self.objectives = modality.tokenizer_objectives(tokenizer, tokenizer_config)
+        complete = max(objective.complete_from for objective in self.objectives)
+        if complete > config.steps:
+            raise ConfigError(
+                f"training.tokenizer.steps={config.steps} is too few: the whole loss is at work only from step "
+                f"{complete} on (tokenizer.quantizer.rate from rate_start on): train longer, or let it begin earlier"
+            )
         self.learning_rates = [objective.lr or config.lr for objective in self.objectives]
         self.tokens_per_sample = tokenizer.schedule().length
         self.seed = mixed_seed(seed, 1)
