@@ -23,6 +23,7 @@ from training_runs import assert_equal_weights
 from typer.testing import CliRunner
 
 from nextscale.errors import CheckpointError, RemoteError
+from nextscale.remote.folder import RemoteFolder
 from nextscale.storage import tokens as tokenstore
 from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -91,6 +92,30 @@ def test_an_interrupted_writer_goes_on_and_until_then_there_is_no_cache(tmp_path
     assert torch.equal(TokenStore.open(URL, "abc").rows(np.arange(50))[0], tokens)
     assert all(MEMORY.created(path) == when for path, when in first.items()), "shards that are there are kept"
     assert not list(tmp_path.iterdir()), "nothing stays on this machine"
+
+
+def test_an_interrupted_cache_goes_on_at_another_url(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        written(tmp_path, until=3)
+    tokens = written(tmp_path, url="memory://elsewhere/train")
+    assert torch.equal(TokenStore.open("memory://elsewhere/train", "abc").rows(np.arange(50))[0], tokens)
+
+
+def test_shards_are_kept_if_the_manifest_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = RemoteFolder.put
+
+    def put(self: RemoteFolder, file: Path, name: str) -> None:
+        if name == "manifest.json":
+            raise RemoteError("the network is gone")
+        real(self, file, name)
+
+    with monkeypatch.context() as patch, pytest.raises(RemoteError, match="the network is gone"):
+        patch.setattr(RemoteFolder, "put", put)
+        written(tmp_path)
+    first = {path: MEMORY.created(path) for path in MEMORY.find("/bucket") if "/c/" in path}
+    tokens = written(tmp_path)
+    assert first and all(MEMORY.created(path) == when for path, when in first.items())
+    assert torch.equal(TokenStore.open(URL, "abc").rows(np.arange(50))[0], tokens)
 
 
 def test_a_cache_replaces_another_and_nothing_else(tmp_path: Path) -> None:

@@ -155,3 +155,29 @@ def test_a_damaged_scorer_and_one_of_another_transformer(copy: Path, tiny_run: P
     train(config, copy, "transformer", "auto")
     with pytest.raises(CheckpointError, match=r"was trained on what another transformer draws .* train it anew"):
         nextscale.load(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("sampling.require=foo", "sampling.require: unknown requirement 'foo'"),
+        ("sampling.temperature=[1,2]", "sampling.temperature has 2 values; this model has 4 scales"),
+        ("sampling.smooth=true", "smooth sampling mixes codes"),
+    ],
+)
+def test_sampling_that_a_scorer_cannot_serve_leaves_the_run_as_it_is(
+    setting: str, told: str, tiny_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    before = (run / "config.yaml").read_text()
+    assert told in refused("train", "--stage", "scorer", "--out", run, "--resume", "auto", *OVERRIDES, setting)
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_a_half_trained_scorer_keeps_to_its_draws(copy: Path) -> None:
+    shutil.rmtree(copy / "scorer")
+    again = ["train", "--stage", "scorer", "--out", copy, "--resume", "auto"]
+    assert "its scorer is half trained on what is drawn with the other" in refused(*again, "sampling.guidance=0.25")
+    result = invoke(*again, "sampling.candidates=2")
+    assert result.exit_code == 0, result.output
+    assert "describes the two stages of a model" in refused("train", "--stage", "scorer", "--dry-run", "-p", "digits")

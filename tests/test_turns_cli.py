@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import nextscale
+from nextscale.storage.models import load_tokenizer, load_transformer
 from nextscale.tokens.inputs import ScaleInput
 from nextscale_cli.main import app
 
@@ -91,3 +92,11 @@ def test_settings_that_do_not_fit(settings: list[str], told: str, tiny_run: Path
 def test_an_embedding_needs_a_transformer_of_its_own(tiny_run: Path, tmp_path: Path) -> None:
     result = invoke("train", "--init-from", tiny_run, "--out", tmp_path / "run", *GROUPS, *TWO_STEPS)
     assert result.exit_code != 0 and "transformer.known_tokens=codes may be added" in " ".join(result.output.split())
+
+
+def test_known_tokens_follow_a_tokenizer_that_is_trained_on(grouped: Path, tmp_path: Path) -> None:
+    more = ["--stage", "all", "training.tokenizer.steps=2"]
+    result = invoke("train", "--init-from", grouped, "--out", tmp_path / "run", *CODES, *TWO_STEPS, *more)
+    assert result.exit_code == 0, result.output
+    codes, before = (load_transformer(run, load_tokenizer(run)).stem.codes for run in (tmp_path / "run", grouped))
+    assert torch.equal(codes, load_tokenizer(tmp_path / "run").codebook) and not torch.equal(codes, before)
