@@ -230,11 +230,20 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_training_steps_are_compiled(tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every scale of a picture has a shape of its own, and would be compiled anew."""
     seen: list[bool] = []
+    stepping, real = [False], Stepper.train_step
+
+    def train_step(self: Stepper, batches: list) -> dict[str, Any]:
+        stepping[0] = True
+        try:
+            return real(self, batches)
+        finally:
+            stepping[0] = False
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        seen.append(torch.is_grad_enabled())
+        seen.append(stepping[0])
         return graph.forward
 
+    monkeypatch.setattr(Stepper, "train_step", train_step)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: setattr(
         self, "_compiled_call_impl", torch.compile(self._call_impl, backend=backend)))  # fmt: skip
     fit(tiny, tmp_path / "run", **both(steps=2, validate_every=1, samples_every=1, ema=0, compile=True))

@@ -219,7 +219,7 @@ class Trainer:
         inside, they may do different things."""
         sharded, result = self.stepper.sharded, self.stepper.result
         whole = sharded.gathered(result) if sharded else nullcontext(result)
-        with as_written() if self.config.compile else nullcontext(), whole as model:
+        with as_written(self.config.compile), whole as model:
             was_training = model.training
             model.eval()
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -45,10 +45,10 @@ def compile_model(model: nn.Module) -> None:
             part.compile()
 
 
-def as_written() -> AbstractContextManager[None]:
-    """Within the block, nothing is compiled. Batches of other sizes, and the scales of a sample, would each be compiled
-    anew, which takes longer than to run them."""
-    return torch.compiler.set_stance("force_eager")
+def as_written(compiled: bool) -> AbstractContextManager[None]:
+    """Within the block, a compiled model runs as it is written. Batches of other sizes, and the scales of a sample,
+    would each be compiled anew, which takes longer than to run them."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # it takes seconds to import
 
 
 def lr_factor(step: int, config: StageConfig) -> float:

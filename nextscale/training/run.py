@@ -48,6 +48,7 @@ from nextscale.training.environment import seed_everything
 from nextscale.training.folder import RunFolder
 from nextscale.training.log import RunLog, or_warn
 from nextscale.training.loop import Trainer
+from nextscale.training.optim import as_written
 from nextscale.training.scorer_stage import ScorerStage
 from nextscale.training.signals import Interrupted, interruptible
 from nextscale.training.stage import Stage
@@ -153,7 +154,8 @@ class _Run:
         if distributed.is_main():
             tokenizer, path = self.tokenizer.eval(), self.folder / "samples" / "reconstructions"
             save_tokenizer(self.folder, tokenizer, self.config, self.data.description)
-            written = or_warn(path, lambda: draw_reconstructions(self.modality, tokenizer, self.data, path))
+            with as_written(self.config.training.tokenizer.compile):
+                written = or_warn(path, lambda: draw_reconstructions(self.modality, tokenizer, self.data, path))
             if written:
                 self.log.note(f"held-out samples decoded after each scale, beside the originals: {written}")
         distributed.barrier()
@@ -184,7 +186,8 @@ class _Run:
         if distributed.is_main():
             save_transformer(self.folder, transformer)
             path = self.folder / "samples" / "samples"
-            written = or_warn(path, lambda: stage.draw_samples(transformer, path))
+            with as_written(settings.compile):
+                written = or_warn(path, lambda: stage.draw_samples(transformer, path))
             if written:
                 self.log.note(f"samples: {written}")
         distributed.barrier()
