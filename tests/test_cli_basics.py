@@ -402,3 +402,13 @@ def test_doctor_fails_if_something_is_broken(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(found, "broken", [BrokenPlugin("odd", "odd-dist", "0.1", "ImportError: no")])
     bad = invoke("doctor")
     assert bad.exit_code == 1 and "! plugin 'odd' of odd-dist 0.1 is broken" in bad.output
+
+
+def test_the_same_notice_is_shown_once():
+    code = (
+        "import logging\nfrom nextscale_cli.errors import show_notices_once\nshow_notices_once()\n"
+        "for _ in range(2):\n    logging.getLogger('a').warning('skipped %d files', 2)\n"
+        "logging.getLogger('b').warning('skipped 3 files')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.splitlines() == ["skipped 2 files", "skipped 3 files"]

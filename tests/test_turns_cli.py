@@ -71,6 +71,7 @@ def test_before_it_learns_it_draws_as_the_run_it_started_from(tiny_run: Path, gr
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        (CODES[1:], "forms no groups: set sampling.reveal=random"),
         (GROUPS[:1], "which only in-scale steps can learn: set transformer.in_scale_steps=true"),
         ([*GROUPS[:2], CODES[-1]], "which only reveal=groups draws: set sampling.reveal=groups"),
         ([*GROUPS, "tokenizer.group_side=[1,2]"], "tokenizer.group_side has 2 numbers for 4 scales"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import warnings
@@ -58,6 +59,26 @@ def _report(error: Exception, prefix: str) -> None:
 
         print_rows(error.rows, stderr=True)
     print(f"{prefix}{describe(error)}", file=sys.stderr, flush=True)
+
+
+class _Once(logging.Filter):
+    """Lets the same notice through once: a command may open its data several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        notice = record.name, record.getMessage()
+        repeated = notice in self._shown
+        self._shown.add(notice)
+        return not repeated
+
+
+def show_notices_once() -> None:
+    """Leave out what was logged before. Nothing else is set up: logging prints warnings on stderr by itself."""
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_Once())
 
 
 def open_standard_streams() -> None:

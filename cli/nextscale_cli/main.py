@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nextscale_cli.errors import one_line_errors, open_standard_streams
+from nextscale_cli.errors import one_line_errors, open_standard_streams, show_notices_once
 from nextscale_cli.options import PLAIN
 
 COMMANDS = {
@@ -124,6 +124,7 @@ def _nextscale(
 def main() -> None:
     """The console script."""
     open_standard_streams()
+    show_notices_once()
     with one_line_errors():
         try:
             app(prog_name="nextscale")

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -218,8 +218,8 @@ class GridTokenizer(MultiscaleTokenizer, EditsPlaces, MixesCodes, DecodesPieces,
         return self.with_turns(inputs, k, scale.shape)
 
     @property
-    def in_turns(self) -> bool:  # type: ignore[override]
-        return self.group_side is not None
+    def group_order(self) -> Literal["fixed"] | None:  # type: ignore[override]
+        return None if self.group_side is None else "fixed"
 
     def with_turns(self, inputs: ScaleInput, k: int, shape: tuple[int, ...]) -> ScaleInput:
         """``inputs`` of one scale, which is scale k of its residual pyramid and has this shape, with its sub-steps."""

@@ -34,10 +34,14 @@ def check_sampling(
     if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
         what = "steps > 1" if max(steps) > 1 else "reveal=groups"
         raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
-    if max(steps) > 1 and config.reveal != "groups" and tokenizer.in_turns:
+    if max(steps) > 1 and config.reveal != "groups" and tokenizer.group_order == "fixed":
         raise ConfigError(
             f"sampling.reveal={config.reveal} with steps > 1 draws tokens in any order, but this model has learned the "
             "order of its tokenizer's groups: set sampling.reveal=groups (group_steps limits its sub-steps)"
+        )
+    if config.reveal == "groups" and tokenizer.group_order is None:
+        raise ConfigError(
+            f"sampling.reveal=groups: {type(tokenizer).__name__} forms no groups: set sampling.reveal=random"
         )
     if config.group_steps is not None and config.reveal != "groups":
         raise ConfigError(f"sampling.group_steps has no effect with reveal={config.reveal}: set sampling.reveal=groups")

@@ -137,8 +137,8 @@ class TokenizerContract(BehaviourTests):
         """Settings that the two models support: with one value for all scales, or one per scale where their number is
         fixed."""
         num_scales = None if tokenizer.adaptive else len(pyramid.schedule)
-        steps, fixed = transformer.config.in_scale_steps, tokenizer.in_turns
-        return strategies.sampling_configs(num_scales, steps, extreme, fixed)
+        steps, order = transformer.config.in_scale_steps, tokenizer.group_order
+        return strategies.sampling_configs(num_scales, steps, extreme, order)
 
     @staticmethod
     def draw_candidates(

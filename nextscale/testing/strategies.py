@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hypothesis import strategies as st
@@ -102,12 +102,11 @@ def sampling_configs(
     num_scales: int | None,
     in_scale_steps: bool = False,
     extreme: bool = False,
-    in_turns: bool = False,
+    group_order: Literal["random", "fixed"] | None = None,
 ) -> SamplingConfig:
     """Sampling settings, each one value or one per scale (``num_scales`` None: one value only).
 
-    ``extreme`` settings suit checks that hold for any draw. ``in_turns``: the tokenizer fixes the order of in-scale
-    steps.
+    ``extreme`` settings suit checks that hold for any draw. ``group_order`` is the tokenizer's.
     """
 
     def setting(values: st.SearchStrategy[Any]) -> Any:
@@ -116,8 +115,9 @@ def sampling_configs(
         return draw(values | st.tuples(*[values] * num_scales))
 
     warm = st.floats(0.5, 2.0)
-    policies: list[Any] = ["groups"] if in_turns else ["random", "confidence", "groups"]
-    reveal: Any = draw(st.sampled_from(policies if in_scale_steps else ["random", "confidence"]))
+    policies: list[Any] = [] if in_scale_steps and group_order == "fixed" else ["random", "confidence"]
+    policies += ["groups"] if in_scale_steps and group_order is not None else []
+    reveal = draw(st.sampled_from(policies))
     limited = reveal == "groups" and draw(st.booleans())
     return SamplingConfig(
         guidance=draw(st.floats(0, 20 if extreme else 2)),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,9 @@ class MultiscaleTokenizer(nn.Module, ABC):
     """Whether the number and lengths of scales depend on what is drawn. If so, a schedule describes a single batch,
     settings with one value per scale make no sense, and known tokens apply only until other tokens are drawn."""
 
-    in_turns: bool = False
-    """Whether the tokenizer fixes the sub-step in which each token of a scale is drawn (``ScaleInput.turns``)."""
+    group_order: Literal["random", "fixed"] | None = None
+    """How ``sampling.reveal=groups`` orders the tokens of a group: at random (``ScaleInput.groups``), or as the
+    tokenizer fixes it (``ScaleInput.turns``). None: it forms no groups."""
     order: str = "scales"
     """How tokens are drawn, if one schedule could mean several orders. A token cache belongs to one of them."""
 

@@ -101,7 +101,7 @@ def _check_turns(config: RunConfig, tokenizer: MultiscaleTokenizer) -> None:
         (not config.transformer.in_scale_steps, "only in-scale steps can learn", "transformer.in_scale_steps=true"),
         (config.sampling.reveal != "groups", "only reveal=groups draws", "sampling.reveal=groups"),
     ):
-        if tokenizer.in_turns and wrong:
+        if tokenizer.group_order == "fixed" and wrong:
             raise ConfigError(
                 f"the tokenizer draws a scale in groups (tokenizer.group_side or similar), which {what}: set {setting}"
             )

@@ -85,6 +85,7 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
 
     adaptive = True
     feature_dim = 1
+    group_order = "random"
     requirements = tuple(GROWING)
 
     def __init__(self, config: GraphTokenizerConfig, description: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ def read_image_folder(folder: Path) -> RawSplits:
     others = [path for split in found.values() for path in split.others]
     if others:
         log.warning(
-            "%s: %d files are not read, because their names do not end like those of images (first: %s)",
+            "%s: not read, because their names do not end like those of images: %d of the files (first: %s)",
             shown_path(folder),
             len(others),
             shown_path(others[0].relative_to(folder)),
