@@ -22,8 +22,9 @@ def draw_refined(
     generator: Generators,
     kept: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, None]:
-    """Tokens B L_k *token_shape of one scale, in raster order or in groups. ``run`` calls a function that draws the next
-    token, or the next of every group.
+    """Tokens B L_k *token_shape of one scale, in raster order or in groups.
+
+    ``run`` calls a function that draws the next token, or the next of every group.
 
     A kept token takes the place of the drawn one before the next token is drawn. With one generator per sample, padding
     uses no random numbers, so the tokens of a sample do not depend on how far its batch is padded.

@@ -180,7 +180,9 @@ def _logits_one_by_one(
     drawn = transformer(inputs, cond_BD, cache, draw=follow)
     assert isinstance(drawn, Tensor)
     same = (drawn == tokens).flatten(2).all(2) if drawn.dim() > 2 else drawn == tokens
-    assert bool((same if inputs.mask is None else same | ~inputs.mask).all()), "the refiner does not return what was drawn"
+    assert bool((same if inputs.mask is None else same | ~inputs.mask).all()), (
+        "the refiner does not return what was drawn"
+    )
     result = torch.zeros(*tokens.shape[:2], seen[0][1].shape[-1] if seen else 1)
     for i, logits in seen:
         if isinstance(i, Tensor):

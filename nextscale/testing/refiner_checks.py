@@ -72,7 +72,9 @@ def check_context(
             after = transformer(inputs, cond_BD, tokens=tokens)
             assert isinstance(after, Tensor)
             later = own & (places > place)
-            assert_same(name, f"logits of other tokens than those after place {place}", after, before, valid=real & ~later)
+            assert_same(
+                name, f"logits of other tokens than those after place {place}", after, before, valid=real & ~later
+            )
             at, following = own & (places == place), own & (places == place + 1)
             differs = bool((tokens[at] != pyramid.tokens[at]).any()) and bool(following.any())
             if differs and float(before[following].max()) > RULED_OUT:
@@ -113,7 +115,9 @@ def check_likelihood(
             hook.remove()
     ends = [*begins[1:], len(losses)]
     own = [losses[begin:end] for begin, end in zip(begins, ends, strict=True)]
-    taken = torch.cat([_of_steps(transformer, inputs, each) for inputs, each in zip(seen.values(), own, strict=True)], 1)
+    taken = torch.cat(
+        [_of_steps(transformer, inputs, each) for inputs, each in zip(seen.values(), own, strict=True)], 1
+    )
     schedule = schedule or Schedule.of([(part.shape[1],) for part in drawn.tokens])
     every = [torch.ones(part.shape[:2], dtype=torch.bool) for part in drawn.tokens]
     mask = torch.cat([one if real is None else real for one, real in zip(every, drawn.masks, strict=True)], 1)

@@ -134,22 +134,22 @@ class ScaleTransformer(nn.Module):
         """
         cond = self.modulation(cond, of_blocks=False) if isinstance(cond, Tensor) else cond
         hidden_BLD, memory = self.hidden_states(inputs, cond, cache, revealed, keep)
-        drawn = None
-        if isinstance(self.refiner, GroupRefiner) and (draw is not None or tokens is not None):
-            refining = self.refiner.begin(inputs, memory.of_stem)
+        refiner, drawn = self.refiner, None
+        if refiner is not None and tokens is None and draw is None:
+            if refiner.refines(inputs):
+                raise NextscaleError("this transformer has a refiner: pass the tokens that it is to look at")
+        elif isinstance(refiner, GroupRefiner):
+            refining = refiner.begin(inputs, memory.of_stem)
             if draw is not None:
-                return self._draw_in_groups(self.refiner, hidden_BLD, memory, refining, draw)
+                return self._draw_in_groups(refiner, hidden_BLD, memory, refining, draw)
             assert tokens is not None
-            hidden_BLD, drawn = self.refiner(hidden_BLD, refining, tokens), (tokens, refining.places)
-        elif self.refiner is not None:
+            hidden_BLD, drawn = refiner(hidden_BLD, refining, tokens), (tokens, refining.places)
+        elif refiner is not None:
             if draw is not None:
                 if times > 1:
                     hidden_BLD, inputs = hidden_BLD.repeat_interleave(times, 0), inputs.repeated(times)
-                return self.refiner.draw(hidden_BLD, inputs, lambda part: self.head(part, memory).float(), draw)
-            if tokens is not None:
-                hidden_BLD = self.refiner(hidden_BLD, inputs, tokens)
-            elif self.refiner.refines(inputs):
-                raise NextscaleError("this transformer has a refiner: pass the tokens that it is to look at")
+                return refiner.draw(hidden_BLD, inputs, lambda part: self.head(part, memory).float(), draw)
+            hidden_BLD = refiner(hidden_BLD, inputs, tokens)
         if by_scale:
             return [part.float() for part in self.head.by_scale(hidden_BLD, memory, drawn)]
         return self.head(hidden_BLD, memory, drawn).float()
@@ -304,7 +304,9 @@ def _knows_by_codes(config: TransformerConfig, stem: Stem | None, codebook: Tens
     return True
 
 
-def _build_refiner(config: TransformerConfig, token_space: TokenSpace, scale_names: Sequence[str], stem: Stem, head: Head) -> Refiner:
+def _build_refiner(
+    config: TransformerConfig, token_space: TokenSpace, scale_names: Sequence[str], stem: Stem, head: Head
+) -> Refiner:
     """Raises ConfigError if these settings, or this stem, take no refiner."""
     if config.in_scale_steps:
         raise ConfigError(
@@ -316,7 +318,8 @@ def _build_refiner(config: TransformerConfig, token_space: TokenSpace, scale_nam
     refinement = stem.build_refinement(refiner_width(config))
     if refinement is None:
         raise ConfigError(
-            f"transformer.refiner needs the transformer's own head, and {type(stem).__name__} computes logits itself: "
+            f"transformer.refiner needs the transformer's own head or a stem's refinement, and {type(stem).__name__} "
+            "computes logits itself: "
             "set transformer.refiner=null (with transformer.in_scale_steps=true, tokens know each other)"
         )
     assert isinstance(head, StemHead)

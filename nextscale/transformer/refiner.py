@@ -32,9 +32,9 @@ from nextscale.transformer.positions import rotation_angles
 from nextscale.transformer.sequences import Sequences
 
 DrawNext = Callable[[int | Tensor, Tensor], Tensor]
-"""Called with the place of a token in its scale and its logits, B 1 num_logits; returns it, B 1 *token_shape. Of tokens in
-groups, called with those that are drawn now (B L booleans) and all logits, B L num_logits; returns tokens B L
-*token_shape, of which only those count."""
+"""Called with the place of a token in its scale and its logits, B 1 num_logits; returns it, B 1 *token_shape.
+With groups, called with the tokens that are drawn now (B L booleans) and all logits, B L num_logits; returns B L
+*token_shape, of which only those tokens count."""
 WIDTH = 256
 """The default width, for transformers that are at least this wide."""
 

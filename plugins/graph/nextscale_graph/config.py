@@ -111,8 +111,8 @@ class GraphTokenizerConfig(Section):
     several components and for parts of a graph, so a model with masses cannot complete graphs."""
     split_order: Literal["number", "random"] = "number"
     """The order of the tokens that choose nodes to split: ascending numbers, or a random order. In-scale steps reveal
-    them in any order. A refiner draws them in the order that it has seen, which must be random, because numbers of nodes
-    mean nothing."""
+    them in any order. A refiner draws them in the order that it has learned, which must be random, because the numbers
+    of nodes mean nothing."""
     stem: StemConfig = StemConfig()
 
 

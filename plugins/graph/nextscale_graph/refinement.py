@@ -24,8 +24,8 @@ UNLIKELY = -1e4
 class GraphRefinement(Refinement):
     """Tokens are described by what they point at, so outputs permute as nodes do.
 
-    The two children of a node are alike to the stem. Where edges go, the refiner must tell them apart by the tokens drawn
-    before, so it scores the three ways as well (``ways``, zero at first).
+    The two children of a node are alike to the stem. The refiner must tell them apart by the edges drawn before, so it
+    scores the three ways of an edge as well (``ways``, zero at first).
 
     Args:
         stem: computes the logits; its weights are not part of this module.
@@ -59,7 +59,9 @@ class GraphRefinement(Refinement):
                 values = self.values[self.column[part.kind]](own)
             else:
                 values = self.way.weight.new_zeros(len(own), self.refiner_width)
-            said.append(values.new_zeros(*mask.shape, self.refiner_width).index_put(mask.nonzero(as_tuple=True), values))
+            said.append(
+                values.new_zeros(*mask.shape, self.refiner_width).index_put(mask.nonzero(as_tuple=True), values)
+            )
         return torch.cat(said, 1)
 
     def logits(self, hidden_BLD: Tensor, memory: Memory, tokens: Tensor, places: Tensor) -> Tensor:

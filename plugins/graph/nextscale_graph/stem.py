@@ -234,8 +234,8 @@ class GraphStem(Stem):
     def build_refinement(self, width: int) -> GraphRefinement:
         if self.ascending:
             raise ConfigError(
-                "transformer.refiner draws the nodes that split in the order of their tokens, which should not depend on "
-                "the numbers of nodes: set tokenizer.split_order=random"
+                "transformer.refiner draws the nodes that split in the order of their tokens, and numbers of nodes "
+                "mean nothing: set tokenizer.split_order=random"
             )
         return GraphRefinement(self, self.pool.out_features, width, self.scales)
 

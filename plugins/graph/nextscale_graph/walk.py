@@ -1,8 +1,8 @@
 """Which tokens of a scale touch each other, and an order in which the edges of a split node follow each other.
 
-Where a node of a triangulation splits, each child takes a run of the neighbours around it. So the tokens of its edges are
-drawn around the node: whether a run goes on is easy to tell from the token before, and hard to tell from tokens of any
-other places.
+Where a node of a triangulation splits, each child takes a run of the neighbours around it. So the tokens of its edges
+are drawn around the node: whether a run goes on is easy to tell from the token before, and hard to tell from tokens
+anywhere else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def touching(part: Structure) -> Tensor:
         return none
     if part.draws[0] == NODE:
         return torch.cat([part.edges, part.edges.flip(0)], 1)
-    ends, ones = torch.stack([part.edges.flatten(), tokens.repeat(2)]), torch.ones(2 * len(tokens), device=tokens.device)
+    ends, ones = (
+        torch.stack([part.edges.flatten(), tokens.repeat(2)]),
+        torch.ones(2 * len(tokens), device=tokens.device),
+    )
     incidence = torch.sparse_coo_tensor(ends, ones, (len(part.graph_of), len(tokens)))
     pairs = torch.sparse.mm(incidence.t(), incidence).coalesce().indices()
     return pairs[:, pairs[0] != pairs[1]]
