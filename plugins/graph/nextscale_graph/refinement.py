@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nextscale.plugin import Refinement, ScaleInput
 from nextscale_graph.division import OUTSIDE
+from nextscale_graph.memory import Memory
 from nextscale_graph.scales import Scales
 from nextscale_graph.state import within
 from nextscale_graph.structure import EDGE, NODE, Structure
 from nextscale_graph.walk import touching, walk
 
-if TYPE_CHECKING:
-    from nextscale_graph.stem import GraphStem, Memory
-
 UNLIKELY = -1e4
 """The logit of a token that is drawn only if nothing else can be."""
+
+
+class Scores(Protocol):
+    """What a refinement asks of the stem (``GraphStem``)."""
+
+    node_score: nn.Sequential
+    ask_node: nn.Linear
+
+    def part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor: ...
+
+    def padded(self, logits: Tensor) -> Tensor: ...
+
+    def joined(self, parts: list[Tensor]) -> Tensor: ...
 
 
 class GraphRefinement(Refinement):
@@ -34,7 +45,7 @@ class GraphRefinement(Refinement):
         scales: the scales that are drawn, with their attributes.
     """
 
-    def __init__(self, stem: GraphStem, width: int, refiner_width: int, scales: Scales) -> None:
+    def __init__(self, stem: Scores, width: int, refiner_width: int, scales: Scales) -> None:
         super().__init__()
         self._stem = (stem,)
         self.node = nn.Linear(width, refiner_width)

@@ -7,7 +7,6 @@ are told apart only by edges already revealed, so swapping them swaps "first" an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from nextscale_graph.division import OUTSIDE, Division
 from nextscale_graph.frequencies import UNSEEN
 from nextscale_graph.inputs import MASSES, NUMBERS, describe_masses, describe_numbers, reveal
 from nextscale_graph.layer import Layer
+from nextscale_graph.memory import Memory
 from nextscale_graph.refinement import UNLIKELY, GraphRefinement
 from nextscale_graph.scales import Scales
 from nextscale_graph.structure import (
@@ -46,21 +46,6 @@ REGISTER = 16
 that losses do not depend on ``max_nodes`` or on the rest of the batch."""
 NEVER = math.log(UNSEEN)
 """The logit of a number of components that no graph of the data has."""
-
-
-@dataclass
-class Memory:
-    """What ``logits`` needs: all scales as one disjoint graph, its states, and where the tokens lie.
-
-    Shapes: nodes N D, edges E D, blocked N. ``structure`` holds the scales in order; ``begins`` says where each begins:
-    token (along L), node and edge.
-    """
-
-    nodes: Tensor
-    edges: Tensor
-    blocked: Tensor
-    structure: tuple[Structure, ...]
-    begins: list[tuple[int, int, int]]
 
 
 class GraphStem(Stem):

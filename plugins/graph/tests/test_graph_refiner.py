@@ -114,7 +114,7 @@ def test_commands(refined: Path, tmp_path: Path) -> None:
     assert all(nx.check_planarity(graph)[0] for graph in graphs)
     part = tmp_path / "part.edgelist"
     part.write_text("a b\nb c\nc a\n")
-    result = invoke("edit", refined, "--sample", part, "size=8", "--num", 2, "--out", tmp_path / "complete")
+    result = invoke("edit", refined, "--sample", part, "size=8", "-n", 2, "--out", tmp_path / "complete")
     assert result.exit_code == 0, result.output
     whole = nx.read_graphml(sorted((tmp_path / "complete" / "single").glob("*.graphml"))[0])
     given = {data["given"]: node for node, data in whole.nodes(data=True) if data.get("given")}
