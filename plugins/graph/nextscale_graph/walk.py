@@ -30,12 +30,18 @@ def touching(part: Structure) -> Tensor:
         return none
     if part.draws[0] == NODE:
         return torch.cat([part.edges, part.edges.flip(0)], 1)
-    ends, ones = (
-        torch.stack([part.edges.flatten(), tokens.repeat(2)]),
-        torch.ones(2 * len(tokens), device=tokens.device),
-    )
-    incidence = torch.sparse_coo_tensor(ends, ones, (len(part.graph_of), len(tokens)))
-    pairs = torch.sparse.mm(incidence.t(), incidence).coalesce().indices()
+    return sharing_ends(part.edges)
+
+
+def sharing_ends(edges: Tensor) -> Tensor:
+    """2 P: pairs of edges (2 E, of a simple graph) that share an end, both ways round."""
+    nodes, order = edges.flatten().sort(stable=True)
+    number = torch.arange(edges.shape[1], device=edges.device).repeat(2)[order]
+    sizes = torch.bincount(nodes)
+    each = sizes[nodes]
+    one = torch.repeat_interleave(torch.arange(len(nodes), device=edges.device), each)
+    within = torch.arange(len(one), device=edges.device) - (each.cumsum(0) - each)[one]
+    pairs = torch.stack([number[one], number[(sizes.cumsum(0) - sizes)[nodes][one] + within]])
     return pairs[:, pairs[0] != pairs[1]]
 
 

@@ -24,7 +24,7 @@ from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.graphs import from_networkx
 from nextscale_graph.source import describe
 from nextscale_graph.tokenizer import GraphTokenizer
-from nextscale_graph.walk import walk
+from nextscale_graph.walk import sharing_ends, walk
 
 REFINED = ("tokenizer.split_order=random", "transformer.in_scale_steps=false", "transformer.refiner.depth=1")
 WITHOUT_GROUPS = (*REFINED, "sampling.reveal=random")
@@ -58,6 +58,16 @@ def test_a_walk_follows_rings_and_chains(sizes: list[int], closed: bool, seed: i
         walked = own[place[own].argsort()].tolist()
         assert sorted(place[own].tolist()) == list(range(size))
         assert all(pair in touching for pair in pairwise(walked))
+
+
+@given(st.integers(0, 8), st.floats(0, 1), st.integers(0, 99))
+def test_edges_that_share_an_end(size: int, share: float, seed: int) -> None:
+    graph = nx.gnp_random_graph(size, share, seed=seed)
+    ends = sorted(graph.edges)
+    pairs = sharing_ends(torch.tensor(ends, dtype=torch.long).view(-1, 2).T).T.tolist()
+    expected = {frozenset(pair) for pair in nx.line_graph(graph).edges}
+    assert len(pairs) == 2 * len(expected) == len({*map(tuple, pairs)})
+    assert {frozenset((ends[one], ends[other])) for one, other in pairs} == expected
 
 
 @given(st.integers(0, 30))
