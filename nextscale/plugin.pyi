@@ -93,6 +93,7 @@ from nextscale.tokens.pyramid import TokenPyramid as TokenPyramid
 from nextscale.tokens.space import Bits as Bits
 from nextscale.tokens.space import Codes as Codes
 from nextscale.tokens.space import TokenSpace as TokenSpace
+from nextscale.tokens.stem import Refinement as Refinement
 from nextscale.tokens.stem import Stem as Stem
 from nextscale.tokens.tokenizer import MultiscaleTokenizer as MultiscaleTokenizer
 from nextscale.toolkit.classifier import cached_classifier as cached_classifier

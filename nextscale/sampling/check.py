@@ -33,7 +33,10 @@ def check_sampling(
     steps = config.steps if isinstance(config.steps, tuple) else (config.steps,)
     if (max(steps) > 1 or config.reveal == "groups") and not transformer.config.in_scale_steps:
         what = "steps > 1" if max(steps) > 1 else "reveal=groups"
-        raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true")
+        instead = (
+            "" if transformer.refiner is None else ": with a refiner, set sampling.steps=1 and sampling.reveal=random"
+        )
+        raise ConfigError(f"sampling.{what} needs a transformer trained with transformer.in_scale_steps=true{instead}")
     if max(steps) > 1 and config.reveal != "groups" and tokenizer.group_order == "fixed":
         raise ConfigError(
             f"sampling.reveal={config.reveal} with steps > 1 draws tokens in any order, but this model has learned the "

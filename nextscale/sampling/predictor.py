@@ -54,10 +54,13 @@ class Predictor:
         """(times B) L_k *token_shape: tokens that ``draw`` draws one after another, from logits as above (with a
         refiner). Each sample is drawn ``times`` times, in successive rows."""
 
-        def here(mask: Tensor | None, i: int) -> Tensor | None:
-            return None if mask is None else mask[:, i : i + 1].repeat_interleave(times, 0)
+        def here(mask: Tensor | None, i: int | Tensor) -> Tensor | None:
+            if mask is None or isinstance(i, Tensor):  # in groups, logits are those of the whole scale
+                return mask
+            return mask[:, i : i + 1].repeat_interleave(times, 0)
 
-        def next_token(i: int, logits: Tensor) -> Tensor:
+        def next_token(i: int | Tensor, logits: Tensor) -> Tensor:
+            i = i[: inputs.num_samples] if isinstance(i, Tensor) else i
             legal, real = here(inputs.legal, i), here(inputs.mask, i)
             token = draw(i, self._guide(logits, guidance, legal, real))
             return torch.cat([token] * 2) if self.guided else token
@@ -100,4 +103,5 @@ def _doubled(inputs: ScaleInput) -> ScaleInput:
     number = inputs.num_samples if inputs.features is None else 2 * inputs.num_samples
     coordinates = inputs.coordinates if inputs.coordinates.dim() == 2 else torch.cat([inputs.coordinates] * 2)
     doubled = {"features": tile(inputs.features), "mask": tile(inputs.mask), "coordinates": coordinates}
+    doubled["groups"] = tile(inputs.groups)
     return replace(inputs, num_samples=number, **doubled)

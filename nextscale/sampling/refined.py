@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nextscale.sampling.scale import ScaleSettings, to_draw, where_chosen
+from nextscale.sampling.scale import ScaleSettings, draw_real, to_draw, where_chosen
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.space import Generators, TokenSpace
 from nextscale.transformer import DrawNext
@@ -22,18 +22,24 @@ def draw_refined(
     generator: Generators,
     kept: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, None]:
-    """Tokens B L_k *token_shape of one scale, in raster order. ``run`` calls a function that draws the next token.
+    """Tokens B L_k *token_shape of one scale, in raster order or in groups.
+
+    ``run`` calls a function that draws the next token, or the next of every group.
 
     A kept token takes the place of the drawn one before the next token is drawn. With one generator per sample, padding
     uses no random numbers, so the tokens of a sample do not depend on how far its batch is padded.
     """
     own = None if generator is None or isinstance(generator, torch.Generator) else generator
     rows: list[list[int]] | None = None
+    real = to_draw(inputs, num_samples, kept)
     if own is not None and (kept is not None or inputs.mask is not None):
-        drawing = to_draw(inputs, num_samples, kept).T.tolist()  # one transfer for the whole scale
+        drawing = real.T.tolist()  # one transfer for the whole scale
         rows = [[i for i, drawn in enumerate(column) if drawn] for column in drawing]
 
-    def draw(i: int, logits: Tensor) -> Tensor:
+    def draw(i: int | Tensor, logits: Tensor) -> Tensor:
+        if isinstance(i, Tensor):
+            token = draw_real(space, logits, real & i, generator, settings.filters)
+            return token if kept is None else where_chosen(kept[1], kept[0], token)
         if rows is None or own is None or len(rows[i]) == num_samples:
             token = space.draw(logits, generator, *settings.filters)
         else:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.sections import SamplingConfig, TransformerConfig
+from nextscale.errors import ConfigError
 from nextscale.testing import checks, model_checks, refiner_checks, sampling_checks, scorer_checks, strategies
 from nextscale.testing.behaviour import BehaviourTests
 from nextscale.testing.helpers import random_pyramid, row_of
@@ -123,12 +124,20 @@ class TokenizerContract(BehaviourTests):
             free = {"positions": "rotary", "scale_embedding": False, "attention": rule}
             config = config.model_copy(update=free)
         stem = self.build_stem(tokenizer, config.model_width)
-        if stem is not None and stem.complete:
+        if stem is not None and stem.complete and not self.refines(stem):
             config = config.model_copy(update={"refiner": None})
         if stem is not None or tokenizer.codebook is None:
             config = config.model_copy(update={"known_tokens": "embedding"})
         weights = data.draw(strategies.seeds(), "weights")
         return transformer_for(tokenizer, self.condition_specs, schedule, stem, config, weights)
+
+    @staticmethod
+    def refines(stem: Stem) -> bool:
+        """Whether a stem of the modality's own takes a refiner."""
+        try:
+            return stem.build_refinement(8) is not None
+        except ConfigError:
+            return False
 
     @staticmethod
     def sampling_configs(
@@ -181,7 +190,7 @@ class TokenizerContract(BehaviourTests):
         whole = pyramid.mask is not None or tokenizer.adaptive
         keep = None if whole else data.draw(st.none() | strategies.keep_masks(pyramid))
         model_checks.check_train_equals_sample(tokenizer, transformer, pyramid, conditions, config, keep, seed)
-        if not steps and not tokenizer.adaptive:
+        if not steps:
             refiner_checks.check_likelihood(tokenizer, transformer, pyramid, seed, conditions)
         scorer = scorer_for(tokenizer, transformer)
         if scorer is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nextscale.config.sections import SamplingConfig
 from nextscale.sampling.generate import Generation, generate
-from nextscale.sampling.scale import at_scale
+from nextscale.sampling.scale import at_scale, where_chosen
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
 from nextscale.testing.invariants import holds
@@ -20,6 +20,7 @@ from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
 from nextscale.transformer import KVCache, ScaleTransformer, Scorer
+from nextscale.transformer.group_refiner import GroupRefiner
 
 
 @holds("determinism")
@@ -98,14 +99,25 @@ def check_guidance_zero(
         refined = transformer.refiner is not None and transformer.refiner.refines(inputs)
         shape = (num_samples, inputs.length, *transformer.token_space.token_shape)
         tokens = torch.zeros(shape, dtype=torch.long)
-        for place in [slice(i, i + 1) for i in range(inputs.length)] if refined else [slice(None)]:
+        for place, chosen in _steps(transformer, inputs) if refined else [(slice(None), torch.ones(1, 1).bool())]:
             logits = transformer(inputs, cond_BD, cache, tokens=tokens)
             if inputs.legal is not None:
                 logits = logits.masked_fill(~inputs.legal, -torch.inf)
-            tokens[:, place] = transformer.token_space.draw(logits[:, place], generator, *settings)
+            next_tokens = transformer.token_space.draw(logits[:, place], generator, *settings)
+            tokens[:, place] = where_chosen(chosen.expand(next_tokens.shape[:2]), next_tokens, tokens[:, place])
         assert_same(name, "tokens", drawn.tokens[k], tokens, scale=k)
         state, k = tokenizer.update(state, k, tokens), k + 1
     assert k == len(drawn.tokens), f"{name}: {len(drawn.tokens)} scales were drawn, not {k}"
+
+
+def _steps(transformer: ScaleTransformer, inputs: ScaleInput) -> list[tuple[slice, Tensor]]:
+    """For each step of a refiner, the places along L whose logits are drawn from, and which of these tokens count."""
+    refiner = transformer.refiner
+    if not isinstance(refiner, GroupRefiner):
+        return [(slice(i, i + 1), torch.ones(1, 1).bool()) for i in range(inputs.length)]
+    sequences = refiner.sequences(inputs)
+    places = sequences.of_tokens(sequences.place)
+    return [(slice(None), places == step) for step in range(int(places.max()) + 1)]
 
 
 @holds("edit_known")

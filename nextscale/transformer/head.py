@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from nextscale.config.sections import TransformerConfig
 from nextscale.errors import ConfigError
 from nextscale.tokens.space import TokenSpace
-from nextscale.tokens.stem import Stem
+from nextscale.tokens.stem import Refinement, Stem
+
+Drawn = tuple[Tensor, Tensor]
+"""For logits that know tokens drawn before: tokens B L *token_shape, and their places B L (``Refinement.logits``)."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class Head(nn.Module, ABC):
     """Maps hidden states B L D, and what the stem remembers, to logits B L num_logits."""
 
     @abstractmethod
-    def forward(self, hidden: Tensor, memory: StemMemory) -> Tensor: ...
+    def forward(self, hidden: Tensor, memory: StemMemory, drawn: Drawn | None = None) -> Tensor:
+        """``drawn`` is for the head of a stem alone; others see drawn tokens in refined hidden states."""
 
-    def by_scale(self, hidden: Tensor, memory: StemMemory) -> list[Tensor]:
+    def by_scale(self, hidden: Tensor, memory: StemMemory, drawn: Drawn | None = None) -> list[Tensor]:
         """The logits in parts along L, each of which may be narrower (``Stem.logits_by_scale``)."""
         return [self(hidden, memory)]
 
@@ -54,24 +59,44 @@ def build_head(config: TransformerConfig, space: TokenSpace, stem: Stem, codeboo
 
 
 class StemHead(Head):
-    """The logits of a stem that computes its own. The head has no weights; they belong to the stem."""
+    """The logits of a stem that computes its own. The head has no weights; they belong to the stem, and with a refiner
+    to that."""
 
     def __init__(self, stem: Stem) -> None:
         super().__init__()
-        self._stem = (stem,)  # in a tuple, so that it is no submodule of this one
+        # In tuples, so that they are no submodules of this one.
+        self._stem = (stem,)
+        self._refinement: tuple[Refinement, ...] = ()
 
-    def forward(self, hidden: Tensor, memory: StemMemory) -> Tensor:
-        stem, rows = self._stem[0], memory.num_samples
-        # With guidance, both halves of the batch share what the stem saw.
-        return torch.cat([stem.logits(part, memory.of_stem) for part in hidden.split(rows)])
+    def refine(self, refinement: Refinement) -> None:
+        """Compute the logits of drawn tokens with this."""
+        self._refinement = (refinement,)
 
-    def by_scale(self, hidden: Tensor, memory: StemMemory) -> list[Tensor]:
-        halves = [self._stem[0].logits_by_scale(part, memory.of_stem) for part in hidden.split(memory.num_samples)]
+    def forward(self, hidden: Tensor, memory: StemMemory, drawn: Drawn | None = None) -> Tensor:
+        if drawn is None:
+            return torch.cat([self._stem[0].logits(*half) for half in self._halves(hidden, memory)])
+        return torch.cat([self._refinement[0].logits(*half) for half in self._halves(hidden, memory, drawn)])
+
+    def by_scale(self, hidden: Tensor, memory: StemMemory, drawn: Drawn | None = None) -> list[Tensor]:
+        if drawn is None:
+            halves = [self._stem[0].logits_by_scale(*half) for half in self._halves(hidden, memory)]
+        else:
+            halves = [self._refinement[0].logits_by_scale(*half) for half in self._halves(hidden, memory, drawn)]
         return halves[0] if len(halves) == 1 else [torch.cat(parts) for parts in zip(*halves, strict=True)]
+
+    def _halves(self, hidden: Tensor, memory: StemMemory, drawn: Drawn | None = None) -> Iterator[tuple[Any, ...]]:
+        """With guidance, both halves of the batch share what the stem saw."""
+        rows = memory.num_samples
+        if drawn is None:
+            yield from ((part, memory.of_stem) for part in hidden.split(rows))
+            return
+        tokens, places = drawn
+        for part, known in zip(hidden.split(rows), tokens.split(rows), strict=True):
+            yield part, memory.of_stem, known, places
 
 
 class LinearHead(nn.Linear, Head):
-    def forward(self, hidden: Tensor, memory: StemMemory) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden: Tensor, memory: StemMemory, drawn: Drawn | None = None) -> Tensor:  # type: ignore[override]
         return super().forward(hidden)
 
     @torch.no_grad()
@@ -108,7 +133,7 @@ class CodebookHead(nn.Linear, Head):
         self.log_precision.weight.zero_()
         self.log_precision.bias.fill_(math.log(0.1))
 
-    def forward(self, hidden: Tensor, memory: StemMemory) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden: Tensor, memory: StemMemory, drawn: Drawn | None = None) -> Tensor:  # type: ignore[override]
         precision = self.log_precision(hidden).exp()
         # One matrix product for all three terms.
         states = torch.cat([hidden, precision * self.point(hidden), precision], -1)

@@ -23,9 +23,10 @@ from nextscale.tokens.stem import Stem
 from nextscale.transformer.attention import AttentionMask, KVCache, ScaleAttention, attention_mask
 from nextscale.transformer.block import Block, normalize
 from nextscale.transformer.functions import modulate
-from nextscale.transformer.head import StemMemory, build_head
+from nextscale.transformer.group_refiner import GroupRefiner, Refining
+from nextscale.transformer.head import Head, StemHead, StemMemory, build_head
 from nextscale.transformer.positions import rotation_angles
-from nextscale.transformer.refiner import DrawNext, Refiner
+from nextscale.transformer.refiner import DrawNext, Refiner, refiner_width
 from nextscale.transformer.stem import LinearStem
 
 
@@ -99,9 +100,8 @@ class ScaleTransformer(nn.Module):
         self._initialize()
         self.refiner = None  # built last, so that the same seed gives all other weights the same values
         if config.refiner is not None:
-            _check_refiner(config, self.stem)
             names = [f"scale{k}" for k in range(len(schedule))] if scale_names is None else scale_names
-            self.refiner = Refiner(config, token_space, names)
+            self.refiner = _build_refiner(config, token_space, names, self.stem, self.head)
 
     def forward(
         self,
@@ -134,18 +134,34 @@ class ScaleTransformer(nn.Module):
         """
         cond = self.modulation(cond, of_blocks=False) if isinstance(cond, Tensor) else cond
         hidden_BLD, memory = self.hidden_states(inputs, cond, cache, revealed, keep)
-        if self.refiner is not None:
+        refiner, drawn = self.refiner, None
+        if refiner is not None and tokens is None and draw is None:
+            if refiner.refines(inputs):
+                raise NextscaleError("this transformer has a refiner: pass the tokens that it is to look at")
+        elif isinstance(refiner, GroupRefiner):
+            refining = refiner.begin(inputs, memory.of_stem)
+            if draw is not None:
+                return self._draw_in_groups(refiner, hidden_BLD, memory, refining, draw)
+            assert tokens is not None
+            hidden_BLD, drawn = refiner(hidden_BLD, refining, tokens), (tokens, refining.places)
+        elif refiner is not None:
             if draw is not None:
                 if times > 1:
                     hidden_BLD, inputs = hidden_BLD.repeat_interleave(times, 0), inputs.repeated(times)
-                return self.refiner.draw(hidden_BLD, inputs, lambda part: self.head(part, memory).float(), draw)
-            if tokens is not None:
-                hidden_BLD = self.refiner(hidden_BLD, inputs, tokens)
-            elif self.refiner.refines(inputs):
-                raise NextscaleError("this transformer has a refiner: pass the tokens that it is to look at")
+                return refiner.draw(hidden_BLD, inputs, lambda part: self.head(part, memory).float(), draw)
+            hidden_BLD = refiner(hidden_BLD, inputs, tokens)
         if by_scale:
-            return [part.float() for part in self.head.by_scale(hidden_BLD, memory)]
-        return self.head(hidden_BLD, memory).float()
+            return [part.float() for part in self.head.by_scale(hidden_BLD, memory, drawn)]
+        return self.head(hidden_BLD, memory, drawn).float()
+
+    def _draw_in_groups(
+        self, refiner: GroupRefiner, hidden_BLD: Tensor, memory: StemMemory, refining: Refining, draw: DrawNext
+    ) -> Tensor:
+        def logits(part: Tensor, tokens: Tensor) -> Tensor:
+            (of_scale,) = self.head.by_scale(part, memory, (tokens, refining.places))
+            return of_scale.float()
+
+        return refiner.draw(hidden_BLD, refining, logits, draw)
 
     def hidden_states(
         self,
@@ -288,14 +304,24 @@ def _knows_by_codes(config: TransformerConfig, stem: Stem | None, codebook: Tens
     return True
 
 
-def _check_refiner(config: TransformerConfig, stem: Stem) -> None:
+def _build_refiner(
+    config: TransformerConfig, token_space: TokenSpace, scale_names: Sequence[str], stem: Stem, head: Head
+) -> Refiner:
+    """Raises ConfigError if these settings, or this stem, take no refiner."""
     if config.in_scale_steps:
         raise ConfigError(
             "transformer.refiner and transformer.in_scale_steps both let the tokens of a scale know each other: set "
             "transformer.in_scale_steps=false or transformer.refiner=null"
         )
-    if stem.complete:
+    if not stem.complete:
+        return Refiner(config, token_space, scale_names)
+    refinement = stem.build_refinement(refiner_width(config))
+    if refinement is None:
         raise ConfigError(
-            f"transformer.refiner needs the transformer's own head, and {type(stem).__name__} computes logits itself: "
+            f"transformer.refiner needs the transformer's own head or a stem's refinement, and {type(stem).__name__} "
+            "computes logits itself: "
             "set transformer.refiner=null (with transformer.in_scale_steps=true, tokens know each other)"
         )
+    assert isinstance(head, StemHead)
+    head.refine(refinement)
+    return GroupRefiner(config, token_space, scale_names, refinement)

@@ -5,12 +5,15 @@ joint distribution instead: it takes the hidden state of each token and the toke
 order, and corrects the hidden state before the head. The transformer still runs once per scale, and in training all
 tokens are refined at once. Only in sampling does the refiner run token by token. Logit Refiner,
 https://arxiv.org/abs/2609.11804.
+
+Where a modality's own stem computes the logits, ``group_refiner.GroupRefiner`` refines them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain
 
 import torch
@@ -26,9 +29,12 @@ from nextscale.transformer.attention import Attention, AttentionMask, KVCache, w
 from nextscale.transformer.block import MLP, normalize
 from nextscale.transformer.functions import gelu_tanh
 from nextscale.transformer.positions import rotation_angles
+from nextscale.transformer.sequences import Sequences
 
-DrawNext = Callable[[int, Tensor], Tensor]
-"""Called with the place of a token in its scale and its logits, B 1 num_logits; returns it, B 1 *token_shape."""
+DrawNext = Callable[[int | Tensor, Tensor], Tensor]
+"""Called with the place of a token in its scale and its logits, B 1 num_logits; returns it, B 1 *token_shape.
+With groups, called with the tokens that are drawn now (B L booleans) and all logits, B L num_logits; returns B L
+*token_shape, of which only those tokens count."""
 WIDTH = 256
 """The default width, for transformers that are at least this wide."""
 
@@ -51,7 +57,7 @@ class Refiner(nn.Module):
     def __init__(self, config: TransformerConfig, token_space: TokenSpace, scale_names: Sequence[str]) -> None:
         super().__init__()
         assert config.refiner is not None
-        width = config.refiner.width or min(WIDTH, config.model_width)
+        width = refiner_width(config)
         heads = config.refiner.heads or max(1, width // 64)
         if width % heads or (width // heads) % 2:
             raise ConfigError(f"transformer.refiner: width {width} must be an even multiple of heads {heads}")
@@ -111,6 +117,10 @@ class Refiner(nn.Module):
     def refines(self, inputs: ScaleInput) -> bool:
         """Whether the one scale of ``inputs`` is refined."""
         return bool(self._refined(inputs))
+
+    def sequences(self, inputs: ScaleInput) -> Sequences:
+        """The tokens that are refined. Each knows those before it in its sequence; here, a scale is one sequence."""
+        return Sequences.of(replace(inputs, groups=None), self._refined(inputs))
 
     def covers(self, k: int, length: int) -> bool:
         """Whether scale k, of ``length`` tokens, is refined."""
@@ -181,6 +191,12 @@ class RefinerBlock(nn.Module):
     ) -> Tensor:
         x_BLR = x_BLR + self.attention(normalize(x_BLR, self.norm), mask, rotation, cache, layer)
         return x_BLR + self.mlp(normalize(x_BLR, self.norm))
+
+
+def refiner_width(config: TransformerConfig) -> int:
+    """R, the width of the refiner that ``config`` asks for."""
+    assert config.refiner is not None
+    return config.refiner.width or min(WIDTH, config.model_width)
 
 
 def _refined_scales(config: RefinerConfig, names: Sequence[str]) -> tuple[float, set[int] | None]:

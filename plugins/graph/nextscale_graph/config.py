@@ -91,6 +91,9 @@ class StemConfig(Section):
 class GraphTokenizerConfig(Section):
     """Graphs grow by reversing edge contractions."""
 
+    added = ("split_order",)
+    unlearned = ("split_order",)
+
     coarsening: str = "cheapest"
     """Which edges are contracted first: cheapest (few common neighbours, small degree), interior (two common
     neighbours; for triangulations), communities (edges inside communities, lightest nodes first), or random."""
@@ -106,6 +109,10 @@ class GraphTokenizerConfig(Section):
     The network sees the masses. Without them, communities differ more in size than the data's do. The distribution
     depends on numbers only: the node's mass, the current size and the final size. Masses are unknown for graphs of
     several components and for parts of a graph, so a model with masses cannot complete graphs."""
+    split_order: Literal["number", "random"] = "number"
+    """The order of the tokens that choose nodes to split: ascending numbers, or a random order. In-scale steps reveal
+    them in any order. A refiner draws them in the order that it has learned, which must be random, because the numbers
+    of nodes mean nothing."""
     stem: StemConfig = StemConfig()
 
 

@@ -18,15 +18,23 @@ Tokens = list[list[int]]
 
 
 def describe_graph(
-    size: int, edges: np.ndarray, scales: Scales, method: Coarsening, ratio: float, rng: np.random.Generator
+    size: int,
+    edges: np.ndarray,
+    scales: Scales,
+    method: Coarsening,
+    ratio: float,
+    rng: np.random.Generator,
+    shuffle: bool = False,
 ) -> tuple[Tokens, np.ndarray]:
-    """The tokens of each scale of one graph, and its nodes in decoding order."""
+    """The tokens of each scale of one graph, and its nodes in decoding order. ``shuffle``: nodes that split come in a
+    random order, not by number."""
     roots, levels, order = coarsen(size, edges, method, ratio, rng)
     none: Tokens = [[] for _ in scales.attributes]
     tokens = [[size], [roots]]
     for level in levels:
         masses = [level.masses if roots == 1 else [0] * len(level.masses)] if scales.masses else []
-        tokens += [[len(level.splits)], level.splits, *masses, level.patterns, *none]
+        splits = rng.permutation(level.splits).tolist() if shuffle else level.splits
+        tokens += [[len(splits)], splits, *masses, level.patterns, *none]
     return tokens, order
 
 

@@ -7,20 +7,21 @@ are told apart only by edges already revealed, so swapping them swaps "first" an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
-from nextscale.plugin import ScaleInput, Stem
+from nextscale.plugin import ConfigError, ScaleInput, Stem
 from nextscale_graph.coarsen import BOTH, FIRST, SECOND
 from nextscale_graph.config import GraphTokenizerConfig
 from nextscale_graph.division import OUTSIDE, Division
 from nextscale_graph.frequencies import UNSEEN
 from nextscale_graph.inputs import MASSES, NUMBERS, describe_masses, describe_numbers, reveal
 from nextscale_graph.layer import Layer
+from nextscale_graph.memory import Memory
+from nextscale_graph.refinement import UNLIKELY, GraphRefinement
 from nextscale_graph.scales import Scales
 from nextscale_graph.structure import (
     CHOSEN,
@@ -45,23 +46,6 @@ REGISTER = 16
 that losses do not depend on ``max_nodes`` or on the rest of the batch."""
 NEVER = math.log(UNSEEN)
 """The logit of a number of components that no graph of the data has."""
-UNLIKELY = -1e4
-"""The logit of a token that is drawn only if nothing else can be."""
-
-
-@dataclass
-class Memory:
-    """What ``logits`` needs: all scales as one disjoint graph, its states, and where the tokens lie.
-
-    Shapes: nodes N D, edges E D, blocked N. ``structure`` holds the scales in order; ``begins`` says where each begins:
-    token (along L), node and edge.
-    """
-
-    nodes: Tensor
-    edges: Tensor
-    blocked: Tensor
-    structure: tuple[Structure, ...]
-    begins: list[tuple[int, int, int]]
 
 
 class GraphStem(Stem):
@@ -91,7 +75,7 @@ class GraphStem(Stem):
         conditioned: bool = False,
     ) -> None:
         super().__init__()
-        self.vocabulary = scales.vocabulary
+        self.vocabulary, self.scales, self.ascending = scales.vocabulary, scales, config.split_order == "number"
         self.node_state, self.edge_state = nn.Embedding(NODE_STATES, width), nn.Embedding(EDGE_STATES, width)
         # For each attribute of nodes and of edges, the name of the table that embeds it.
         self.tables: dict[str, list[str]] = {NODE: [], EDGE: []}
@@ -214,19 +198,33 @@ class GraphStem(Stem):
     # Outputs.
 
     def logits(self, hidden_BLD: Tensor, memory: Memory) -> Tensor:
-        parts = self.logits_by_scale(hidden_BLD, memory)
-        return torch.cat([F.pad(part, (0, self.vocabulary - part.shape[-1]), value=OUTSIDE) for part in parts], 1)
+        return self.joined(self.logits_by_scale(hidden_BLD, memory))
 
     def logits_by_scale(self, hidden_BLD: Tensor, memory: Memory) -> list[Tensor]:
         out = []
         for part, (token, node, edge) in zip(memory.structure, memory.begins, strict=True):
             own = hidden_BLD[:, token : token + part.mask.shape[1]]
-            logits = self._part_logits(part, own, memory, node, edge)
-            width = min(self.vocabulary, -(-logits.shape[-1] // REGISTER) * REGISTER)
-            out.append(F.pad(logits, (0, width - logits.shape[-1]), value=OUTSIDE))
+            out.append(self.padded(self.part_logits(part, own, memory, node, edge)))
         return out
 
-    def _part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
+    def joined(self, parts: list[Tensor]) -> Tensor:
+        """B L V, from logits by scale."""
+        return torch.cat([F.pad(part, (0, self.vocabulary - part.shape[-1]), value=OUTSIDE) for part in parts], 1)
+
+    def padded(self, logits: Tensor) -> Tensor:
+        """Logits of a scale, as wide as ``REGISTER`` asks for."""
+        width = min(self.vocabulary, -(-logits.shape[-1] // REGISTER) * REGISTER)
+        return F.pad(logits, (0, width - logits.shape[-1]), value=OUTSIDE)
+
+    def build_refinement(self, width: int) -> GraphRefinement:
+        if self.ascending:
+            raise ConfigError(
+                "transformer.refiner draws the nodes that split in the order of their tokens, and numbers of nodes "
+                "mean nothing: set tokenizer.split_order=random"
+            )
+        return GraphRefinement(self, self.pool.out_features, width, self.scales)
+
+    def part_logits(self, part: Structure, hidden_BLD: Tensor, memory: Memory, node: int, edge: int) -> Tensor:
         """B L V' of one scale, as wide as its tokens need; padding has all logits alike."""
         none = hidden_BLD.new_zeros(())
         if part.kind in HEADS:

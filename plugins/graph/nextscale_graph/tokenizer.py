@@ -154,7 +154,8 @@ class GraphTokenizer(MultiscaleTokenizer, Completes, MeetsRequirements):
             edges = samples.edges[:, start : start + count].cpu().numpy()
             start += count
             rng = np.random.default_rng(int(seeds[i]))
-            tokens, order = describe_graph(size, edges, self.scales, self.coarsening, self.config.ratio, rng)
+            shuffle = self.config.split_order == "random"
+            tokens, order = describe_graph(size, edges, self.scales, self.coarsening, self.config.ratio, rng, shuffle)
             described.append(tokens)
             orders.append(order)
         if self.scales.typed:

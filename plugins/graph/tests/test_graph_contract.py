@@ -74,6 +74,27 @@ class TestGraphs(GraphContract):
     examples = 50
 
 
+class TestGraphsRefined(GraphContract):
+    """Every transformer without in-scale steps has a refiner."""
+
+    examples = 25
+
+    def tokenizer_configs(self) -> list[GraphTokenizerConfig]:
+        return [config.model_copy(update={"split_order": "random"}) for config in super().tokenizer_configs()]
+
+    def transformer_configs(self, num_scales: int, in_scale_steps: bool | None) -> st.SearchStrategy[TransformerConfig]:
+        drawn = super().transformer_configs(num_scales, bool(in_scale_steps))
+        if in_scale_steps:
+            return drawn
+        refiners = strategies.refiner_configs(num_scales)
+        return st.builds(lambda config, refiner: config.model_copy(update={"refiner": refiner}), drawn, refiners)
+
+
+class TestTypedGraphsRefined(TestGraphsRefined):
+    typed = True
+    examples = 10
+
+
 class TestGraphsWithMasses(GraphContract):
     def tokenizer_config(self) -> GraphTokenizerConfig:
         return super().tokenizer_config().model_copy(update={"masses": True})

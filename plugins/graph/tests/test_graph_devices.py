@@ -22,6 +22,8 @@ from nextscale_graph.modality import GraphModality
 from nextscale_graph.source import GraphSource, describe
 from nextscale_graph.tokenizer import GraphTokenizer
 
+SHUFFLED: dict[str, Any] = {"max_nodes": 12, "split_order": "random"}
+
 
 @pytest.mark.parametrize("masses", [False, True])
 @pytest.mark.parametrize("typed", [False, True])
@@ -39,12 +41,13 @@ def test_tokens_and_states_stay_on_the_device(masses: bool, typed: bool) -> None
         assert decoded.edges.tolist() == expected.edges.tolist()
 
 
+@pytest.mark.parametrize("refined", [False, True])
 @pytest.mark.parametrize("typed", [False, True])
-def test_drawing_and_evaluation(typed: bool) -> None:
+def test_drawing_and_evaluation(typed: bool, refined: bool) -> None:
     """As ``nextscale eval`` does: graphs are drawn on the device and compared with data that is not on it."""
     data = data_of(random_batch(5, 12, 7, typed))
-    tokenizer = GraphTokenizer(GraphTokenizerConfig(max_nodes=12, stem=StemConfig(layers=1)), data.description)
-    model = model_of(tokenizer, data)
+    tokenizer = GraphTokenizer(GraphTokenizerConfig(stem=StemConfig(layers=1), **SHUFFLED), data.description)
+    model = model_of(tokenizer, data, refiner={"depth": 1} if refined else None)
     with second_device() as device:
         move(model, device)
         drawn = model.generate(5, batch_size=3, size=6, return_steps=True)
@@ -53,13 +56,14 @@ def test_drawing_and_evaluation(typed: bool) -> None:
         assert evaluate_samples(drawn.samples, data)["mean_nodes"] == 6
 
 
-@pytest.mark.parametrize("in_scale_steps", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "in steps", "refined"])
 @pytest.mark.parametrize("typed", [False, True])
-def test_losses_on_held_out_data(in_scale_steps: bool, typed: bool) -> None:
+def test_losses_on_held_out_data(kind: str, typed: bool) -> None:
     """Also of ``nextscale eval``: they are as on the CPU, and graphs drawn token by token have a bound."""
     data = data_of(random_batch(4, 9, 6, typed))
-    tokenizer = GraphTokenizer(GraphTokenizerConfig(max_nodes=12, stem=StemConfig(layers=1)), data.description)
-    settings = {"in_scale_steps": in_scale_steps}
+    tokenizer = GraphTokenizer(GraphTokenizerConfig(stem=StemConfig(layers=1), **SHUFFLED), data.description)
+    in_scale_steps = kind == "in steps"
+    settings = {"in_scale_steps": in_scale_steps, "refiner": {"depth": 1} if kind == "refined" else None}
     here = model_of(tokenizer, data, **settings)
     expected = [validation_loss(here, data), codebook_usage(tokenizer, data)]
     with second_device() as device:
