@@ -49,6 +49,10 @@ class Draws:
         whole = torch.randint(high, (self.global_batch, *shape), generator=self.generator)
         return whole[self.rows].to(self.device)
 
+    def seeds(self) -> list[int]:
+        """One integer in [0, 2^31 - 1) for each of the B samples, as seeds of generators. They never leave the host."""
+        return torch.randint(2**31 - 1, (self.global_batch,), generator=self.generator)[self.rows].tolist()
+
     def shared(self) -> torch.Generator:
         """A generator that is the same on every process, for choices made once for the whole batch."""
         return self.generator

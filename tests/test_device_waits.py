@@ -17,11 +17,13 @@ from nextscale.randomness import Draws
 from nextscale.sampling.reveal import reveal_groups
 from nextscale.sampling.scale import _priority, draw_real
 from nextscale.storage.models import new_transformer
+from nextscale.storage.scorer import new_scorer
 from nextscale.testing.second_device import second_device, waits
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import Codes
 from nextscale.training.log import RunLog
 from nextscale.training.loop import Trainer
+from nextscale.training.scorer_stage import ScorerStage
 from nextscale.training.stage import Stage
 from nextscale.training.tokenizer_stage import TokenizerStage
 from nextscale.training.transformer_stage import TransformerStage
@@ -32,7 +34,8 @@ SMALL = {
     "training.tokenizer.precision": "fp32", "training.transformer.precision": "fp32",
     "training.tokenizer.batch_size": 4, "training.transformer.batch_size": 4, "training.tokenizer.log_every": 3,
     "training.tokenizer.steps": 7, "training.tokenizer.validate_every": 7, "training.tokenizer.checkpoint_every": 7,
-    "training.tokenizer.validation_samples": 4,
+    "training.tokenizer.validation_samples": 4, "scorer.depth": 1, "scorer.width": 16, "scorer.heads": 1,
+    "training.scorer.batch_size": 4, "training.scorer.precision": "fp32",
 }  # fmt: skip
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "tokenizer": ("tokenizer", {}),
@@ -44,6 +47,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "in steps": ("transformer", {"transformer.in_scale_steps": True}),
     "refined": ("transformer", {"transformer.refiner.depth": 1}),
     "weighted": ("transformer", {"training.transformer.scale_weights": [1, 1, 2, 2]}),
+    "scorer": ("scorer", {"training.scorer.condition_drop": 0.5, "sampling.guidance": 1.5, "sampling.top_k": 5}),
+    "scorer of a refiner": ("scorer", {"transformer.refiner.depth": 1}),
+    "scorer of in-scale steps": ("scorer", {"transformer.in_scale_steps": True}),
 }
 
 
@@ -58,10 +64,12 @@ def trainer(stage: str, settings: dict[str, Any], folder: Path, device: torch.de
         made = TokenizerStage(modality, tokenizer, config.tokenizer, data, config.training.tokenizer, 0)
     else:
         transformer = new_transformer(config.transformer, tokenizer, data.conditions)
-        settings_of = config.training.transformer
-        made = TransformerStage(
-            modality, tokenizer.to(device), transformer, data, None, settings_of, config.sampling, 0
-        )
+        common = modality, tokenizer.to(device), transformer.to(device)
+        if stage == "transformer":
+            made = TransformerStage(*common, data, None, config.training.transformer, config.sampling, 0)
+        else:
+            scorer = new_scorer(config.scorer, tokenizer, transformer)
+            made = ScorerStage(*common, scorer, data, None, config.training.scorer, config.sampling, 0)
     return Trainer(made, folder / "checkpoints", RunLog(folder), 0, device)
 
 
@@ -119,4 +127,4 @@ def test_masks_are_read_once_for_a_batch(number: int) -> None:
         draws = Draws(0, 0, slice(0, number), number, device)
         with waits() as waited:
             reveal_groups(pyramid, torch.zeros_like(tokens), draws)
-        assert len(waited) == 3, "the mask, the seeds and the number of groups"
+        assert len(waited) == 2, "the mask and the number of groups"

@@ -36,11 +36,13 @@ class Generation:
         tokens: the tokens of each scale (B L_k).
         states: the state before the first scale, and after each scale.
         masks: for each scale B L_k booleans, False on padding; None if nothing is padded.
+        finite: with ``follow``, whether all logits were finite, a boolean on the device.
     """
 
     tokens: list[Tensor]
     states: list[Any]
     masks: list[Tensor | None] = field(default_factory=list)
+    finite: Tensor | None = None
 
     @property
     def state(self) -> Any:
@@ -80,14 +82,16 @@ def generate(
         start: a state to continue from (``Completes.begin_with``), instead of the initial state.
         scorer: chooses between ``config.candidates`` token maps at every scale.
         follow: teacher forcing: the tokens that the state absorbs, whatever is drawn. So each scale is drawn given
-            these tokens of the coarser ones.
+            these tokens of the coarser ones. Training draws so at every step, and must not wait for the device.
+            Conditions are then not checked, and whoever asked looks at ``Generation.finite``.
 
     Raises:
         ConfigError, NextscaleError: settings or conditions that this model cannot take.
     """
     config = config or SamplingConfig()
     conditions = dict(conditions or {})
-    transformer.conditioner.check(conditions)
+    if follow is None:
+        transformer.conditioner.check(conditions)
     if isinstance(generator, Sequence) and len(generator) != num_samples:
         raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one per sample")
     edit = None if known is None or keep is None else _Edit(tokenizer, known, keep)
@@ -136,7 +140,10 @@ def generate(
         result.masks.append(inputs.mask)
         result.states.append(state)
         k += 1
-    predictor.check()
+    if follow is None:
+        predictor.check()
+    else:
+        result.finite = predictor.finite()
     return result
 
 
