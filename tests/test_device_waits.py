@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from nextscale import plugins
 from nextscale.config.run import load_config
 from nextscale.data import Batch
 from nextscale.errors import TrainingError
 from nextscale.randomness import Draws
+from nextscale.sampling.kept import draw_at, places_of, priorities
 from nextscale.sampling.reveal import reveal_groups
-from nextscale.sampling.scale import _priority, draw_real
 from nextscale.storage.models import new_transformer
 from nextscale.storage.scorer import new_scorer
 from nextscale.testing.second_device import second_device, waits
@@ -112,6 +113,25 @@ def test_the_step_whose_loss_was_not_finite_is_named(tmp_path: Path, monkeypatch
         training.run()
 
 
+def test_copies_to_a_gpu_are_pinned_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There need be none: what is called on the way is recorded."""
+    called: list[Any] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: (called.append("pinned"), tensor)[1])
+    monkeypatch.setattr(Tensor, "to", lambda tensor, device, **how: (called.append((str(device), how)), tensor)[1])
+    pyramid = TokenPyramid(torch.zeros(2, 5), Schedule.of([(5,)]), torch.ones(2, 5, dtype=torch.bool))
+    for samples in (pyramid, torch.zeros(2, 3)):
+        batch = Batch(samples, {"label": torch.zeros(2)})
+        for device in ("cpu", "cuda:1"):
+            called.clear()
+            batch.to(device)
+            number = 3 if samples is pyramid else 2
+            copied = ["pinned", ("cuda:1", {"non_blocking": True})] if device != "cpu" else [("cpu", {})]
+            assert called == copied * number
+    called.clear()
+    Draws(0, 0, slice(0, 2), 2, "cuda").uniform()
+    assert called == ["pinned", ("cuda", {"non_blocking": True})]
+
+
 @pytest.mark.parametrize("number", [1, 6])
 def test_masks_are_read_once_for_a_batch(number: int) -> None:
     mask = torch.rand(number, 5, generator=torch.Generator().manual_seed(0)) < 0.5
@@ -119,9 +139,10 @@ def test_masks_are_read_once_for_a_batch(number: int) -> None:
         there, logits = mask.to(device), torch.zeros(number, 5, 3, device=device)
         generators = [torch.Generator(device).manual_seed(i) for i in range(number)]
         with waits() as waited:
-            tokens = draw_real(Codes(3), logits, there, generators, (1.0, 2, 0.9))
-            priority = _priority(there, generators)
-        assert len(waited) == 2
+            places = places_of(there)
+            tokens = draw_at(places, Codes(3), logits, generators, (1.0, 2, 0.9))
+            priority = priorities(places, (number, 5), generators, device)
+        assert len(waited) == 1
         assert not tokens.cpu()[~mask].any() and ((priority.cpu() > 0) == mask).all()
         pyramid = TokenPyramid(tokens, Schedule.of([(2,), (3,)]), there)
         draws = Draws(0, 0, slice(0, number), number, device)

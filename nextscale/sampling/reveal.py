@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nextscale.device import to_device
 from nextscale.randomness import Draws
 from nextscale.tokens.pyramid import TokenPyramid
 
@@ -74,7 +75,7 @@ def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         first_B[i] = torch.rand((), generator=generator, dtype=torch.double)
         token_BL[i, valid_BL[i]] = torch.rand(int(valid_BL[i].sum()), generator=generator)
-    return token_BL.to(device), first_B.to(device)
+    return to_device(token_BL, device), to_device(first_B, device)
 
 
 def spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:
