@@ -180,7 +180,9 @@ def test_draws_from_logits_that_are_not_finite_are_no_training_data() -> None:
     objective = ScorerObjective(scorer, transformer, TOKENIZER, ScorerStageConfig(), SamplingConfig())
     pyramid = random_pyramid(TOKENIZER, 3, 0)
     batch, draws = Batch(pyramid, LABELS), Draws(0, 0, slice(0, 3), 3)
-    assert objective(batch, 0, draws)[0].isfinite()
+    loss = objective(batch, 0, draws)[0]
+    loss.backward()
+    assert loss.isfinite()
     with torch.no_grad():
         transformer.head.bias[0] = torch.nan
     assert objective(batch, 0, draws)[0].isnan()

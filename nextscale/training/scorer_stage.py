@@ -67,7 +67,8 @@ class ScorerObjective(TokenObjective[Scorer]):
         with torch.autocast(device.type, enabled=False):
             result = generate(*models, len(pyramid), batch.conditions, self.sampling, generators, follow=pyramid)
         assert result.finite is not None
-        return result.pyramid(pyramid.schedule).tokens, result.finite
+        # Clones, because autograd takes no tensors of the inference mode.
+        return result.pyramid(pyramid.schedule).tokens, result.finite.clone()
 
     def _judge(
         self, model: Scorer, inputs: ScaleInput, cond_BD: Tensor, pyramid: TokenPyramid, drawn: Tensor
