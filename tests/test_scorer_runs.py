@@ -192,8 +192,8 @@ def test_a_half_trained_scorer_keeps_to_its_transformer(copy: Path) -> None:
         shutil.rmtree(copy / name)
     train(config, copy, "transformer", "auto")
     again = ["train", "--stage", "scorer", "--out", copy, "--resume", "auto"]
-    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file() and file.suffix != ".lock"}
-    told = refused(*again, "training.scorer.steps=8")
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file() and file.name[0] != "."}
+    told = refused(*again)
     assert "checkpoints/scorer/step-00000006 goes with another transformer than the run has now: remove" in told
     assert {file: file.read_bytes() for file in before} == before and not (copy / "scorer").exists()
     rewrite_states(copy / "checkpoints/scorer")
