@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nextscale.conditioning import ConditionSpec
+from nextscale.device import to_device
 
 
 @dataclass
@@ -27,8 +28,8 @@ class Batch:
     scratch: dict[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {name: value.to(device) for name, value in self.conditions.items()}
-        return Batch(self.samples.to(device), moved)
+        samples = to_device(self.samples, device) if isinstance(self.samples, Tensor) else self.samples.to(device)
+        return Batch(samples, {name: to_device(value, device) for name, value in self.conditions.items()})
 
 
 class SampleSource(Protocol):

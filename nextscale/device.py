@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nextscale.errors import ConfigError
 
@@ -56,6 +56,15 @@ def pick_device(name: str) -> torch.device:
     if device.index >= count:
         raise ConfigError(f"device {str(device)!r} is not available: this machine has {count}, numbered from 0")
     return device
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """``tensor`` on ``device``. To a GPU it goes through pinned memory, so that the host waits neither for the copy nor
+    for what was queued before it."""
+    device = torch.device(device)
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

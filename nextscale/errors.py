@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -66,3 +66,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     name = name if len(name) <= 200 else f"{name[:197]}..."
     return f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it was raised for."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

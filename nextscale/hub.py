@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nextscale.errors import ConfigError, HubError
+from nextscale.errors import ConfigError, HubError, causes
 
 PREFIX = "hf:"
 REPOSITORY_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
@@ -139,8 +139,8 @@ def hub_errors(what: str, access: str) -> Iterator[None]:
 def _reason(error: Exception, access: str) -> str:
     from huggingface_hub import errors  # pyright: ignore[reportMissingImports]
 
-    causes = list(_causes(error))
-    for cause in causes:
+    raised = list(causes(error))
+    for cause in raised:
         if type(cause).__name__ == "IncompleteSnapshotError":  # older versions return the incomplete folder instead
             return "only a part of it was downloaded, and the hub cannot be reached: load it once more with a network"
         if isinstance(cause, errors.GatedRepoError):
@@ -160,7 +160,7 @@ def _reason(error: Exception, access: str) -> str:
             return f"the hub answered {status} ({_one_line(cause)})"
         if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return "the disk is full"
-    for cause in reversed(causes):
+    for cause in reversed(raised):
         if isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.startswith(CLIENTS):
             return f"the hub cannot be reached, or broke off ({_one_line(cause)})"
     return _one_line(error)
@@ -170,15 +170,6 @@ def _status(error: BaseException) -> int | None:
     """The HTTP status that the hub answered with. hf_xet only names it in its text."""
     named = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))
     return getattr(getattr(error, "response", None), "status_code", None) or (int(named[1]) if named else None)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it was raised for."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _one_line(error: BaseException) -> str:

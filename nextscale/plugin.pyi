@@ -20,6 +20,7 @@ from nextscale.data import DataSplits as DataSplits
 from nextscale.data import Samples as Samples
 from nextscale.data import SampleSource as SampleSource
 from nextscale.device import pick_device as pick_device
+from nextscale.device import to_device as to_device
 from nextscale.errors import CheckpointError as CheckpointError
 from nextscale.errors import ConfigError as ConfigError
 from nextscale.errors import DataError as DataError

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nextscale.device import to_device
+
 
 def mixed_seed(*parts: int) -> int:
     """One 63-bit seed from several integers, well mixed (numpy's SeedSequence)."""
@@ -42,12 +44,17 @@ class Draws:
 
     def uniform(self, *shape: int) -> Tensor:
         """B *shape, in [0, 1)."""
-        return torch.rand(self.global_batch, *shape, generator=self.generator)[self.rows].to(self.device)
+        whole = torch.rand(self.global_batch, *shape, generator=self.generator)
+        return to_device(whole[self.rows], self.device)
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """B *shape, in [0, high)."""
         whole = torch.randint(high, (self.global_batch, *shape), generator=self.generator)
-        return whole[self.rows].to(self.device)
+        return to_device(whole[self.rows], self.device)
+
+    def seeds(self) -> list[int]:
+        """One integer in [0, 2^31 - 1) for each of the B samples, as seeds of generators. They never leave the host."""
+        return torch.randint(2**31 - 1, (self.global_batch,), generator=self.generator)[self.rows].tolist()
 
     def shared(self) -> torch.Generator:
         """A generator that is the same on every process, for choices made once for the whole batch."""

@@ -14,7 +14,8 @@ from nextscale import plugin
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors"],
-    ["randomness", "device", "memory", "meta", "distributed", "hub", "remote"],
+    ["device", "memory", "meta", "distributed", "hub", "remote"],
+    ["randomness"],
     ["tokens"],
     ["conditioning"],
     ["captions", "data"],

@@ -138,6 +138,19 @@ def test_sharded_processes_train_the_same_as_one(
 
 
 @pytest.mark.slow
+def test_fifty_steps_of_both_stages(tiny: Settings, tmp_path: Path) -> None:
+    numbers = {"steps": 50, "validate_every": 25, "checkpoint_every": 25}
+    longer = {
+        f"training.{stage}.{key}": number for stage in ("tokenizer", "transformer") for key, number in numbers.items()
+    }
+    settings = tiny(**{**SHARDED, **longer})
+    train(load_config("image", overrides=settings), tmp_path / "one")
+    codes, stderr = launch(tmp_path / "two", settings)
+    assert codes == [0, 0], stderr
+    assert_same_curves(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
 def test_sharded_runs_continue_on_another_number_of_processes(tiny: Settings, tmp_path: Path) -> None:
     settings, run = tiny(**SHARDED), tmp_path / "run"
     train(load_config("image", overrides=settings), tmp_path / "whole")

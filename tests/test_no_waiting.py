@@ -1,4 +1,5 @@
-"""Sampling never waits for the device: within the loop over scales, the host reads no tensor and sends none."""
+"""Sampling never waits for the device: within the loop over scales, the host reads no tensor and sends none. Nor does
+editing, but for the mask, before the first scale."""
 
 from __future__ import annotations
 
@@ -13,15 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nextscale import plugins
+from nextscale.api import Model
 from nextscale.conditioning import ConditionSpec
 from nextscale.config.run import load_config
-from nextscale.config.sections import SamplingConfig
+from nextscale.config.sections import RunConfig, SamplingConfig
 from nextscale.errors import NextscaleError
 from nextscale.grid.layers import Layout
 from nextscale.grid.segments import Carry, SegmentedTokenizer
 from nextscale.sampling.generate import Generation, generate
 from nextscale.sampling.predictor import Predictor
 from nextscale.storage.models import new_transformer
+from nextscale.testing.helpers import random_pyramid
+from nextscale.testing.second_device import second_device, waits
 from nextscale.testing.tiny import grid_tokenizer, scorer_for, transformer_for
 
 SMALL = ("tokenizer.width=8", "transformer.depth=2", "transformer.width=32", "transformer.heads=2")
@@ -48,12 +52,16 @@ def models(*settings: str) -> tuple[Any, Any]:
     return tokenizer, new_transformer(config.transformer, tokenizer, (ConditionSpec(name="label", size=10),)).eval()
 
 
-def draw(tokenizer: Any, transformer: Any, number: int = 3, scorer: Any = None, **sampling: Any) -> Generation:
+def draw(
+    tokenizer: Any, transformer: Any, number: int = 3, scorer: Any = None, known: Any = None, keep: Any = None,
+    **sampling: Any,
+) -> Generation:  # fmt: skip
     labels = torch.arange(number, device=tokenizer.device) % 3
     onto_meta = tokenizer.device.type == "meta"  # has no generators, but takes its own default one for each sample
     generators = [None if onto_meta else torch.Generator().manual_seed(i) for i in range(number)]
     config = SamplingConfig(**FILTERS | sampling)
-    return generate(tokenizer, transformer, number, {"label": labels}, config, generators, scorer=scorer)
+    given = {"known": known, "keep": keep, "scorer": scorer}
+    return generate(tokenizer, transformer, number, {"label": labels}, config, generators, **given)
 
 
 class HostTensors(TorchDispatchMode):
@@ -118,6 +126,37 @@ def test_scalars_read_on_a_cpu(settings: tuple[str, ...]) -> None:
     tokenizer, transformer = models(*settings)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         draw(tokenizer, transformer, 5)
+    assert [event.name for event in recorded.events()].count("aten::_local_scalar_dense") == 1
+
+
+@pytest.mark.parametrize("how", [{"paste": True}, {"guess": True}, {"replay": True}])
+@pytest.mark.parametrize(("name", "candidates"), [*((name, 1) for name in VARIANTS), ("next scale", 3), ("refined", 3)])
+def test_an_edit_waits_twice(name: str, candidates: int, how: dict[str, Any]) -> None:
+    """Whatever the number of scales, sub-steps and candidates: for the tokens that are kept, and for the check."""
+    tokenizer, transformer = models(*VARIANTS[name])
+    scorer = scorer_for(tokenizer, transformer) if candidates > 1 else None
+    samples, keep = torch.randn(3, 1, 8, 8), torch.zeros(3, 8, 8, dtype=torch.bool)
+    keep[0, :4], keep[1] = True, True
+    sampling = FILTERS | {"candidates": candidates} | ({"steps": 3} if name == "in steps" else {})
+    sampling |= {"reveal": "groups"} if name == "in groups" else {}
+    with second_device() as device:
+        config = RunConfig.model_construct(sampling=SamplingConfig(**sampling))
+        parts = tokenizer.to(device), transformer.to(device), config
+        model = Model(plugins.modality("image"), *parts, scorer=None if scorer is None else scorer.to(device))
+        model.edit(samples, keep, **how)  # makes what is kept on the device from then on
+        with waits() as waited:
+            model.edit(samples, keep, **how)
+    assert waited == ["aten.to.dtype_layout", "aten.is_nonzero.default"]
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS.keys())
+def test_scalars_read_by_an_edit_on_a_cpu(settings: tuple[str, ...]) -> None:
+    tokenizer, transformer = models(*settings)
+    known = random_pyramid(tokenizer, 4, 0)
+    keep = torch.rand(known.tokens.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    keep[1], keep[2] = True, False
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        draw(tokenizer, transformer, 4, known=known, keep=keep)
     assert [event.name for event in recorded.events()].count("aten::_local_scalar_dense") == 1
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nextscale.config.sections import SamplingConfig, ScorerConfig, ScorerStageConfig
 from nextscale.data import Batch
-from nextscale.errors import ConfigError
+from nextscale.errors import ConfigError, NextscaleError
+from nextscale.randomness import Draws
 from nextscale.sampling.candidates import Chooser
 from nextscale.sampling.generate import Generation, generate
 from nextscale.storage.scorer import new_scorer
@@ -162,14 +163,31 @@ def test_what_is_drawn_for_training_depends_on_its_seed_alone() -> None:
     assert scorer is not None
     objective = ScorerObjective(scorer, transformer, TOKENIZER, ScorerStageConfig(), SamplingConfig(candidates=3))
     pyramid = random_pyramid(TOKENIZER, 3, 0)
-    every = objective.drawn(pyramid, Batch(pyramid, LABELS), [5, 6, 7])
+    every, _ = objective.drawn(pyramid, Batch(pyramid, LABELS), [5, 6, 7])
     one = random_pyramid(TOKENIZER, 3, 0)
     one.tokens = one.tokens[1:2]
-    alone = objective.drawn(one, Batch(one, {"label": LABELS["label"][1:2]}), [6])
+    alone, _ = objective.drawn(one, Batch(one, {"label": LABELS["label"][1:2]}), [6])
     assert torch.equal(every[1:2], alone) and not torch.equal(every, pyramid.tokens)
     scalars = objective.validate(scorer, Batch(pyramid, LABELS))
     assert {"loss", "accuracy", *(f"{name}/scale{k}" for name in ("loss", "accuracy") for k in range(3))} == {*scalars}
     assert float(scalars["accuracy"]) == pytest.approx(sum(float(scalars[f"accuracy/scale{k}"]) for k in range(3)) / 3)
+
+
+def test_draws_from_logits_that_are_not_finite_are_no_training_data() -> None:
+    transformer = transformer_for(TOKENIZER)
+    scorer = scorer_for(TOKENIZER, transformer)
+    assert scorer is not None
+    objective = ScorerObjective(scorer, transformer, TOKENIZER, ScorerStageConfig(), SamplingConfig())
+    pyramid = random_pyramid(TOKENIZER, 3, 0)
+    batch, draws = Batch(pyramid, LABELS), Draws(0, 0, slice(0, 3), 3)
+    loss = objective(batch, 0, draws)[0]
+    loss.backward()
+    assert loss.isfinite()
+    with torch.no_grad():
+        transformer.head.bias[0] = torch.nan
+    assert objective(batch, 0, draws)[0].isnan()
+    with pytest.raises(NextscaleError, match="logits are not finite"):
+        objective.validate(scorer, batch)
 
 
 # What is refused.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import nextscale
 from nextscale.config.run import load_run_config
 from nextscale.errors import CheckpointError
 from nextscale.hub import SCORER
+from nextscale.storage.files import json_digest
 from nextscale.training.run import train
 from nextscale.training.signals import Interrupted
 from nextscale.training.step import Stepper
@@ -181,3 +183,28 @@ def test_a_half_trained_scorer_keeps_to_its_draws(copy: Path) -> None:
     result = invoke(*again, "sampling.candidates=2")
     assert result.exit_code == 0, result.output
     assert "describes the two stages of a model" in refused("train", "--stage", "scorer", "--dry-run", "-p", "digits")
+
+
+def test_a_half_trained_scorer_keeps_to_its_transformer(copy: Path) -> None:
+    """Nothing is written when it is refused. Checkpoints from before transformers were recorded go on."""
+    config = load_run_config(copy, ["training.transformer.steps=2", "training.transformer.checkpoint_every=2"])
+    for name in ("scorer", "transformer", "checkpoints/transformer"):
+        shutil.rmtree(copy / name)
+    train(config, copy, "transformer", "auto")
+    again = ["train", "--stage", "scorer", "--out", copy, "--resume", "auto"]
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file() and file.name[0] != "."}
+    told = refused(*again)
+    assert "checkpoints/scorer/step-00000006 goes with another transformer than the run has now: remove" in told
+    assert {file: file.read_bytes() for file in before} == before and not (copy / "scorer").exists()
+    rewrite_states(copy / "checkpoints/scorer")
+    result = invoke(*again, "training.scorer.steps=8")
+    assert result.exit_code == 0 and "scorer 8/8" in result.stderr, result.output
+
+
+def rewrite_states(folder: Path) -> None:
+    """Leave out of all checkpoints what they go with."""
+    for file in folder.glob("*/state.json"):
+        body = json.loads(file.read_text())
+        body["state"].pop("rests_on", None)
+        del body["sha256"]
+        file.write_text(json.dumps(body | {"sha256": json_digest(body)}))

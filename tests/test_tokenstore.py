@@ -13,9 +13,11 @@ import forks
 import numpy as np
 import pytest
 import torch
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
 
 import nextscale.storage.tokens as tokenstore
 from nextscale import plugins
@@ -104,8 +106,8 @@ def test_a_stream_reads_each_shard_once_per_epoch(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tokenstore, "_KEEP_WHOLE_BYTES", 0)
     tokens = written(tmp_path / "t", num_rows=200, shard_rows=8)
     store = TokenStore.open(tmp_path / "t", shards_per_buffer=4)
-    read, opened = [], store._read_shard
-    monkeypatch.setattr(store, "_read_shard", lambda shard, slot: (read.append(shard), opened(shard, slot)))
+    read, opened = [], store._shards.read
+    monkeypatch.setattr(store._shards, "read", lambda shard, into: (read.append(shard), opened(shard, into)))
     order = StreamOrder(store.num_rows, 0, store.shard_rows, 4)
     for epoch in range(2):
         for start in range(0, 200, 10):
@@ -289,6 +291,42 @@ def test_a_store_of_the_first_format_still_opens(tmp_path: Path) -> None:
     (tmp_path / "t/manifest.json").write_text(json.dumps(manifest | {"format": "nextscale-tokens-9"}))
     with pytest.raises(CheckpointError, match="has the format 'nextscale-tokens-9', but this version reads"):
         TokenStore.open(tmp_path / "t")
+
+
+LAYOUTS: dict[str, tuple[dict[str, Any], bool]] = {
+    "as written": ({}, True),
+    "another level": ({"compressors": [ZstdCodec(level=9), Crc32cCodec()]}, True),
+    "chunks in a shard": ({"chunks": 4}, False),
+    "big-endian": ({"serializer": BytesCodec(endian="big")}, False),
+    "no checksum": ({"compressors": [ZstdCodec(level=1)]}, False),
+    "uncompressed": ({"compressors": None}, False),
+    "checksum first": ({"compressors": [Crc32cCodec(), ZstdCodec(level=1)]}, False),
+}
+
+
+@pytest.mark.parametrize(("layout", "plain"), LAYOUTS.values(), ids=LAYOUTS)
+def test_shards_of_every_layout_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: dict[str, Any], plain: bool
+) -> None:
+    """Those that this version writes are decoded at once, without zarr, and those of any other layout by zarr."""
+    create = zarr.Group.create_array
+
+    def with_layout(group: zarr.Group, name: str, *, chunks: tuple[int, ...], **options: Any) -> zarr.Array:
+        changed = layout if name == "tokens" else {}
+        chunks = (changed.get("chunks", chunks[0]), *chunks[1:])
+        return create(
+            group, name, chunks=chunks, **options | {key: value for key, value in changed.items() if key != "chunks"}
+        )
+
+    monkeypatch.setattr(zarr.Group, "create_array", with_layout)
+    tokens = written(tmp_path / "t", vocabulary=300)
+    store, decoded = TokenStore.open(tmp_path / "t"), []
+    by_zarr = zarr.Array.__getitem__
+    monkeypatch.setattr(
+        zarr.Array, "__getitem__", lambda array, rows: (decoded.append(array.name), by_zarr(array, rows))[1]
+    )
+    assert torch.equal(store.rows(np.arange(50))[0], tokens)
+    assert set(decoded) == (set() if plain else {"/tokens"})
 
 
 def test_wrong_rows_are_refused(tmp_path: Path) -> None:

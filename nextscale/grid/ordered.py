@@ -124,7 +124,7 @@ class OrderedTokenizer(GridTokenizer):
     def encode_after(
         self, samples: Tensor, replaced: Callable[[Tensor, int], Tensor]
     ) -> tuple[TokenPyramid, TokenPyramid]:
-        ranks = self.reading(samples.device).ranks.tolist()
+        ranks = self.reading(torch.device("cpu")).ranks.tolist()
 
         def one_by_one(tokens: Tensor, k: int) -> Tensor:
             first = self._residual.offsets[k]
@@ -198,7 +198,7 @@ class OrderedTokenizer(GridTokenizer):
         places = self.reading(f_hat.device).places[:number]
         vectors = f_hat.new_zeros(state.num_samples, residual.length, self.feature_dim)
         vectors[:, places] = torch.cat(state.codes, 1).to(vectors.dtype)
-        last = int(places.max())  # scales follow one another, or are read together
+        last = int(self._places[:number].max())  # scales follow one another, or are read together
         for k, offset in enumerate(residual.offsets[:-1]):
             if offset <= last:
                 f_hat = f_hat + self.pyramid.part(vectors[:, residual.span(k)], k, residual)

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nextscale.errors import NextscaleError, RemoteError
+from nextscale.errors import NextscaleError, RemoteError, causes
 from nextscale.remote.urls import without_secrets
 
 
@@ -22,17 +22,17 @@ def remote_errors(what: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    causes = list(_causes(error))
-    if any("credential" in type(cause).__name__.lower() for cause in causes):
+    raised = list(causes(error))
+    if any("credential" in type(cause).__name__.lower() for cause in raised):
         return "there are no credentials for it: set them as the storage's own tools take them (AWS_..., GOOGLE_...)"
-    for cause in causes:
+    for cause in raised:
         if _is_late(cause):
             return "it does not answer in time: check the address and the network"
         if _is_unreachable(cause):
             return f"it cannot be reached ({_short(cause)}): check the address and the network"
         if _is_denied(cause):
             return "access is denied: check the credentials, and what they may do"
-    for cause in causes:
+    for cause in raised:
         if isinstance(cause, FileNotFoundError):
             return "there is no such bucket, folder or file"
         if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
@@ -57,18 +57,9 @@ def _is_denied(error: BaseException) -> bool:
 
 def means_absence(error: FileNotFoundError) -> bool:
     """Whether nothing is there. The HTTP file system says so too where no answer came, or a refusal."""
-    return not any(_is_late(cause) or _is_unreachable(cause) or _is_denied(cause) for cause in _causes(error))
+    return not any(_is_late(cause) or _is_unreachable(cause) or _is_denied(cause) for cause in causes(error))
 
 
 def _short(error: BaseException) -> str:
     text = without_secrets(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it was raised for."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

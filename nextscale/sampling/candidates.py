@@ -12,6 +12,7 @@ from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError
 from nextscale.memory import chunk_size
 from nextscale.sampling import refined, scale
+from nextscale.sampling.kept import Kept
 from nextscale.sampling.scale import ScaleSettings
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.space import Generators, TokenSpace
@@ -58,7 +59,7 @@ class Chooser:
         num_samples: int,
         settings: ScaleSettings,
         generator: Generators,
-        kept: tuple[Tensor, Tensor] | None,
+        kept: Kept | None,
     ) -> tuple[Tensor, None]:
         """Tokens B L_k, as from ``scale.draw_scale`` in one step, but the best of several."""
         found: list[Tensor] = []
@@ -80,14 +81,13 @@ class Chooser:
         num_samples: int,
         settings: ScaleSettings,
         generator: Generators,
-        kept: tuple[Tensor, Tensor] | None,
+        kept: Kept | None,
     ) -> tuple[Tensor, None]:
         """Tokens B L_k, as from ``refined.draw_refined``, but the best of several, which are drawn side by side."""
         times = self.candidates
         if generator is not None and not isinstance(generator, torch.Generator):
             generator = [one for one in generator for _ in range(times)]
-        if kept is not None:
-            kept = kept[0].repeat_interleave(times, 0), kept[1].repeat_interleave(times, 0)
+        kept = None if kept is None else kept.repeated(times)
         several, side_by_side = inputs.repeated(times), partial(run, times=times)
         tokens, _ = refined.draw_refined(side_by_side, space, several, times * num_samples, settings, generator, kept)
         return self._best(inputs, tokens.unflatten(0, (num_samples, times))), None

@@ -17,9 +17,10 @@ from nextscale.config.sections import SamplingConfig
 from nextscale.errors import NextscaleError
 from nextscale.sampling.candidates import Chooser
 from nextscale.sampling.check import check_sampling
+from nextscale.sampling.kept import Kept
 from nextscale.sampling.predictor import Predictor, guidance_at
 from nextscale.sampling.refined import draw_refined
-from nextscale.sampling.scale import ScaleSettings, draw_scale, soften, where_chosen
+from nextscale.sampling.scale import ScaleSettings, draw_scale, soften
 from nextscale.sampling.turns import draw_in_turns
 from nextscale.tokens.capabilities import EditsPlaces, MeetsRequirements, MixesCodes, ability
 from nextscale.tokens.pyramid import Schedule, TokenPyramid
@@ -36,11 +37,13 @@ class Generation:
         tokens: the tokens of each scale (B L_k).
         states: the state before the first scale, and after each scale.
         masks: for each scale B L_k booleans, False on padding; None if nothing is padded.
+        finite: with ``follow``, whether all logits were finite, a boolean on the device.
     """
 
     tokens: list[Tensor]
     states: list[Any]
     masks: list[Tensor | None] = field(default_factory=list)
+    finite: Tensor | None = None
 
     @property
     def state(self) -> Any:
@@ -80,14 +83,16 @@ def generate(
         start: a state to continue from (``Completes.begin_with``), instead of the initial state.
         scorer: chooses between ``config.candidates`` token maps at every scale.
         follow: teacher forcing: the tokens that the state absorbs, whatever is drawn. So each scale is drawn given
-            these tokens of the coarser ones.
+            these tokens of the coarser ones. Training draws so at every step, and must not wait for the device.
+            Conditions are then not checked, and whoever asked looks at ``Generation.finite``.
 
     Raises:
         ConfigError, NextscaleError: settings or conditions that this model cannot take.
     """
     config = config or SamplingConfig()
     conditions = dict(conditions or {})
-    transformer.conditioner.check(conditions)
+    if follow is None:
+        transformer.conditioner.check(conditions)
     if isinstance(generator, Sequence) and len(generator) != num_samples:
         raise NextscaleError(f"{len(generator)} generators for {num_samples} samples: pass one, or one per sample")
     edit = None if known is None or keep is None else _Edit(tokenizer, known, keep)
@@ -136,34 +141,36 @@ def generate(
         result.masks.append(inputs.mask)
         result.states.append(state)
         k += 1
-    predictor.check()
+    if follow is None:
+        predictor.check()
+    else:
+        result.finite = predictor.finite()
     return result
 
 
-@dataclass(frozen=True)
 class _Edit:
-    """Known tokens, and the mask of those that are kept (B L booleans)."""
+    """Known tokens, and the mask of those that are kept (B L booleans), which the host reads once for all scales."""
 
-    tokenizer: MultiscaleTokenizer
-    known: TokenPyramid
-    keep: Tensor
+    def __init__(self, tokenizer: MultiscaleTokenizer, known: TokenPyramid, keep: Tensor) -> None:
+        self.tokenizer, self.known, self.keep = tokenizer, known, keep
+        self._open = ~keep.cpu()
+        self._redrawn = self._open if known.mask is None else self._open & known.mask.cpu()
 
-    def kept(self, k: int) -> tuple[Tensor, Tensor] | None:
+    def kept(self, k: int) -> Kept | None:
         """The known tokens of scale k and the mask of those that are kept; None if they do not apply.
 
         With an adaptive tokenizer, the known tokens of a scale apply only if all tokens up to that scale are kept.
         """
         if self.tokenizer.adaptive and not self._all_kept(k):
             return None
-        return self.known.scale(k), self.keep[:, self.known.schedule.span(k)]
+        span = self.known.schedule.span(k)
+        return Kept(self.known.scale(k), self.keep[:, span], self._open[:, span].any(1).tolist())
 
     def _all_kept(self, k: int) -> bool:
         """Whether all tokens of the scales up to and including k are kept."""
         if k >= len(self.known.schedule):
             return False
-        stop, mask = self.known.schedule.offsets[k + 1], self.known.mask
-        kept = self.keep[:, :stop] if mask is None else self.keep[:, :stop] | ~mask[:, :stop]
-        return bool(kept.all())
+        return not self._redrawn[:, : self.known.schedule.offsets[k + 1]].any()
 
 
 def _redraw_until_satisfied(
@@ -171,8 +178,8 @@ def _redraw_until_satisfied(
     before: Any,
     k: int,
     tokens: Tensor,
-    draw: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor | None]],
-    kept: tuple[Tensor, Tensor] | None,
+    draw: Callable[[Kept], tuple[Tensor, Tensor | None]],
+    kept: Kept | None,
     config: SamplingConfig,
 ) -> tuple[Tensor, Any]:
     """Tokens B L_k, redrawn for the samples that lose the property ``config.require``, and the state after them."""
@@ -182,11 +189,13 @@ def _redraw_until_satisfied(
     judge = ability(tokenizer, MeetsRequirements)
     for _ in range(config.tries):
         good_B = judge.satisfies(config.require, state)
-        if bool(good_B.all()):
+        redrawn = [not good for good in good_B.tolist()]
+        if not any(redrawn):
             break
         held = good_B[:, None].expand(tokens.shape[:2])
         if kept is not None:
-            tokens, held = where_chosen(kept[1], kept[0], tokens), held | kept[1]
-        tokens = draw((tokens, held))[0]
+            tokens, held = kept.over(tokens), held | kept.mask
+            redrawn = [one and other for one, other in zip(redrawn, kept.redrawn, strict=True)]
+        tokens = draw(Kept(tokens, held, redrawn))[0]
         state = tokenizer.update(before, k, tokens)
     return tokens, state

@@ -82,13 +82,23 @@ class Predictor:
     def check(self) -> None:
         """Raise NextscaleError if logits so far describe no distribution. Once for many scales, because this waits for
         the device."""
-        finite = bool(torch.cat(self._largest).isfinite().all()) if self._largest else True
+        if self._largest:
+            check_finite(self.finite())
+
+    def finite(self) -> Tensor:
+        """Whether all logits since the last call describe distributions: a boolean on the device."""
+        finite = torch.cat(self._largest).isfinite().all()
         self._largest.clear()
-        if not finite:
-            raise NextscaleError(
-                "the transformer's logits are not finite, or a token has no legal value: its weights are damaged, its "
-                "training has diverged, or its precision is too low"
-            )
+        return finite
+
+
+def check_finite(finite: Tensor) -> None:
+    """Raise NextscaleError if ``Predictor.finite`` says no."""
+    if not bool(finite):
+        raise NextscaleError(
+            "the transformer's logits are not finite, or a token has no legal value: its weights are damaged, its "
+            "training has diverged, or its precision is too low"
+        )
 
 
 def _doubled(inputs: ScaleInput) -> ScaleInput:

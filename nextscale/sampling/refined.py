@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from nextscale.sampling.scale import ScaleSettings, draw_real, to_draw, where_chosen
+from nextscale.sampling.kept import Kept, draw_at, one_each, places_of, places_to_draw, to_draw, whole_samples
+from nextscale.sampling.scale import ScaleSettings
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.space import Generators, TokenSpace
 from nextscale.transformer import DrawNext
@@ -20,7 +20,7 @@ def draw_refined(
     num_samples: int,
     settings: ScaleSettings,
     generator: Generators,
-    kept: tuple[Tensor, Tensor] | None,
+    kept: Kept | None,
 ) -> tuple[Tensor, None]:
     """Tokens B L_k *token_shape of one scale, in raster order or in groups.
 
@@ -29,26 +29,18 @@ def draw_refined(
     A kept token takes the place of the drawn one before the next token is drawn. With one generator per sample, padding
     uses no random numbers, so the tokens of a sample do not depend on how far its batch is padded.
     """
-    own = None if generator is None or isinstance(generator, torch.Generator) else generator
-    rows: list[list[int]] | None = None
     real = to_draw(inputs, num_samples, kept)
-    if own is not None and (kept is not None or inputs.mask is not None):
-        drawing = real.T.tolist()  # one transfer for the whole scale
-        rows = [[i for i, drawn in enumerate(column) if drawn] for column in drawing]
+    if inputs.mask is None or not one_each(generator):
+        places = [places_to_draw(inputs, num_samples, kept, generator)] * inputs.length
+    else:
+        places = [whole_samples(column) for column in real.T.tolist()]  # one transfer for the whole scale
 
     def draw(i: int | Tensor, logits: Tensor) -> Tensor:
         if isinstance(i, Tensor):
-            token = draw_real(space, logits, real & i, generator, settings.filters)
-            return token if kept is None else where_chosen(kept[1], kept[0], token)
-        if rows is None or own is None or len(rows[i]) == num_samples:
-            token = space.draw(logits, generator, *settings.filters)
-        else:
-            token = torch.zeros(num_samples, 1, *space.token_shape, dtype=torch.long, device=logits.device)
-            if rows[i]:
-                token[rows[i]] = space.draw(logits[rows[i]], [own[row] for row in rows[i]], *settings.filters)
-        if kept is None:
-            return token
-        here = slice(i, i + 1)
-        return where_chosen(kept[1][:, here], kept[0][:, here], token)
+            here = places_of(real & i) if one_each(generator) else None
+            token = draw_at(here, space, logits, generator, settings.filters)
+            return token if kept is None else kept.over(token)
+        token = draw_at(places[i], space, logits, generator, settings.filters)
+        return token if kept is None else kept.at(i).over(token)
 
     return run(draw), None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nextscale.device import to_device
 from nextscale.randomness import Draws
 from nextscale.tokens.pyramid import TokenPyramid
 
@@ -70,11 +71,11 @@ def _draw(valid_BL: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     device, valid_BL = valid_BL.device, valid_BL.cpu()  # the host waits once, not for every sample
     token_BL = torch.zeros(valid_BL.shape)
     first_B = torch.zeros(len(valid_BL), dtype=torch.double)
-    for i, seed in enumerate(draws.integers(2**31 - 1).tolist()):
+    for i, seed in enumerate(draws.seeds()):
         generator = torch.Generator().manual_seed(seed)
         first_B[i] = torch.rand((), generator=generator, dtype=torch.double)
         token_BL[i, valid_BL[i]] = torch.rand(int(valid_BL[i].sum()), generator=generator)
-    return token_BL.to(device), first_B.to(device)
+    return to_device(token_BL, device), to_device(first_B, device)
 
 
 def spread(first_B: Tensor, steps_BK: Tensor) -> Tensor:

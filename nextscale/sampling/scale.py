@@ -11,9 +11,19 @@ from torch import Tensor
 
 from nextscale.config.sections import SamplingConfig
 from nextscale.errors import ConfigError
+from nextscale.sampling.kept import (
+    Kept,
+    draw_at,
+    one_each,
+    places_of,
+    places_to_draw,
+    priorities,
+    to_draw,
+    where_chosen,
+)
 from nextscale.sampling.reveal import rank_in_group
 from nextscale.tokens.inputs import ScaleInput
-from nextscale.tokens.space import Generators, TokenSpace, filter_logits, uniform
+from nextscale.tokens.space import Generators, filter_logits, uniform
 from nextscale.transformer import ScaleTransformer
 
 T = TypeVar("T", int, float)
@@ -67,24 +77,29 @@ def draw_scale(
     num_samples: int,
     settings: ScaleSettings,
     generator: Generators,
-    kept: tuple[Tensor, Tensor] | None,
+    kept: Kept | None,
 ) -> tuple[Tensor, Tensor]:
     """Tokens B L_k of one scale, drawn in ``settings.steps`` sub-steps, and the logits of the last sub-step."""
     space, length = transformer.token_space, inputs.length
-    device, real = inputs.scale_ids.device, to_draw(inputs, num_samples, kept)
-    ragged = kept is not None or inputs.mask is not None  # else nothing must be asked of the device
     if not transformer.config.in_scale_steps:
+        places = places_to_draw(inputs, num_samples, kept, generator)
         logits = predict(None)
-        tokens = draw_real(space, logits, real if ragged else None, generator, settings.filters)
-        return (tokens if kept is None else where_chosen(kept[1], kept[0], tokens)), logits
+        tokens = draw_at(places, space, logits, generator, settings.filters)
+        return (tokens if kept is None else kept.over(tokens)), logits
 
+    device, real = inputs.scale_ids.device, to_draw(inputs, num_samples, kept)
     tokens = torch.zeros(num_samples, length, *space.token_shape, dtype=torch.long, device=device)
     known = torch.zeros_like(real)
     if kept is not None:
-        tokens, known = where_chosen(kept[1], kept[0], tokens), kept[1]
+        tokens, known = kept.over(tokens), kept.mask
     lengths_B1, ranks = real.sum(1, keepdim=True), None
-    if settings.reveal == "groups" and inputs.groups is not None:
-        ranks = rank_in_group(inputs.groups, _priority(real, generator), real & ~known)
+    groups = inputs.groups if settings.reveal == "groups" else None
+    # Every sub-step draws the whole scale, of the samples that draw any of it.
+    whole = inputs.mask is None and groups is None
+    places = None if groups is None and not whole else places_to_draw(inputs, num_samples, kept, generator)
+    if groups is not None:
+        priority = priorities(places, (num_samples, length), generator, device)
+        ranks = rank_in_group(groups, priority, real & ~known)
         if settings.group_steps is not None:
             # Training reveals any number of a group's tokens, so the model knows every such sub-step.
             largest_B1 = ranks.masked_fill(ranks == length, -1).amax(1, keepdim=True) + 1
@@ -93,16 +108,21 @@ def draw_scale(
         steps_B1 = ranks.masked_fill(known | ~real, -1).amax(1, keepdim=True) + 1
     else:
         steps_B1 = lengths_B1.clamp_max(settings.steps)
-    whole = ranks is None and not ragged  # every sub-step draws the whole scale
+    if whole:
+        number = min(length, settings.steps) if kept is None or any(kept.redrawn) else 1
+    else:
+        number = max(1, int(steps_B1.max()))
     logits = None
-    for step in range(min(length, settings.steps) if whole else max(1, int(steps_B1.max()))):
+    for step in range(number):
         logits = predict((tokens, known))
         # Tokens that are not revealed in this sub-step use no random numbers, as far as they are known beforehand.
         drawing = real & (step < steps_B1) if ranks is None else ranks == step
-        drawn = draw_real(space, logits, None if whole else drawing, generator, settings.filters)
+        if not whole:
+            places = places_of(drawing) if one_each(generator) else None
+        drawn = draw_at(places, space, logits, generator, settings.filters)
         now = drawing
         if ranks is None:
-            priority = _priority(drawing, generator, whole)
+            priority = priorities(places, (num_samples, length), generator, device)
             if settings.reveal == "confidence":
                 # A little randomness: without it, rounding errors would choose among equally confident tokens.
                 priority = 1e-3 * priority - space.loss(logits, drawn)
@@ -115,58 +135,13 @@ def draw_scale(
     return tokens, logits
 
 
-def to_draw(inputs: ScaleInput, num_samples: int, kept: tuple[Tensor, Tensor] | None) -> Tensor:
-    """B L_k booleans: the tokens that are drawn. Kept ones are drawn too, and then replaced, unless a sample keeps all
-    its tokens."""
-    shape, device = (num_samples, inputs.length), inputs.scale_ids.device
-    real = torch.ones(shape, dtype=torch.bool, device=device) if inputs.mask is None else inputs.mask
-    return real if kept is None else real & (real & ~kept[1]).any(1, keepdim=True)
-
-
-def draw_real(
-    space: TokenSpace,
-    logits: Tensor,
-    mask: Tensor | None,
-    generator: Generators,
-    settings: tuple[float, int, float],
-) -> Tensor:
-    """``space.draw``. With one generator per sample, the random numbers do not depend on how far a batch is padded."""
-    if mask is None or generator is None or isinstance(generator, torch.Generator):
-        return space.draw(logits, generator, *settings)
-    drawn = torch.zeros(*logits.shape[:2], *space.token_shape, dtype=torch.long, device=logits.device)
-    for i, (one, real) in enumerate(zip(generator, _places(mask), strict=True)):
-        if len(real):
-            drawn[i, real] = space.draw(logits[i, real][None], [one], *settings)[0]
-    return drawn
-
-
-def _priority(mask: Tensor, generator: Generators, whole: bool = False) -> Tensor:
-    """B L uniform numbers, drawn in the same way as in ``draw_real``. ``whole``: ``mask`` is known to be all True."""
-    if whole or generator is None or isinstance(generator, torch.Generator):
-        return uniform(mask.shape, generator, mask.device)
-    priority = torch.zeros(mask.shape, device=mask.device)
-    for i, (one, real) in enumerate(zip(generator, _places(mask), strict=True)):
-        priority[i, real] = torch.rand(len(real), generator=one, device=mask.device)
-    return priority
-
-
-def _places(mask: Tensor) -> list[Tensor]:
-    """For each sample, the places where ``mask`` (B L) is True, on its device. The host waits once, for all samples."""
-    return [row.nonzero()[:, 0].to(mask.device) for row in mask.cpu()]
-
-
-def where_chosen(chosen_BL: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
-    """B L *token_shape: ``tokens`` where chosen, ``others`` elsewhere."""
-    return torch.where(chosen_BL.view(*chosen_BL.shape, *[1] * (tokens.dim() - 2)), tokens, others)
-
-
 def soften(
     logits: Tensor,
     tokens: Tensor,
     settings: ScaleSettings,
     ratio: float,
     generator: Generators,
-    kept: tuple[Tensor, Tensor] | None,
+    kept: Kept | None,
 ) -> Tensor:
     """B L_k V weights of a Gumbel-softmax, cooler at finer scales, as in ``more_smooth`` of published VAR."""
     sharpened = filter_logits(logits / settings.temperature * (1 + ratio), settings.top_k, settings.top_p)
@@ -176,4 +151,4 @@ def soften(
     if kept is None:
         return weights
     exact = torch.nn.functional.one_hot(tokens, logits.shape[-1]).to(weights.dtype)
-    return torch.where(kept[1][..., None], exact, weights)
+    return torch.where(kept.mask[..., None], exact, weights)

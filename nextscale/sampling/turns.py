@@ -13,9 +13,11 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from nextscale.device import to_device
 from nextscale.randomness import Draws
+from nextscale.sampling.kept import Kept, draw_at, places_to_draw, where_chosen
 from nextscale.sampling.reveal import spread
-from nextscale.sampling.scale import ScaleSettings, draw_real, to_draw, where_chosen
+from nextscale.sampling.scale import ScaleSettings
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import TokenPyramid
 from nextscale.tokens.space import Generators, TokenSpace
@@ -32,7 +34,7 @@ def reveal_turns(pyramid: TokenPyramid, inputs: ScaleInput, draws: Draws) -> tup
     """
     assert inputs.turns is not None and inputs.num_turns is not None
     device, turns_L = pyramid.tokens.device, inputs.turns
-    steps_K = torch.tensor(list(inputs.num_turns.values()), device=device)
+    steps_K = to_device(torch.tensor(list(inputs.num_turns.values())), device)
     scale_L = pyramid.schedule.scale_ids(device)
     now_BK = spread(draws.uniform().double(), steps_K.expand(len(pyramid), -1))
     known_BL = turns_L < now_BK[:, scale_L]
@@ -46,7 +48,7 @@ def draw_in_turns(
     num_samples: int,
     settings: ScaleSettings,
     generator: Generators,
-    kept: tuple[Tensor, Tensor] | None,
+    kept: Kept | None,
 ) -> tuple[Tensor, Tensor]:
     """Tokens B L_k of one scale, and the logits from which each was drawn.
 
@@ -59,15 +61,15 @@ def draw_in_turns(
     if settings.group_steps is not None:
         at_once = ceil(number / settings.group_steps)
         turns_L, number = turns_L // at_once, ceil(number / at_once)
-    real = None if kept is None and inputs.mask is None else to_draw(inputs, num_samples, kept)
+    places = places_to_draw(inputs, num_samples, kept, generator)
     tokens = torch.zeros(num_samples, inputs.length, *space.token_shape, dtype=torch.long, device=turns_L.device)
-    tokens = tokens if kept is None else where_chosen(kept[1], kept[0], tokens)
+    tokens = tokens if kept is None else kept.over(tokens)
     every: Tensor | None = None
     for turn in range(number):
         logits = predict((tokens, (turns_L < turn).expand(num_samples, -1)))
         # All tokens are drawn, so that nothing needs to know which places a sub-step has.
-        drawn = draw_real(space, logits, real, generator, settings.filters)
-        drawn = drawn if kept is None else where_chosen(kept[1], kept[0], drawn)
+        drawn = draw_at(places, space, logits, generator, settings.filters)
+        drawn = drawn if kept is None else kept.over(drawn)
         now_L = turns_L == turn
         tokens = where_chosen(now_L.expand(num_samples, -1), drawn, tokens)
         every = logits if every is None else torch.where(now_L[:, None], logits, every)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import zarr
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import MemoryStore
 
 from nextscale.errors import CheckpointError
 from nextscale.storage.files import MAX_JSON_BYTES, json_digest, one_line, parse_json, stored_settings
@@ -25,7 +21,7 @@ manifest."""
 _SHARD_BYTES = 2 << 20
 _MIN_SHARD_ROWS = 1024
 _ROWS_MULTIPLE = 4
-_MAX_SHARD_BYTES = 4 << 30
+MAX_SHARD_BYTES = 4 << 30
 """No shard of more is read: a shard is the unit of reading, and should be about ``_SHARD_BYTES``."""
 # Shape of a row, and its dtype.
 ArraySpec = tuple[tuple[int, ...], np.dtype]
@@ -72,7 +68,7 @@ def verified(place: Place) -> tuple[StoredAttributes, dict[str, StoredFile]]:
             raise damaged(place, f"{name} is missing")
         if size != entry.bytes:
             raise damaged(place, f"{name} has {size} of {entry.bytes} bytes")
-        if size > (MAX_JSON_BYTES if name.endswith(".json") else _MAX_SHARD_BYTES):
+        if size > (MAX_JSON_BYTES if name.endswith(".json") else MAX_SHARD_BYTES):
             raise damaged(place, f"{name} has {size:,} bytes, which are too many")
     described = [name for name, entry in manifest.files.items() if entry.sha256 and name.endswith(".json")]
     for name, content in zip(described, contents(place, described), strict=True):
@@ -125,47 +121,6 @@ def contents(place: Place, names: Sequence[str]) -> list[bytes]:
         return place.read(names)
     except OSError as error:
         raise damaged(place, f"{error.filename} cannot be read: {error.strerror}") from None
-
-
-def as_buffer(content: bytes) -> Buffer:
-    """As zarr takes it."""
-    return default_buffer_prototype().buffer.from_bytes(content)
-
-
-def open_arrays(
-    place: Place, stored: StoredAttributes, files: Mapping[str, StoredFile], held: MutableMapping[str, Buffer]
-) -> dict[str, zarr.Array]:
-    """The arrays of a store by name. They have the shapes that its attributes announce, and shards that fit memory.
-
-    Args:
-        files: those in the manifest.
-        held: zarr's view of the store, in memory: the descriptions of the arrays. Whoever reads rows first puts the
-            files of their shards there. So zarr reads from disks and storages alike, and each file is read only once.
-    """
-    described = [name for name in files if name.endswith(".json")]
-    held.update(zip(described, map(as_buffer, contents(place, described)), strict=True))
-    length = sum(math.prod(shape) for shape in stored.schedule)
-    names: dict[str, tuple[int, ...] | None] = {"tokens": (stored.num_rows, length, *stored.token_shape)}
-    if stored.ragged:
-        names["mask"] = (stored.num_rows, length)
-    names |= {f"conditions/{name}": None for name in stored.conditions}
-    try:
-        group = zarr.open_group(MemoryStore(held, read_only=True), mode="r")
-        arrays = {name: group[name] for name in names}
-    except Exception as error:  # zarr raises errors of many kinds
-        raise damaged(place, f"its arrays cannot be opened: {one_line(error)}") from None
-    opened = {}
-    for (name, shape), array in zip(names.items(), arrays.values(), strict=True):
-        if not isinstance(array, zarr.Array):
-            raise damaged(place, f"{name} is not an array")
-        if array.shape[:1] != (stored.num_rows,) or shape not in (None, array.shape):
-            raise damaged(place, f"{name} has the shape {array.shape}, not that of {stored.num_rows} rows")
-        if stored.shard_rows * math.prod(array.shape[1:]) * array.dtype.itemsize > _MAX_SHARD_BYTES:
-            raise damaged(place, f"a shard of {name} announces more than {_MAX_SHARD_BYTES >> 30} GiB")
-        if array.shards is None or array.shards != (stored.shard_rows, *array.shape[1:]):
-            raise damaged(place, f"{name} has shards of {array.shards}")
-        opened[name] = array
-    return opened
 
 
 def damaged(where: object, what: str) -> CheckpointError:

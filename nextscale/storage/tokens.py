@@ -20,24 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from zarr.core.buffer import Buffer
 
 from nextscale.errors import CheckpointError
-from nextscale.storage.files import one_line, restore_folder
+from nextscale.storage.files import restore_folder
 from nextscale.storage.places import LocalPlace, Place, place_of
 from nextscale.storage.token_format import (
     FORMAT,
     ArraySpec,
     StoredAttributes,
     StoredFile,
-    as_buffer,
-    contents,
-    damaged,
     default_shard_rows,
     numpy_dtype,
-    open_arrays,
     verified,
 )
+from nextscale.storage.token_shards import ShardReader
 from nextscale.storage.token_writer import TokenStoreWriter
 from nextscale.tokens.pyramid import Schedule
 
@@ -84,18 +80,16 @@ class TokenStore:
         self.shard_rows = stored.shard_rows
         self.tokenizer_hash = stored.tokenizer_hash
         self.attributes = stored.attributes
-        self._place, self._files = place, files
-        self._unread = {name: entry.sha256 for name, entry in files.items() if entry.sha256}
-        self._held: dict[str, Buffer] = {}
-        self._arrays = open_arrays(place, stored, files, self._held)
-        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in self._arrays.values())
+        self._shards = ShardReader(place, stored, files)
+        arrays = self._shards.arrays
+        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
         # Decoded shards lie one after another in slots, so that one index gathers a batch. All shards of a small store
         # are kept, those of a shuffle buffer of a large one.
         num_shards = -(-self.num_rows // self.shard_rows)
         self._num_slots = num_shards if size <= _KEEP_WHOLE_BYTES else min(num_shards, shards_per_buffer + 1)
         self._slot_rows = min(self.shard_rows, self.num_rows)
         rows = self._num_slots * self._slot_rows
-        self._kept = {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in self._arrays.items()}
+        self._kept = {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
         self._slot_of = np.full(num_shards, -1)
         self._free = list(range(self._num_slots))
         self._in_slots: dict[int, int] = {}
@@ -221,7 +215,7 @@ class TokenStore:
         if len(groups) == 1:
             self._keep(groups[0])
             rows = self._slot_of[shards] * self._slot_rows + inside
-            return {name: values[rows] for name, values in self._kept.items()}
+            return {name: values.take(rows, 0) for name, values in self._kept.items()}
         gathered = {
             name: np.empty((len(indices), *values.shape[1:]), values.dtype) for name, values in self._kept.items()
         }
@@ -230,7 +224,7 @@ class TokenStore:
             here = np.flatnonzero(np.isin(shards, group))
             rows = self._slot_of[shards[here]] * self._slot_rows + inside[here]
             for name, values in self._kept.items():
-                gathered[name][here] = values[rows]
+                gathered[name][here] = values.take(rows, 0)
         return gathered
 
     def _keep(self, shards: np.ndarray) -> None:
@@ -245,28 +239,7 @@ class TokenStore:
                 left = next(leaving)
                 self._free.append(self._in_slots.pop(left))
                 self._slot_of[left] = -1
-            self._read_shard(shard, self._free[-1])
+            first = self._free[-1] * self._slot_rows
+            slot = {name: values[first : first + self._slot_rows] for name, values in self._kept.items()}
+            self._shards.read(shard, slot)
             self._in_slots[shard] = self._slot_of[shard] = self._free.pop()
-
-    def _read_shard(self, shard: int, slot: int) -> None:
-        """Fetch a shard of every array, compare it with its checksum when it is read first, and decode it."""
-        first, last = shard * self.shard_rows, min((shard + 1) * self.shard_rows, self.num_rows)
-        named = {name: f"{name}/c/{shard}{'/0' * (len(array.shape) - 1)}" for name, array in self._arrays.items()}
-        files = [file for file in named.values() if file in self._files]  # a shard of zeros has no file
-        for file, content in zip(files, contents(self._place, files), strict=True):
-            expected = self._unread.get(file)
-            if expected is not None and hashlib.sha256(content).hexdigest() != expected:
-                raise damaged(self._place, f"{file} does not match its checksum")
-            self._unread.pop(file, None)
-            self._held[file] = as_buffer(content)
-        for name, array in self._arrays.items():
-            try:
-                decoded = np.asarray(array[first:last])
-            except Exception as error:  # zarr and its codecs each raise their own errors
-                what = f"{name}, rows {first} to {last - 1}: {one_line(error)}"
-                raise damaged(self._place, what) from None
-            finally:
-                self._held.pop(named[name], None)
-            if name == "tokens" and decoded.size and not 0 <= decoded.min() <= decoded.max() < self.token_vocabulary:
-                raise damaged(self._place, f"tokens outside the vocabulary of {self.token_vocabulary}")
-            self._kept[name][slot * self._slot_rows :][: last - first] = decoded

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nextscale.config.sections import SamplingConfig
 from nextscale.sampling.generate import generate
-from nextscale.sampling.scale import where_chosen
+from nextscale.sampling.kept import where_chosen
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same
 from nextscale.testing.invariants import holds

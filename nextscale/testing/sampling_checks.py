@@ -11,7 +11,8 @@ from torch import Tensor
 
 from nextscale.config.sections import SamplingConfig
 from nextscale.sampling.generate import Generation, generate
-from nextscale.sampling.scale import at_scale, where_chosen
+from nextscale.sampling.kept import where_chosen
+from nextscale.sampling.scale import at_scale
 from nextscale.testing.checks import Conditions
 from nextscale.testing.helpers import assert_same, assert_same_tree
 from nextscale.testing.invariants import holds

@@ -26,8 +26,11 @@ DEVICE = torch.device("meta", 0)
 
 _aten = torch.ops.aten
 _COPIES = {_aten._to_copy.default, _aten.copy_.default}
-_WAITS = {_aten._local_scalar_dense, _aten.nonzero, _aten.masked_select, _aten.bincount, _aten.equal, _aten._unique2,
-          _aten.unique_dim, _aten.unique_consecutive, _aten.unique_dim_consecutive, _aten.multinomial}  # fmt: skip
+# Some are made of others, which they hide in inference mode.
+_WAITS = {_aten._local_scalar_dense, _aten.item, _aten.is_nonzero, _aten.nonzero, _aten.masked_select, _aten.bincount,
+          _aten.equal, _aten.allclose, _aten._unique2, _aten.unique_dim, _aten.unique_consecutive,
+          _aten.unique_dim_consecutive, _aten.multinomial}  # fmt: skip
+_MOVES = {_aten._to_copy, _aten.to}
 _waited: list[str] | None = None
 _INDEXED = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_impl_, _aten._unsafe_index}
 
@@ -139,8 +142,12 @@ def _check_together(function: Any, args: Any, tensors: list[Tensor]) -> None:
 
 def _waits(function: Any, args: Any, to: bool) -> bool:
     """Whether the host waits for what is queued on the device: for a value, or for the size of a result."""
-    if function in _COPIES:
-        return not (to if function is _aten._to_copy.default else isinstance(args[0], Elsewhere))
+    if function is _aten.copy_.default:
+        return not isinstance(args[0], Elsewhere)
+    if function.overloadpacket in _MOVES:
+        return not to
+    if function.overloadpacket is _aten.where:
+        return len(args) == 1
     if function.overloadpacket in _INDEXED:
         return any(isinstance(leaf, Elsewhere) and leaf.dtype == torch.bool for leaf in args[1])
     return function.overloadpacket in _WAITS

@@ -15,6 +15,8 @@ from itertools import accumulate, groupby, pairwise
 import torch
 from torch import Tensor
 
+from nextscale.device import to_device
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -130,8 +132,8 @@ class TokenPyramid:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device | str) -> TokenPyramid:
-        mask = None if self.mask is None else self.mask.to(device)
-        return TokenPyramid(self.tokens.to(device), self.schedule, mask)
+        mask = None if self.mask is None else to_device(self.mask, device)
+        return TokenPyramid(to_device(self.tokens, device), self.schedule, mask)
 
     def scale(self, k: int) -> Tensor:
         """B L_k: the tokens of scale k."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from nextscale import distributed
 from nextscale.config.sections import Shard, StageConfig
-from nextscale.errors import TrainingError
+from nextscale.errors import CheckpointError, TrainingError
 from nextscale.memory import keep_freed_memory
 from nextscale.storage.checkpoint import load_checkpoint, save_checkpoint
 from nextscale.storage.checkpoint_folder import check_checkpoint, clear_partials, latest_checkpoint, remove_checkpoint
@@ -44,6 +45,7 @@ class Trainer:
 
     Raises:
         ConfigError: the batch cannot be split over the processes.
+        CheckpointError: the checkpoint is damaged, or goes with other weights than ``stage.rests_on``.
         TrainingError: the loss is not finite (the last good checkpoint stays), or the disk is full.
         Interrupted: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
@@ -85,6 +87,12 @@ class Trainer:
         if path is not None:
             stepper = self.stepper
             saved = load_checkpoint(path, stepper.modules(), stepper.optimizers_by_name())
+            for part, weights in self.stage.rests_on.items():
+                if saved.get("rests_on", {}).get(part, weights) != weights:
+                    raise CheckpointError(
+                        f"{path} goes with another {part} than the run has now: remove {self.folder} to train the "
+                        f"{self.stage.name} anew, or put that {part} back"
+                    )
             stepper.step = saved["step"]
             if stepper.scaler.is_enabled() and saved["scaler"]:
                 stepper.scaler.load_state_dict(saved["scaler"])
@@ -253,7 +261,9 @@ class Trainer:
             # Of a sharded model, one process alone may see it, and all must stop.
             self._check_finite(math.nan if distributed.total(wrong.float()) else 1.0, f"weight of the {name}")
         modules, optimizers = self.stepper.modules(), self.stepper.optimizers_by_name()
-        state = {"scaler": self.stepper.scaler.state_dict()}
+        state: dict[str, Any] = {"scaler": self.stepper.scaler.state_dict()}
+        if self.stage.rests_on:
+            state["rests_on"] = dict(self.stage.rests_on)
         saved = save_checkpoint(self.folder, self.step, modules, {}, optimizers, state, self.config.keep)
         return saved if distributed.is_main() else None
 

@@ -65,11 +65,11 @@ class StreamOrder:
         positions = np.asarray(positions, np.int64)
         epochs, places = np.divmod(positions, self.num_rows)
         rows = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
+        for epoch in _distinct(epochs):
             starts = self._plan_of(epoch)[0]
             here = np.flatnonzero(epochs == epoch)
             buffers = np.searchsorted(starts, places[here], side="right") - 1
-            for buffer in np.unique(buffers).tolist():
+            for buffer in _distinct(buffers):
                 inside = here[buffers == buffer]
                 rows[inside] = self._buffer_of(epoch, buffer)[places[inside] - starts[buffer]]
         return rows
@@ -109,3 +109,10 @@ class StreamOrder:
     def _permutation(self, length: int, *parts: int) -> np.ndarray:
         seed = mixed_seed(self.seed, self.seed >> 32, *parts)
         return np.argsort(sample_seeds(seed, np.arange(length)), kind="stable")
+
+
+def _distinct(values: np.ndarray) -> list[int]:
+    """The distinct values, ascending. A batch usually has one, and sorting takes longer than reading a row."""
+    if values.size and (values == values[0]).all():
+        return [int(values[0])]
+    return np.unique(values).tolist()

@@ -30,8 +30,8 @@ LEFT = 0.3
 """Share of the budget that must be left for training."""
 VALIDATIONS = 25
 """Validations per stage."""
-PATIENCE = 8
-"""Validations without progress after which a stage ends."""
+PATIENCE = 6
+"""Validations without progress after which a stage ends. Progress came after at most four of them (docs/RESULTS.md)."""
 
 Configure = Callable[[Mapping[str, Any] | None], RunConfig]
 """Makes a configuration from settings that what the user wrote overrides; None leaves the preset as it is."""

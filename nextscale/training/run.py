@@ -38,6 +38,7 @@ from nextscale.storage.models import (
     stored_config,
 )
 from nextscale.storage.scorer import new_scorer, save_scorer
+from nextscale.storage.seal import weights_digest
 from nextscale.storage.starting import start_from
 from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.tokenizer import MultiscaleTokenizer
@@ -209,6 +210,7 @@ class _Run:
             self.config.sampling,
             self.config.seed,
         )
+        stage.rests_on = {"transformer": weights_digest(self.folder / "transformer")}
         self._train(stage)
         if distributed.is_main():
             save_scorer(self.folder, scorer)

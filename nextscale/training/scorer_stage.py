@@ -14,6 +14,7 @@ from nextscale.data import Batch, DataSplits
 from nextscale.modality import Modality
 from nextscale.randomness import Draws
 from nextscale.sampling.generate import generate
+from nextscale.sampling.predictor import check_finite
 from nextscale.storage.tokens import TokenStore
 from nextscale.tokens.inputs import ScaleInput
 from nextscale.tokens.pyramid import TokenPyramid
@@ -49,20 +50,25 @@ class ScorerObjective(TokenObjective[Scorer]):
 
     def forward(self, batch: Batch, step: int, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         pyramid = self.pyramid(batch)
-        drawn = self.drawn(pyramid, batch, draws.integers(2**31 - 1).tolist())
+        drawn, finite = self.drawn(pyramid, batch, draws.seeds())
         drop = dropped_conditions(self.model.conditioner.specs, self.config.condition_drop, draws)
         cond_BD = self.model.conditioner(batch.conditions, len(pyramid), drop)
         loss_BK, right_BK, real_BK = self._judge(self.model, self.inputs(pyramid, batch), cond_BD, pyramid, drawn)
-        return _mean(loss_BK, real_BK), {"accuracy": _mean(right_BK, real_BK)}
+        # Training stops at a loss that is not finite. Asking here would wait for the device at every step.
+        loss = torch.where(finite, _mean(loss_BK, real_BK), torch.nan)
+        return loss, {"accuracy": _mean(right_BK, real_BK)}
 
-    def drawn(self, pyramid: TokenPyramid, batch: Batch, seeds: Sequence[int]) -> Tensor:
-        """B L *token_shape: each scale as the transformer draws it after the real tokens of the coarser ones."""
+    def drawn(self, pyramid: TokenPyramid, batch: Batch, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """B L *token_shape: each scale as the transformer draws it after the real tokens of the coarser ones; and
+        whether all its logits were finite (a boolean on the device)."""
         device = pyramid.tokens.device
         generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         models = self.tokenizer, self._drawing[0]
         with torch.autocast(device.type, enabled=False):
             result = generate(*models, len(pyramid), batch.conditions, self.sampling, generators, follow=pyramid)
-        return result.pyramid(pyramid.schedule).tokens
+        assert result.finite is not None
+        # Clones, because autograd takes no tensors of the inference mode.
+        return result.pyramid(pyramid.schedule).tokens, result.finite.clone()
 
     def _judge(
         self, model: Scorer, inputs: ScaleInput, cond_BD: Tensor, pyramid: TokenPyramid, drawn: Tensor
@@ -71,7 +77,7 @@ class ScorerObjective(TokenObjective[Scorer]):
         whether the sample has tokens of that scale at all."""
         tokens = torch.stack([pyramid.tokens, drawn], 1).flatten(0, 1)
         logits = model(inputs.repeated(2), cond_BD.repeat_interleave(2, 0), tokens).unflatten(0, (-1, 2))
-        is_real = torch.tensor([1.0, 0.0], device=logits.device)[:, None].expand_as(logits)
+        is_real = (1.0 - torch.arange(2, device=logits.device))[:, None].expand_as(logits)
         loss = F.binary_cross_entropy_with_logits(logits, is_real, reduction="none")
         right = ((logits > 0) == is_real.bool()).float()
         every = torch.ones(pyramid.tokens.shape[:2], dtype=torch.bool, device=logits.device)
@@ -84,7 +90,8 @@ class ScorerObjective(TokenObjective[Scorer]):
         no better at a scale whose drawn tokens are as likely as real ones."""
         assert isinstance(model, Scorer)
         pyramid = self.pyramid(batch)
-        drawn = self.drawn(pyramid, batch, range(len(pyramid)))
+        drawn, finite = self.drawn(pyramid, batch, range(len(pyramid)))
+        check_finite(finite)
         cond_BD = model.conditioner(batch.conditions, len(pyramid))
         loss_BK, right_BK, real_BK = self._judge(model, self.inputs(pyramid, batch), cond_BD, pyramid, drawn)
         scalars = {"loss": _mean(loss_BK, real_BK), "accuracy": _mean(right_BK, real_BK)}

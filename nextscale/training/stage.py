@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ class Stage(ABC):
     tokens_per_sample: int
     resumed_by: str = "--resume auto"
     """What continues this stage on the command line."""
+    rests_on: Mapping[str, str] = {}
+    """Digests of the weights that this stage learns from and leaves as they are, by the name of their stage. A
+    checkpoint records them, and continues with no others."""
     reads_samples: bool = True
     """Whether batches are made of samples, which worker processes may read, decode and augment."""
 

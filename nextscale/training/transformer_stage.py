@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nextscale import distributed
 from nextscale.config.sections import SamplingConfig, TransformerStageConfig
 from nextscale.data import Batch, DataSplits
+from nextscale.device import to_device
 from nextscale.errors import ConfigError
 from nextscale.modality import Modality
 from nextscale.randomness import Draws
@@ -108,8 +109,8 @@ class TransformerObjective(TokenObjective[ScaleTransformer]):
         """B L: the weight of each token's loss; 0 for padding and for tokens that the input reveals."""
         weight = torch.ones(pyramid.tokens.shape[:2], device=pyramid.tokens.device)
         if self.config.scale_weights is not None:
-            per_scale = torch.tensor(token_weights(self.config.scale_weights, pyramid.schedule), device=weight.device)
-            weight = weight * per_scale[pyramid.schedule.scale_ids(weight.device)]
+            per_scale = torch.tensor(token_weights(self.config.scale_weights, pyramid.schedule))
+            weight = weight * to_device(per_scale, weight.device)[pyramid.schedule.scale_ids(weight.device)]
         for mask in (pyramid.mask, predicted):
             weight = weight if mask is None else weight * mask
         return weight

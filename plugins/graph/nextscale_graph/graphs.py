@@ -14,7 +14,7 @@ from torch_geometric.data import Batch as PyGBatch
 from torch_geometric.data import Data
 from torch_geometric.utils import to_undirected
 
-from nextscale.plugin import DataError
+from nextscale.plugin import DataError, to_device
 from nextscale_graph.attributes import Attribute
 
 
@@ -61,7 +61,7 @@ class GraphBatch:
         return len(self.sizes)
 
     def to(self, device: torch.device | str) -> GraphBatch:
-        moved = {name: part.to(device) for name, part in vars(self).items() if isinstance(part, Tensor)}
+        moved = {name: to_device(part, device) for name, part in vars(self).items() if isinstance(part, Tensor)}
         return replace(self, **moved)
 
     def __getitem__(self, rows: slice | Sequence[int]) -> GraphBatch:
