@@ -33,8 +33,8 @@ SHORTEST = 2
 """Hundredths of a second that a frame of a GIF is shown at least. Viewers show shorter ones for a tenth of a second."""
 FILM_SAMPLES, FILM_FRAMES = 2, 4
 """Clips in a film strip, and frames of each, evenly spread."""
-SHEET_COLUMNS = 17
-"""Most frames per clip on a contact sheet, evenly spread."""
+SHEET_COLUMNS, SHEET_ROWS = 17, 16
+"""Most frames per clip on a contact sheet, evenly spread, and most clips."""
 
 
 def write_samples(
@@ -152,12 +152,13 @@ def write_grid(
     captions: Sequence[str] | None = None,
 ) -> Path:
     """Write a contact sheet (PNG) of B C T H W: one row per sample, its frames from left to right, its caption below
-    the first. Also write a GIF of the same name that shows all samples at once, ``columns`` per row (about square if
-    None)."""
+    the first. It shows the first ``SHEET_ROWS`` samples: more would not fit on a screen. Also write a GIF of the same
+    name that shows all samples at once, ``columns`` per row (about square if None)."""
     number, frames = len(samples), samples.shape[2]
     shown = _spread(frames, SHEET_COLUMNS)
-    first = None if captions is None else [text for caption in captions for text in [caption, *[""] * (len(shown) - 1)]]
-    sheet = tile(to_uint8(fold(samples[:, :, shown])), len(shown), first)
+    rest = [""] * (len(shown) - 1)
+    first = None if captions is None else [text for caption in captions[:SHEET_ROWS] for text in [caption, *rest]]
+    sheet = tile(to_uint8(fold(samples[:SHEET_ROWS, :, shown])), len(shown), first)
     columns = columns or int(np.ceil(np.sqrt(number)))
     pictures = [_picture(tile(to_uint8(samples[:, :, t]), columns, captions)) for t in range(frames)]
     path = Path(path)

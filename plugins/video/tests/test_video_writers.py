@@ -150,6 +150,9 @@ def test_sheets_and_films(tmp_path: Path):
     with Image.open(sheet) as image, Image.open(tmp_path / "grid.gif") as gif:
         assert image.size == (5 * 74 + 2, 3 * 66 + 2), "one row per sample, one column per frame"
         assert gif.n_frames == 5  # type: ignore[attr-defined]
+    long = writers.write_grid(clips(17), tmp_path / "long.png", captions=[str(i) for i in range(17)])
+    with Image.open(long) as image:
+        assert image.size[1] < 16 * (66 + 40), "the first 16 samples"
     film = writers.write_film([clips(2), clips(2)], tmp_path / "film.png")
     with Image.open(film) as image:
         assert image.size == (2 * 74 + 2, 8 * 66 + 2), "a column per scale, four frames of each clip below each other"
