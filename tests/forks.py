@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -26,6 +28,19 @@ CONTEXT.set_forkserver_preload(
         "torch._dynamo",  # torch's optimizers import it in their first step
     ]
 )
+
+
+def free_port() -> str:
+    """A port for processes to meet at. Not one that the system gives out itself: another test's server could be given
+    it before they meet, and they would wait for that."""
+    while True:
+        port = random.Random().randrange(20_000, 32_000)
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return str(port)
 
 
 class Forked:

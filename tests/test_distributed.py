@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,11 +80,8 @@ def launch(
     folder: Path, settings: list[str], stop: tuple[str, int] | None = None, processes: int = 2, validation: int = 128
 ) -> tuple[list[int], str]:
     """Exit codes of the processes, and their stderr. ``validation`` is the size of validation batches."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     plan = json.dumps([["--out", str(folder), *settings], stop or ["", -1], processes, validation])
-    done = forks.run(DRIVER, plan, environment={**os.environ, "MASTER_PORT": port})
+    done = forks.run(DRIVER, plan, environment={**os.environ, "MASTER_PORT": forks.free_port()})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -60,9 +59,7 @@ print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child i
 
 
 def start(run: Path, processes: int, pause: float = 0.0, failing: bool = False) -> forks.Forked:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        environment = {**os.environ, "MASTER_PORT": str(free.getsockname()[1])}
+    environment = {**os.environ, "MASTER_PORT": forks.free_port()}
     plan = json.dumps([str(run), processes, pause, failing])
     return forks.Forked(DRIVER, plan, environment=environment, session=True)
 

@@ -90,3 +90,11 @@ def test_modulate_and_add_gated(dtype: torch.dtype) -> None:
             strict=True,
         ):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_padding_of_zeros_stays_zero(dtype: torch.dtype) -> None:
+    qkv = torch.zeros(1, 2, 3 * 4, dtype=dtype, requires_grad=True)
+    parts = split_heads(qkv, 1, torch.ones(1))
+    sum(part.float().sum() for part in parts).backward()
+    assert all(torch.equal(part, torch.zeros_like(part)) for part in parts)

@@ -18,7 +18,8 @@ from nextscale.transformer import ScaleTransformer
 OF_THE_TOKENIZER = ("head.codes", "stem.codes")
 """Copies of the tokenizer's codebook, which may be another one than that of the stored model."""
 ADDABLE = ("refiner.", "known", "stem.codes")
-"""Parts of a transformer that change nothing at first, so that a trained one may be given them."""
+"""Parts of a transformer that change nothing at first (but for what drawn tokens rule out, with a refiner of a stem's
+own), so that a trained one may be given them."""
 
 
 def start_from(run: Path, part: str, model: MultiscaleTokenizer | ScaleTransformer) -> list[str]:

@@ -26,8 +26,8 @@ from nextscale.tokens.pyramid import Schedule, TokenPyramid
 from nextscale.tokens.space import TokenSpace
 from nextscale.tokens.stem import Stem
 
-NAMED_SCALES = 256
-"""If the number of scales depends on what is drawn, this many scales contain every scale name that exists."""
+NAMED_SCALES = 4096
+"""If the number of scales depends on what is drawn, names stand for so many scales, which contain every name."""
 
 
 class MultiscaleTokenizer(nn.Module, ABC):

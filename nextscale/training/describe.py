@@ -165,7 +165,9 @@ def transformer_flops(
 def _rows(transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, data: DataSplits) -> dict[str, float]:
     """How many rows each linear layer outside the blocks multiplies for a sample of about mean length. They are counted
     on a model of the smallest width, which is quick."""
-    smallest = transformer.config.model_copy(update={"depth": 0, "width": 2, "heads": 1})
+    narrow = {"width": 2, "heads": 1}
+    refiner = transformer.config.refiner and transformer.config.refiner.model_copy(update=narrow)
+    smallest = transformer.config.model_copy(update={"depth": 0, "refiner": refiner, **narrow})
     model, rows = new_transformer(smallest, tokenizer.eval(), data.conditions), {}
 
     names = {module: name for name, module in model.named_modules()}
@@ -178,6 +180,7 @@ def _rows(transformer: ScaleTransformer, tokenizer: MultiscaleTokenizer, data: D
             module.register_forward_hook(count)
     lengths = np.asarray(getattr(data.train, "lengths", np.zeros(1)))
     batch = data.train.batch(np.abs(lengths - lengths.mean()).argmin()[None], None)
-    inputs = tokenizer.teacher_forcing(tokenizer.encode(batch.samples), batch.conditions)
-    model(inputs, model.conditioner(batch.conditions, 1), by_scale=True)
+    pyramid = tokenizer.encode(batch.samples)
+    inputs = tokenizer.teacher_forcing(pyramid, batch.conditions)
+    model(inputs, model.conditioner(batch.conditions, 1), by_scale=True, tokens=pyramid.tokens)
     return rows

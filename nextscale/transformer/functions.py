@@ -44,7 +44,8 @@ class _SplitNormalized(Function):
         qk = qkv[:2]
         length = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=torch.promote_types(qk.dtype, torch.float32))
         # All large products have one dtype: mixed ones would first make wider copies.
-        factor = (scale / length.clamp_min(1e-12)).to(qk.dtype)  # guards against 0, as F.normalize does
+        factor = scale / length.clamp_min(1e-12)  # guards against 0, as F.normalize does
+        factor = factor.clamp_max(torch.finfo(qk.dtype).max).to(qk.dtype)  # padding is 0, and 0 x inf is NaN in fp16
         unit = torch.mul(qk, factor, out=torch.empty(qk.shape, dtype=qk.dtype, device=qk.device))
         ctx.save_for_backward(unit, factor, scale)
         return unit[0], unit[1], qkv[2].contiguous()

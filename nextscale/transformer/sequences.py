@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,9 @@ class Sequences:
         number = torch.arange(len(at), device=at.device)
         return cls(shape, at, row, number - number[begins][row])
 
-    @property
+    @cached_property
     def longest(self) -> int:
+        """T, the number of tokens of the longest sequence. The host waits for the device, once."""
         return int(self.place.max()) + 1 if len(self.place) else 0
 
     def of_tokens(self, values_M: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ class Scores(Protocol):
 
 
 class GraphRefinement(Refinement):
-    """Tokens are described by what they point at, so outputs permute as nodes do.
+    """Tokens are described by what they point at, not by its number. Numbers matter only where the walk around a split
+    node meets a tie, and for the order of attributes.
 
     The two children of a node are alike to the stem. The refiner must tell them apart by the edges drawn before, so it
     scores the three ways of an edge as well (``ways``, zero at first).
@@ -110,7 +111,7 @@ class GraphRefinement(Refinement):
         taken_BN = torch.full(shape, late, device=mask.device).index_put(at, taken)
         real_BN = torch.zeros(shape, dtype=torch.bool, device=mask.device).index_put(at, torch.ones_like(at[0]).bool())
         scores = stem.node_score(nodes_BND[:, None] + stem.ask_node(hidden_BLD)[:, :, None])[..., 0]
-        scores = scores.masked_fill(taken_BN[:, None] < places[..., None], UNLIKELY)
+        scores = scores.to(hidden_BLD.dtype).masked_fill(taken_BN[:, None] < places[..., None], UNLIKELY)
         return scores.masked_fill(~real_BN[:, None], OUTSIDE).masked_fill(~mask[..., None], 0)
 
     def order(self, inputs: ScaleInput) -> Tensor:

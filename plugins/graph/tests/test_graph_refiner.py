@@ -131,6 +131,27 @@ def test_commands(refined: Path, tmp_path: Path) -> None:
     assert len(whole) == 8 and all(whole.has_edge(given[a], given[b]) for a, b in ("ab", "bc", "ca"))
 
 
+@pytest.mark.parametrize("more", [("--dry-run",), ("training.transformer.precision=fp16",)], ids=["dry", "fp16"])
+def test_training_otherwise(small_file: Path, tmp_path: Path, more: Sequence[str]) -> None:
+    heads = "transformer.refiner.heads=2"
+    result = invoke(
+        "train", "-m", "graph", f"data={small_file}", *TINY, *WITHOUT_GROUPS, heads, *more, "--out", tmp_path / "r"
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "r").exists() == ("--dry-run" not in more)
+
+
+def test_scales_chosen_by_name_have_no_end() -> None:
+    """A star takes a level per node."""
+    tokenizer, _ = build([nx.star_graph(15)])
+    stem, refiner = tokenizer.build_stem(16), {"depth": 0, "scales": ["edge"]}
+    model: dict[str, Any] = {"depth": 0, "attention": "markov", "positions": "rotary", "scale_embedding": False}
+    transformer = transformer_for(tokenizer, (), stem=stem, refiner=refiner, **model)
+    assert transformer.refiner is not None
+    for k, name in enumerate(tokenizer.scale_names(3 * 1000)):
+        assert transformer.refiner.covers(k, 1) == (name == "edge")
+
+
 def test_a_run_with_in_scale_steps_is_given_a_refiner(small_file: Path, tmp_path: Path) -> None:
     for name, more in (("plain", ()), ("refined", (*WITHOUT_GROUPS, "--init-from", tmp_path / "plain"))):
         result = invoke("train", "-m", "graph", f"data={small_file}", *TINY, *more, "--out", tmp_path / name)

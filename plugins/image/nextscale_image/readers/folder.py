@@ -33,7 +33,7 @@ def read_image_folder(folder: Path) -> RawSplits:
     others = [path for split in found.values() for path in split.others]
     if others:
         log.warning(
-            "%s: not read, because their names do not end like those of images: %d of the files (first: %s)",
+            "%s: %d of the files are left out, because their names do not end like those of images (first: %s)",
             shown_path(folder),
             len(others),
             shown_path(others[0].relative_to(folder)),
