@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +16,9 @@ from torch import Tensor
 
 # The other processes wait while the first one draws samples, and a shard of tokens may take long on a CPU.
 TIMEOUT = timedelta(hours=12)
+_kept: list[Any] = []
+"""Groups that were left, so that none is destroyed while an interrupted training goes out of scope. The destructor of
+gloo's groups holds the GIL and waits for a thread that takes the GIL to release the tensors of the last call."""
 
 
 @contextmanager
@@ -28,9 +32,11 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
     else:
         dist.init_process_group("gloo", timeout=TIMEOUT)
+    _kept.append(dist.group.WORLD)
     try:
         yield
     finally:
+        time.sleep(0.1)  # the same for groups within the world: their threads come to rest
         dist.destroy_process_group()
 
 
