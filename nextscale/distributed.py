@@ -17,8 +17,9 @@ from torch import Tensor
 # The other processes wait while the first one draws samples, and a shard of tokens may take long on a CPU.
 TIMEOUT = timedelta(hours=12)
 _kept: list[Any] = []
-"""Every group that was joined, so that none is destroyed while an interrupted training goes out of scope. The destructor
-of gloo's groups holds the GIL and waits for a thread that takes the GIL to release the tensors of the last call."""
+"""Every group that was joined, so that none is destroyed while an interrupted training goes out of scope. The
+destructor of gloo's groups holds the GIL, and waits for a thread that takes it to release the tensors of the last
+call."""
 
 
 @contextmanager
